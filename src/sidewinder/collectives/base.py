@@ -1,0 +1,74 @@
+"""The few verbs that ranks use to talk. Layers know this interface and nothing of its transport."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from sidewinder.parallel.group import SINGLE, TensorParallel
+
+
+class Collectives(Protocol):
+    """Communication among the ranks of one group; every rank makes the same calls in the same order.
+
+    All results are bit-identical on all ranks: sums are formed in rank order (or once, by one rank).
+    """
+
+    tp: TensorParallel
+    path: str
+    """Transport in use, for the start-up line: "none", "threads", "gloo", "nccl", ..."""
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Sum of every rank's `x` (same shape and dtype everywhere). May overwrite and return `x`."""
+        ...
+
+    def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Concatenate along the last dimension in rank order; rank `r` gives `[..., sizes[r]]`."""
+        ...
+
+    def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
+        """Rank `root`'s `x` on every rank. May overwrite and return `x`."""
+        ...
+
+    def barrier(self) -> None:
+        """Return once every rank has called."""
+        ...
+
+    def subgroup(self, partition: Sequence[Sequence[int]]) -> "Collectives":
+        """The group of this rank within `partition`; every rank calls with the same partition."""
+        ...
+
+    def close(self) -> None:
+        """Release transports. Calling twice is fine."""
+        ...
+
+
+class SingleRank:
+    """The group of one rank: every verb is the identity."""
+
+    def __init__(self, tp: TensorParallel = SINGLE) -> None:
+        if tp.size != 1:
+            raise ValueError(f"SingleRank serves tp=1, not tp={tp.size}")
+        self.tp = tp
+        self.path = "none"
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        return x
+
+    def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        assert list(sizes) == [x.shape[-1]]
+        return x
+
+    def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
+        assert root == 0
+        return x
+
+    def barrier(self) -> None:
+        return None
+
+    def subgroup(self, partition: Sequence[Sequence[int]]) -> "SingleRank":
+        assert [list(group) for group in partition] == [[0]]
+        return self
+
+    def close(self) -> None:
+        return None

@@ -1,0 +1,82 @@
+"""What travels between the engine and its ranks: plain, picklable data without tensors."""
+
+from dataclasses import dataclass, field
+
+from sidewinder.sampling import SamplingParams, TokenLogprobs
+
+
+@dataclass(frozen=True)
+class SequenceStep:
+    """One sequence's part in a step.
+
+    Attributes:
+        slot: its state slot.
+        tokens: the ids to run now.
+        start: how many of its tokens are already in the state (0: fresh).
+        pages: hybrids: KV pages that cover `start + len(tokens)` tokens.
+        sample: draw the next token from the last row's logits.
+        score: for every row, its next token's id, to report that token's logprob (and the top ones);
+            empty when not wanted. -1 where there is no next token.
+        top_logprobs: how many alternatives to report for scored rows.
+        return_logits: send back float32 logits of all rows.
+    """
+
+    slot: int
+    tokens: tuple[int, ...]
+    start: int
+    pages: tuple[int, ...] = ()
+    sample: bool = False
+    score: tuple[int, ...] = ()
+    top_logprobs: int = 0
+    return_logits: bool = False
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Sent once with a sequence's first step: what its sampler must know.
+
+    Attributes:
+        slot: its state slot (a sampler that was in this slot before is forgotten).
+        params: how to draw.
+        seed: seed of this sequence's own random stream.
+        prompt_tokens: needed by penalties; empty when they are off.
+        eos_token_ids: ids that end the text; masked until `min_tokens`.
+    """
+
+    slot: int
+    params: SamplingParams
+    seed: int
+    prompt_tokens: tuple[int, ...]
+    eos_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step: sequences (one-token ones first) and the samplers that are new."""
+
+    sequences: tuple[SequenceStep, ...]
+    admissions: tuple[Admission, ...] = ()
+
+
+@dataclass
+class SequenceResult:
+    """What a step gives back for one sequence.
+
+    Attributes:
+        token: the sampled id, or None.
+        logprobs: of the sampled token, when its params ask for them.
+        scores: one entry per row of `score`, None where it was -1.
+        logits: float32 numpy `[rows, vocab_size]`, when asked for.
+    """
+
+    token: int | None = None
+    logprobs: TokenLogprobs | None = None
+    scores: list[TokenLogprobs | None] = field(default_factory=list)
+    logits: object | None = None
+
+
+@dataclass
+class StepResult:
+    """Results in the order of `StepPlan.sequences`."""
+
+    sequences: list[SequenceResult]

@@ -1,0 +1,93 @@
+"""A packed batch: the tokens of several sequences end to end, without padding."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Boundaries and slots of the sequences in a packed batch; what every operator needs.
+
+    Attributes:
+        cu_seqlens: int32 `[S+1]` on the device; sequence `s` holds rows `cu_seqlens[s]:cu_seqlens[s+1]`.
+        slots: int64 `[S]` on the device, the state slot of each sequence (all different).
+        fresh: bool `[S]` on the device; True where the slot's content counts as zero.
+        bounds: `cu_seqlens` as Python integers.
+        n_decodes: number of leading sequences with exactly one token each (not fresh or fresh alike).
+    """
+
+    cu_seqlens: Tensor
+    slots: Tensor
+    fresh: Tensor
+    bounds: tuple[int, ...]
+    n_decodes: int
+
+    @property
+    def n_seqs(self) -> int:
+        return len(self.bounds) - 1
+
+    @property
+    def n_tokens(self) -> int:
+        return self.bounds[-1]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """One step's input. Sequences of one token come first (see `Sequences.n_decodes`).
+
+    Attributes:
+        token_ids: int64 `[T]` on the device.
+        seqs: boundaries, slots and freshness.
+        starts: for each sequence, how many of its tokens are already in its state.
+        page_tables: hybrids only; for each sequence the KV pages it holds, in order, enough for
+            `starts[s] + length` tokens.
+    """
+
+    token_ids: Tensor
+    seqs: Sequences
+    starts: tuple[int, ...]
+    page_tables: tuple[tuple[int, ...], ...] = field(default=())
+
+
+def pack(
+    sequences: list[list[int]],
+    slots: list[int],
+    starts: list[int] | None = None,
+    page_tables: list[list[int]] | None = None,
+    device: torch.device | str = "cpu",
+) -> PackedBatch:
+    """Pack token lists into one batch, keeping their order.
+
+    Args:
+        sequences: token ids of each sequence's part of this step; none empty.
+        slots: the state slot of each sequence, all different.
+        starts: tokens already in each slot's state; 0 (the default) means fresh.
+        page_tables: KV pages of each sequence (hybrids).
+        device: where the tensors go.
+    """
+    starts = [0] * len(sequences) if starts is None else starts
+    assert len(sequences) == len(slots) == len(starts), "one slot and one start per sequence"
+    assert all(sequences), "no empty sequences in a packed batch"
+    assert len(set(slots)) == len(slots), "a slot appears twice in one step"
+    bounds = [0]
+    for tokens in sequences:
+        bounds.append(bounds[-1] + len(tokens))
+    n_decodes = 0
+    while n_decodes < len(sequences) and len(sequences[n_decodes]) == 1:
+        n_decodes += 1
+    seqs = Sequences(
+        cu_seqlens=torch.tensor(bounds, dtype=torch.int32, device=device),
+        slots=torch.tensor(slots, dtype=torch.int64, device=device),
+        fresh=torch.tensor([start == 0 for start in starts], device=device),
+        bounds=tuple(bounds),
+        n_decodes=n_decodes,
+    )
+    flat = [token for tokens in sequences for token in tokens]
+    return PackedBatch(
+        token_ids=torch.tensor(flat, dtype=torch.int64, device=device),
+        seqs=seqs,
+        starts=tuple(starts),
+        page_tables=tuple(tuple(table) for table in page_tables or []),
+    )
