@@ -1,0 +1,39 @@
+# make demo   install into .venv and generate text with the model that ships here, on two ranks
+# make test   install and run lint, types and tests
+# make clean  remove .venv and build output
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NATIVE := $(wildcard CMakeLists.txt csrc/*)
+
+.PHONY: demo test lint install clean
+
+demo: install
+	$(BIN)/python tools/demo.py
+
+test: install lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(INSTALLED)
+
+# torch goes first and alone: a CPU build that is already there then satisfies everything else.
+# The stamp is written last, so an interrupted install starts again from an empty .venv.
+$(INSTALLED): pyproject.toml constraints.txt $(NATIVE)
+	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 11) <= v[:2] < (3, 13); \
+	  sys.exit(0 if ok else f"Sidewinder needs Python 3.11 or 3.12; $(PYTHON) is {v.major}.{v.minor}. Try: make PYTHON=python3.11")'
+	@if [ -d $(VENV) ] && [ ! -e $(INSTALLED) ] && [ ! -e $(BIN)/pip ]; then rm -rf $(VENV); fi
+	test -e $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist
