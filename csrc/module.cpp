@@ -1,0 +1,7 @@
+// The module `sidewinder._native`: every group of bindings is registered here.
+#include "bindings.h"
+
+NB_MODULE(_native, m) {
+    m.doc() = "Native CPU code of Sidewinder.";
+    m.def("abi_version", [] { return 1; });
+}
