@@ -1,0 +1,16 @@
+"""The operators of the models: one package each, one dispatch for all (`dispatch.py`).
+
+Every operator takes activations tokens-major (`[T, channels]`) and, where it has state, reads and
+writes it in place at the slots of the batch's sequences.
+"""
+
+from sidewinder.ops import (
+    causal_conv1d,
+    gated_rms_norm,
+    linear,
+    rms_norm,
+    selective_scan,
+    ssd_scan,
+)
+
+__all__ = ["causal_conv1d", "gated_rms_norm", "linear", "rms_norm", "selective_scan", "ssd_scan"]

@@ -1,14 +1,14 @@
 """One dispatch for all operators: which implementation of each runs.
 
-Backends, slowest first: `reference` (the definition: a plain loop over tokens), `torch` (chunked, no
-loop over tokens), `native` (C++, registered by `sidewinder.ops.native` where it was built). The
+Backends, slowest first: `reference` (the definition: a plain loop over tokens), `torch` (chunked,
+no loop over tokens), `native` (C++, registered by `sidewinder.ops.native` where it was built). The
 fastest registered one runs, unless the environment variable `SIDEWINDER_OPS` or `forced` names one.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,7 +30,7 @@ class Operator(Generic[P, R]):
         self.name = name
         self.implementations: dict[str, Callable[P, R]] = {"reference": reference, "torch": torch}
         self._choose()
-        _operators[name] = self
+        _operators[name] = cast(Operator[..., object], self)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._chosen(*args, **kwargs)
@@ -45,7 +45,9 @@ class Operator(Generic[P, R]):
         limit = _check(_forced) if _forced else BACKENDS[-1]
         best_first = reversed(BACKENDS[: BACKENDS.index(limit) + 1])
         self._chosen = next(
-            self.implementations[backend] for backend in best_first if backend in self.implementations
+            self.implementations[backend]
+            for backend in best_first
+            if backend in self.implementations
         )
 
 

@@ -17,8 +17,8 @@ def causal_conv1d(
 ) -> Tensor:
     """`y[t, c] = silu(bias[c] + sum_k weight[k, c] * x[t - (K-1) + k, c])` within each sequence.
 
-    The K-1 inputs before a sequence's first token come from its slot (oldest first), or count as zero
-    where it is fresh; its last K-1 inputs are left there.
+    The K-1 inputs before a sequence's first token come from its slot (oldest first), or count as
+    zero where it is fresh; its last K-1 inputs are left there.
 
     Args:
         x: `[T, C]`, tokens of all sequences end to end; may be a column slice (row stride ≥ C).

@@ -15,14 +15,15 @@ def gated_rms_norm(
 ) -> Tensor:
     """Normalise each group of channels on its own, gated before (the default) or after.
 
-    gate first: `u = x * silu(z)`, `y = weight * u / rms(u)`; norm first: `y = weight * x / rms(x) * silu(z)`
-    where `rms(u) = sqrt(mean(u²) + eps)` over the group's channels.
+    Gate first: `u = x * silu(z)`, `y = weight * u / rms(u)`.
+    Norm first: `y = weight * x / rms(x) * silu(z)`.
+    Here `rms(u) = sqrt(mean(u²) + eps)` over the group's channels.
 
     Args:
         x, z: `[T, d]`; may be column slices (row stride ≥ d).
         weight: `[d]`.
         eps: added to the mean square.
-        group_size: channels per group, the model's global one; divides d (groups whole on this rank).
+        group_size: channels per group, the model's global one; divides d (groups are whole here).
         norm_before_gate: the authors' option.
 
     Returns:

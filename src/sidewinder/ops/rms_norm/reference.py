@@ -17,8 +17,8 @@ def rms_norm(
             wider than x's (a float32 residual stream).
 
     Returns:
-        `y` `[T, d]`, contiguous, in weight's dtype (x's without a weight), or `(y, s)` if a residual is
-        given. Arithmetic is float32, rounded once.
+        `y` `[T, d]`, contiguous, in weight's dtype (x's without a weight), or `(y, s)` if a
+        residual is given. Arithmetic is float32, rounded once.
     """
     rows, sums = [], []
     for t in range(x.shape[0]):

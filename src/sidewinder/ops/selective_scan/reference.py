@@ -1,7 +1,8 @@
 """Mamba-1's selective scan over packed sequences: the definition.
 
-Symbols (Mamba paper, section 3): `x` input, `dt` step size Δ, `A` decay rates, `B` input and `C` output
-projections of the state, `D` skip, `z` gate. `T` tokens, `D` channels of this rank, `N = d_state`.
+Symbols (Mamba paper, section 3): `x` input, `dt` step size Δ, `A` decay rates, `B` input and `C`
+output projections of the state, `D` skip, `z` gate. `T` tokens, `D` channels of this rank,
+`N = d_state`.
 """
 
 import torch
@@ -34,8 +35,8 @@ def selective_scan(
         A: `[N, D]` float32, negative.
         B, C: `[T, N]`.
         D, dt_bias: `[D]` float32; dt_bias may be None.
-        state: `[n_slots, N, D]` float32 or bfloat16, updated in place at `seqs.slots` only; counts as
-            zero where a sequence is fresh. Rounded only when stored.
+        state: `[n_slots, N, D]` float32 or bfloat16, updated in place at `seqs.slots` only; counts
+            as zero where a sequence is fresh. Rounded only when stored.
         seqs: boundaries, slots and freshness.
 
     The last dimension of every argument is contiguous; the others may be strided (slices of wider

@@ -1,8 +1,8 @@
 """Mamba-2's scan (state-space duality) over packed sequences: the definition.
 
-Symbols (Mamba-2 paper): as Mamba-1, but the decay `A` is one number per head, and `B`, `C` are shared
-by the heads of a group. `T` tokens, `H` heads of this rank, `P = head_dim`, `N = d_state`, `G` groups
-present on this rank.
+Symbols (Mamba-2 paper): as Mamba-1, but the decay `A` is one number per head, and `B`, `C` are
+shared by the heads of a group. `T` tokens, `H` heads of this rank, `P = head_dim`, `N = d_state`,
+`G` groups present on this rank.
 """
 
 import torch
@@ -36,8 +36,8 @@ def ssd_scan(
         dt: `[T, H]`, before bias and softplus.
         A, D, dt_bias: `[H]` float32; A negative.
         B, C: `[T, G, N]`.
-        state: `[n_slots, H, N, P]` float32 or bfloat16, updated in place at `seqs.slots` only; counts
-            as zero where a sequence is fresh. Rounded only when stored.
+        state: `[n_slots, H, N, P]` float32 or bfloat16, updated in place at `seqs.slots` only;
+            counts as zero where a sequence is fresh. Rounded only when stored.
         seqs: boundaries, slots and freshness.
         dt_limit: smallest and largest Δ (the latter may be infinite).
         head_group: int64 `[H]`, the index into `B` and `C` that each head uses.
