@@ -1,7 +1,9 @@
 """What a model is (`ModelConfig`, from a checkpoint) and what a user asks for (`EngineConfig`)."""
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
 
 Family = Literal["mamba", "falcon_mamba", "mamba2", "zamba"]
 Layout = Literal["transformers", "authors"]
@@ -82,15 +84,48 @@ class ModelConfig:
         return self.d_inner // self.n_heads
 
 
+def load_model_config(path: str | Path) -> ModelConfig:
+    """Read a model's architecture from `config.json`, in transformers' or the authors' layout.
+
+    Args:
+        path: the model's folder, or the file itself.
+
+    Raises:
+        ValueError: if the file is missing or broken, or the architecture or one of its options is
+            not supported; says what is.
+    """
+    # The readers build this module's classes, so they cannot be imported above.
+    from sidewinder.checkpoint.config_readers import read_model_config
+
+    return read_model_config(Path(path))
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "device": ("auto", "cpu", "cuda"),
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "state_dtype": ("float32", "bfloat16"),
+    "all_reduce": ("auto", "exact"),
+    "launch": ("process", "torchrun"),
+    "load_format": ("auto", "random"),
+}
+"""Values of the options that are one of a few words."""
+
+PLANNED_CODECS = ("int8", "int6", "int4")
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """Every user option of `LLM`, with its default; validated when made.
+
+    Raises:
+        ValueError: if an option has a value that it cannot have; names the value and the limit.
 
     Attributes:
         model: local folder or hub id.
         tp: number of ranks.
         device: "auto", "cpu" or "cuda".
-        dtype: "auto" (the checkpoint's; float16 becomes bfloat16 on CPU), "float32", "bfloat16", "float16".
+        dtype: "auto" (the checkpoint's; float16 becomes bfloat16 on CPU), "float32", "bfloat16" or
+            "float16".
         state_dtype: dtype of the SSM state, "float32" or "bfloat16".
         all_reduce: "auto" or "exact" (codecs are not available yet).
         threads: CPU threads per rank; None divides the usable cores among the ranks.
@@ -124,3 +159,62 @@ class EngineConfig:
     timeout_s: float = 60.0
     load_format: str = "auto"
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check_text("model", required=True)
+        self._check_text("revision")
+        self._check_text("tokenizer")
+        self._check_integer("tp")
+        self._check_integer("max_batch_size")
+        self._check_integer("max_step_tokens")
+        for name in ("threads", "max_model_len", "kv_cache_tokens"):
+            self._check_integer(name, optional=True)
+        self._check_integer("seed", optional=True, minimum=0, maximum=2**63 - 1)
+        if self.all_reduce in PLANNED_CODECS:
+            raise ValueError(
+                f"all_reduce={self.all_reduce!r} is not available yet; use 'auto' or 'exact'"
+            )
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name}={value!r} is not supported; use {' or '.join(choices)}")
+        if not _is_number(self.timeout_s) or not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"timeout_s={self.timeout_s!r} is not a positive number of seconds")
+
+    def _check_text(self, name: str, required: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None and not required:
+            return
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{name}={value!r} must be a folder, hub id or name, and not empty")
+
+    def _check_integer(
+        self, name: str, optional: bool = False, minimum: int = 1, maximum: int | None = None
+    ) -> None:
+        value = getattr(self, name)
+        if value is None and optional:
+            return
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        if not is_integer or value < minimum or (maximum is not None and value > maximum):
+            upper = "" if maximum is None else f" and at most {maximum}"
+            either = ", or None" if optional else ""
+            raise ValueError(
+                f"{name}={value!r} must be an integer of at least {minimum}{upper}{either}"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def engine_config(**keywords: Any) -> EngineConfig:
+    """An `EngineConfig` from keywords.
+
+    Raises:
+        ValueError: if a keyword is unknown (lists the known ones) or has a value it cannot have.
+    """
+    known = [field.name for field in fields(EngineConfig)]
+    unknown = [name for name in keywords if name not in known]
+    if unknown:
+        raise ValueError(f"unknown option {', '.join(unknown)}; known: {', '.join(known)}")
+    return EngineConfig(**keywords)

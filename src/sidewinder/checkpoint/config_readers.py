@@ -1,0 +1,272 @@
+"""From a checkpoint's `config.json` to a `ModelConfig`: transformers' layout and the authors'.
+
+Keys that a file leaves out take the defaults of the library that wrote it. Sizes are checked here,
+before anything is allocated.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from sidewinder.checkpoint.config_values import ConfigValues
+from sidewinder.config import AttentionConfig, ModelConfig
+
+SUPPORTED_MODEL_TYPES = ("mamba", "falcon_mamba", "mamba2", "zamba")
+MLP_ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "silu", "swish", "relu")
+UNLIMITED = (0.0, math.inf)
+
+AUTHORS_SHARED_OPTIONS = {"layer", "d_state", "d_conv", "expand", "bias", "conv_bias", "activation"}
+AUTHORS_OPTIONS = {
+    "Mamba1": AUTHORS_SHARED_OPTIONS | {"dt_rank"},
+    "Mamba2": AUTHORS_SHARED_OPTIONS
+    | {"headdim", "ngroups", "norm_before_gate", "rmsnorm", "dt_limit", "d_ssm", "D_has_hdim"},
+}
+AUTHORS_TRAINING_OPTIONS = {
+    "dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "use_fast_path", "conv_init",
+    "A_init_range", "chunk_size", "use_mem_eff_path",
+}  # fmt: skip
+"""Options of initialisation and of kernels: they do not change what a trained model computes."""
+
+
+def read_model_config(path: Path) -> ModelConfig:
+    """Read `config.json` (`path` is the file or the folder that holds it).
+
+    Raises:
+        ValueError: if the file is missing, is not JSON, or describes a model that is not supported.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    values = ConfigValues(_read_json(file), str(file))
+    if "model_type" in values:
+        return _transformers_config(values)
+    if "d_model" in values and "n_layer" in values:
+        return _authors_config(values)
+    raise values.error(
+        "it names neither `model_type` (transformers' layout) nor `d_model` and `n_layer` "
+        f"(the authors'); supported architectures: {', '.join(SUPPORTED_MODEL_TYPES)}"
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist; a model folder needs its config.json")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not valid JSON ({error}); fetch it again") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds no JSON object; fetch it again")
+    return values
+
+
+def _transformers_config(values: ConfigValues) -> ModelConfig:
+    model_type = values.choice("model_type", None, SUPPORTED_MODEL_TYPES)
+    if values.get("quantization_config") is not None:
+        raise values.error("quantised checkpoints are not supported; use the unquantised weights")
+    if model_type == "mamba2":
+        return _transformers_mamba2(values)
+    if model_type == "zamba":
+        return _transformers_zamba(values)
+    return _transformers_mamba(values, falcon=model_type == "falcon_mamba")
+
+
+def _transformers_mamba(values: ConfigValues, falcon: bool) -> ModelConfig:
+    values.choice("hidden_act", "silu", ("silu", "swish"))
+    d_model = values.size("hidden_size", 768)
+    return ModelConfig(
+        family="falcon_mamba" if falcon else "mamba",
+        layout="transformers",
+        vocab_size=values.size("vocab_size", 50280),
+        d_model=d_model,
+        n_layers=values.size("num_hidden_layers", 32),
+        # Where both are given, intermediate_size counts (Falcon-Mamba-7B says expand=16).
+        d_inner=values.size("intermediate_size", values.scaled("expand", 2, d_model)),
+        d_state=values.size("state_size", 16),
+        d_conv=values.size("conv_kernel", 4, minimum=2),
+        dt_rank=values.rank("time_step_rank", d_model),
+        n_heads=1,
+        n_groups=1,
+        norm_eps=values.positive("layer_norm_epsilon", 1e-5),
+        mixer_norm_eps=values.positive("mixer_rms_eps", 1e-6) if falcon else None,
+        use_bias=values.flag("use_bias", False),
+        use_conv_bias=values.flag("use_conv_bias", True),
+        gated_norm=False,
+        norm_before_gate=False,
+        time_step_limit=UNLIMITED,
+        residual_in_fp32=values.flag("residual_in_fp32", True),
+        tie_embeddings=values.flag("tie_word_embeddings", True),
+        dtype=values.dtype(),
+        bos_token_id=values.token("bos_token_id", 0),
+        eos_token_ids=values.tokens("eos_token_id", 0),
+    )
+
+
+def _transformers_mamba2(values: ConfigValues) -> ModelConfig:
+    values.choice("hidden_act", "silu", ("silu", "swish"))
+    d_model = values.size("hidden_size", 4096)
+    d_inner = values.scaled("expand", 2, d_model)
+    n_heads, head_dim = values.size("num_heads", 128), values.size("head_dim", 64)
+    if n_heads * head_dim != d_inner:
+        raise values.error(
+            f"num_heads ({n_heads}) times head_dim ({head_dim}) must be expand times hidden_size "
+            f"({d_inner})"
+        )
+    return ModelConfig(
+        family="mamba2",
+        layout="transformers",
+        vocab_size=values.size("vocab_size", 32768),
+        d_model=d_model,
+        n_layers=values.size("num_hidden_layers", 64),
+        d_inner=d_inner,
+        d_state=values.size("state_size", 128),
+        d_conv=values.size("conv_kernel", 4, minimum=2),
+        dt_rank=0,
+        n_heads=n_heads,
+        n_groups=values.divisor("n_groups", 8, "num_heads", n_heads),
+        norm_eps=values.positive("layer_norm_epsilon", 1e-5),
+        mixer_norm_eps=None,
+        use_bias=values.flag("use_bias", False),
+        use_conv_bias=values.flag("use_conv_bias", True),
+        gated_norm=True,
+        norm_before_gate=False,
+        time_step_limit=values.limits("time_step_limit", UNLIMITED),
+        residual_in_fp32=values.flag("residual_in_fp32", True),
+        tie_embeddings=values.flag("tie_word_embeddings", False),
+        dtype=values.dtype(),
+        bos_token_id=values.token("bos_token_id", 0),
+        eos_token_ids=values.tokens("eos_token_id", 2),
+    )
+
+
+def _transformers_zamba(values: ConfigValues) -> ModelConfig:
+    values.choice("hidden_mamba_act", "silu", ("silu", "swish"))
+    d_model, n_layers = values.size("hidden_size", 3712), values.size("num_hidden_layers", 76)
+    d_inner = values.scaled("mamba_expand", 2, d_model)
+    return ModelConfig(
+        family="zamba",
+        layout="transformers",
+        vocab_size=values.size("vocab_size", 32000),
+        d_model=d_model,
+        n_layers=n_layers,
+        d_inner=d_inner,
+        d_state=values.size("mamba_d_state", 16),
+        d_conv=values.size("mamba_d_conv", 4, minimum=2),
+        dt_rank=values.rank("mamba_dt_rank", d_model),
+        n_heads=values.divisor("n_mamba_heads", 2, "the inner width", d_inner),
+        n_groups=1,
+        norm_eps=values.positive("rms_norm_eps", 1e-5),
+        mixer_norm_eps=None,
+        use_bias=values.flag("mamba_proj_bias", False),
+        use_conv_bias=values.flag("mamba_conv_bias", True),
+        gated_norm=False,
+        norm_before_gate=False,
+        time_step_limit=UNLIMITED,
+        residual_in_fp32=False,
+        tie_embeddings=values.flag("tie_word_embeddings", True),
+        dtype=values.dtype(),
+        bos_token_id=values.token("bos_token_id", 1),
+        eos_token_ids=values.tokens("eos_token_id", 2),
+        attention=_zamba_attention(values, d_model, n_layers),
+    )
+
+
+def _zamba_attention(values: ConfigValues, d_model: int, n_layers: int) -> AttentionConfig:
+    n_heads = values.size("num_attention_heads", 16)
+    wide = values.size("attention_hidden_size", 2 * d_model)
+    if wide != 2 * d_model:
+        raise values.error(
+            f"attention_hidden_size={wide} must be twice hidden_size ({2 * d_model})"
+        )
+    activation = values.choice("hidden_act", "gelu", MLP_ACTIVATIONS)
+    return AttentionConfig(
+        layers=_hybrid_layers(values, n_layers),
+        n_heads=n_heads,
+        n_kv_heads=values.divisor("num_key_value_heads", 16, "num_attention_heads", n_heads),
+        head_dim=values.size("attention_head_dim", wide // n_heads),
+        d_ff=values.size("intermediate_size", 14848),
+        activation="silu" if activation == "swish" else activation,
+    )
+
+
+def _hybrid_layers(values: ConfigValues, n_layers: int) -> tuple[int, ...]:
+    """Layers that call the shared block: listed (older or newer names), or by period and offset."""
+    kinds = values.get("layers_block_type") or values.get("layer_types")
+    if kinds is None:
+        period = values.size("attn_layer_period", 6)
+        offset = values.size("attn_layer_offset", 4, minimum=0)
+        # The first hybrid layer is always the third; the pattern starts after it.
+        kinds = ["mamba", "mamba", "hybrid"] + [
+            "hybrid" if layer % period == offset else "mamba" for layer in range(n_layers - 3)
+        ]
+    known = ("mamba", "linear_attention", "hybrid")
+    if not isinstance(kinds, list) or any(kind not in known for kind in kinds):
+        raise values.error(f"layers_block_type={kinds!r} may only list {', '.join(known)}")
+    if len(kinds) != n_layers:
+        raise values.error(f"layers_block_type lists {len(kinds)} layers instead of {n_layers}")
+    layers = tuple(layer for layer, kind in enumerate(kinds) if kind == "hybrid")
+    if not layers:
+        raise values.error("no layer is hybrid; a zamba model needs at least one")
+    return layers
+
+
+def _authors_config(values: ConfigValues) -> ModelConfig:
+    """The layout of the papers' authors: `d_model`, `n_layer`, `ssm_cfg`; Mamba and Mamba-2."""
+    ssm = values.section("ssm_cfg")
+    layer = ssm.choice("layer", "Mamba1", tuple(AUTHORS_OPTIONS))
+    _check_authors_options(values, ssm, layer)
+    d_model = values.size("d_model", None)
+    d_inner = ssm.scaled("expand", 2, d_model)
+    mamba2 = layer == "Mamba2"
+    head_dim = ssm.divisor("headdim", 64, "the inner width", d_inner) if mamba2 else d_inner
+    n_heads = d_inner // head_dim
+    multiple = values.size("pad_vocab_size_multiple", 8)
+    vocab_size = values.size("vocab_size", 50277)
+    return ModelConfig(
+        family="mamba2" if mamba2 else "mamba",
+        layout="authors",
+        vocab_size=-(-vocab_size // multiple) * multiple,
+        d_model=d_model,
+        n_layers=values.size("n_layer", None),
+        d_inner=d_inner,
+        d_state=ssm.size("d_state", 128 if mamba2 else 16),
+        d_conv=ssm.size("d_conv", 4, minimum=2),
+        dt_rank=0 if mamba2 else ssm.rank("dt_rank", d_model),
+        n_heads=n_heads,
+        n_groups=ssm.divisor("ngroups", 1, "the number of heads", n_heads) if mamba2 else 1,
+        norm_eps=values.positive("norm_epsilon", 1e-5),
+        mixer_norm_eps=None,
+        use_bias=ssm.flag("bias", False),
+        use_conv_bias=ssm.flag("conv_bias", True),
+        gated_norm=mamba2 and ssm.flag("rmsnorm", True),
+        norm_before_gate=mamba2 and ssm.flag("norm_before_gate", False),
+        time_step_limit=ssm.limits("dt_limit", UNLIMITED) if mamba2 else UNLIMITED,
+        residual_in_fp32=values.flag("residual_in_fp32", True),
+        tie_embeddings=values.flag("tie_embeddings", True),
+        dtype=values.dtype(),
+        bos_token_id=values.token("bos_token_id", None),
+        eos_token_ids=values.tokens("eos_token_id", None),
+    )
+
+
+def _check_authors_options(values: ConfigValues, ssm: ConfigValues, layer: str) -> None:
+    known = AUTHORS_OPTIONS[layer]
+    unknown = sorted(set(ssm.names()) - known - AUTHORS_TRAINING_OPTIONS)
+    if unknown:
+        raise ssm.error(
+            f"unknown options {', '.join(unknown)} of {layer}; known: {', '.join(sorted(known))}"
+        )
+    ssm.choice("activation", "swish", ("silu", "swish"))
+    if not values.flag("rms_norm", True):
+        raise values.error("rms_norm=false (LayerNorm) is not supported; only RMSNorm models are")
+    if values.get("attn_layer_idx"):
+        raise values.error(
+            "attn_layer_idx names attention layers; the authors' hybrids are not supported"
+        )
+    if values.size("d_intermediate", 0, minimum=0):
+        raise values.error("d_intermediate > 0 (an MLP in every block) is not supported; only 0 is")
+    if layer == "Mamba2":
+        if ssm.flag("D_has_hdim", False):
+            raise ssm.error("D_has_hdim=true is not supported; D must be one value per head")
+        d_inner = ssm.scaled("expand", 2, values.size("d_model", None))
+        if ssm.get("d_ssm") not in (None, d_inner):
+            raise ssm.error(f"d_ssm={ssm.get('d_ssm')!r} is not supported; only {d_inner} is")

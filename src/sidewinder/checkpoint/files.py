@@ -1,0 +1,136 @@
+"""The weight files of a folder, as named tensors that are read only where they are touched."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sidewinder.checkpoint.layouts import Shape, View
+
+SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
+INDEX_SUFFIX = ".index.json"
+"""`<name>.index.json` lists the shards of a checkpoint in several files."""
+
+STORED_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: where, its shape, and a view that reads parts of it."""
+
+    file: Path
+    shape: Shape
+    dtype: torch.dtype
+    view: View
+
+
+def open_weights(folder: Path) -> dict[str, StoredTensor]:
+    """Map every weight file of `folder` (safetensors first, else `.bin`) without reading weights.
+
+    Raises:
+        ValueError: if there are no weight files, one is missing, truncated or corrupt, or holds
+            something else than floating-point tensors.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    for file in weight_files(folder):
+        found = _open_safetensors(file) if file.suffix == ".safetensors" else _open_bin(file)
+        twice = sorted(tensors.keys() & found.keys())
+        if twice:
+            raise ValueError(f"{file} holds {twice[0]}, which {tensors[twice[0]].file} holds too")
+        tensors |= found
+    return tensors
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that make up the checkpoint in `folder`.
+
+    Raises:
+        ValueError: if there are none, or one that an index names is missing.
+    """
+    for name in (SAFETENSORS, BIN):
+        single, index = folder / name, folder / (name + INDEX_SUFFIX)
+        if single.is_file():
+            return [single]
+        if index.is_file():
+            return _indexed_files(index)
+    raise ValueError(
+        f"{folder} holds no weights; expected {SAFETENSORS} or {BIN}, or their {INDEX_SUFFIX} "
+        "with its shards"
+    )
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{index} is not a checkpoint index ({error!r}); fetch it again"
+        ) from error
+    files = [index.parent / name for name in names]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"{index.parent} lacks {len(missing)} of {len(files)} weight files that {index.name} "
+            f"names: {', '.join(missing)}; fetch the checkpoint again"
+        )
+    return files
+
+
+def _open_safetensors(file: Path) -> dict[str, StoredTensor]:
+    try:
+        handle: Any = safe_open(file, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(file, error) from error
+    tensors = {}
+    for key in handle.keys():  # noqa: SIM118
+        view = handle.get_slice(key)
+        if view.get_dtype() not in STORED_DTYPES:
+            raise _bad_dtype(file, key, view.get_dtype())
+        dtype = STORED_DTYPES[view.get_dtype()]
+        tensors[key] = StoredTensor(file, tuple(view.get_shape()), dtype, view)
+    return tensors
+
+
+def _open_bin(file: Path) -> dict[str, StoredTensor]:
+    """torch's own format; only plain tensors are accepted, no other pickled objects."""
+    try:
+        # Files older than the zip format cannot be mapped: they are read as a whole.
+        mapped = zipfile.is_zipfile(file)
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise _unreadable(file, error) from error
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(value, Tensor) for value in weights.values()
+    ):
+        raise ValueError(f"{file} is not a plain dictionary of tensors; save model.state_dict()")
+    for key, value in weights.items():
+        if value.dtype not in STORED_DTYPES.values():
+            raise _bad_dtype(file, key, str(value.dtype))
+    return {
+        str(key): StoredTensor(file, tuple(value.shape), value.dtype, value)
+        for key, value in weights.items()
+    }
+
+
+def _unreadable(file: Path, error: Exception) -> ValueError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ValueError(
+        f"{file} is truncated, corrupt or not a weight file ({reason}); fetch it again"
+    )
+
+
+def _bad_dtype(file: Path, key: str, dtype: str) -> ValueError:
+    names = ", ".join(str(known).removeprefix("torch.") for known in STORED_DTYPES.values())
+    return ValueError(f"{file}: {key} is stored as {dtype}; supported: {names}")

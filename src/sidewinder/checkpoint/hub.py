@@ -1,0 +1,48 @@
+"""Where a model is: a local folder, or a Hugging Face hub id that is fetched into its cache."""
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja"]
+SAFETENSORS_PATTERNS = ["model*.safetensors"]
+BIN_PATTERNS = ["pytorch_model*.bin"]
+
+
+def resolve_model(model: str | Path, revision: str | None = None, weights: bool = True) -> Path:
+    """The local folder of `model`.
+
+    Args:
+        model: a folder, or a hub id such as "state-spaces/mamba-130m-hf".
+        revision: branch, tag or commit of a hub id.
+        weights: fetch weight files too, `.bin` only where there are no safetensors; without, only
+            configuration and tokenizer.
+
+    Raises:
+        ValueError: if `model` is neither an existing folder nor a hub id that can be fetched.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    name = str(model)
+    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ValueError(f"model {name!r} is not a folder; give a model folder or a hub id")
+    if not weights:
+        return _fetch(name, revision, CONFIG_PATTERNS)
+    found = _fetch(name, revision, CONFIG_PATTERNS + SAFETENSORS_PATTERNS)
+    if not any(found.glob("*.safetensors")):
+        found = _fetch(name, revision, CONFIG_PATTERNS + BIN_PATTERNS)
+    return found
+
+
+def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        # The hub client raises errors of several libraries: HTTP, network, cache and validation.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        at = f" at revision {revision!r}" if revision else ""
+        raise ValueError(
+            f"model {name!r}{at} is neither a local folder nor could it be fetched from the hub "
+            f"({reason}); check the name, the network (HF_HUB_OFFLINE) and your access"
+        ) from error

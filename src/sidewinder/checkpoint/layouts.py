@@ -1,0 +1,150 @@
+"""How one stored tensor maps to ours: the stored shape, and how to read a part of it.
+
+A layout reads the range `[start, stop)` of *our* tensor along `dim` straight from a stored tensor,
+touching only the bytes that it needs. Results are views of the file where possible; copy them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+class View(Protocol):
+    """A stored tensor that reads what is asked of it (safetensors' slice, or a mapped tensor)."""
+
+    def __getitem__(self, index: tuple[slice, ...], /) -> Tensor: ...
+
+
+class Layout(Protocol):
+    """One way of storing a parameter."""
+
+    @property
+    def dim(self) -> int:
+        """The dimension of our tensor along which ranges are read."""
+        ...
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        """Shape in the file of a parameter that has `shape` with us."""
+        ...
+
+    def read(self, view: View, start: int, stop: int) -> Tensor:
+        """Our tensor's part `[start, stop)` along `dim`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Stored as we hold it."""
+
+    dim: int = 0
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def read(self, view: View, start: int, stop: int) -> Tensor:
+        return view[(*(slice(None),) * self.dim, slice(start, stop))]
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """Stored `[d, N]`, ours `[N, d]`."""
+
+    dim: int = 1
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return shape[::-1]
+
+    def read(self, view: View, start: int, stop: int) -> Tensor:
+        return view[(slice(start, stop),)].T
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Stored `[C, 1, K]` as torch's depthwise convolutions are, ours `[K, C]`."""
+
+    dim: int = 1
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return (shape[1], 1, shape[0])
+
+    def read(self, view: View, start: int, stop: int) -> Tensor:
+        return view[(slice(start, stop),)][:, 0].T
+
+
+@dataclass(frozen=True)
+class Interleaved:
+    """Zamba's in_proj: stored row `2j` is row `j` of band x, row `2j+1` row `j` of band z.
+
+    Ours is x then z, `half` rows each. A range must lie within one band.
+    """
+
+    half: int
+    dim: int = 0
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def read(self, view: View, start: int, stop: int) -> Tensor:
+        band = start // self.half
+        first, last = start - band * self.half, stop - band * self.half
+        assert last <= self.half, "an interleaved range crosses from x to z"
+        return view[(slice(2 * first, 2 * last),)][band::2]
+
+
+@dataclass(frozen=True)
+class HeadRows:
+    """Stored `[heads, head_dim, ...]`, ours `[heads * head_dim, ...]`."""
+
+    heads: int
+    head_dim: int
+    dim: int = 0
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return (self.heads, self.head_dim, *shape[1:])
+
+    def read(self, view: View, start: int, stop: int) -> Tensor:
+        parts = _head_pieces(self.head_dim, start, stop)
+        return torch.cat([view[(head, part)][0] for head, part in parts])
+
+
+@dataclass(frozen=True)
+class HeadColumns:
+    """Stored `[heads, rows, head_dim]`, ours `[rows, heads * head_dim]`: heads side by side."""
+
+    heads: int
+    head_dim: int
+    dim: int = 1
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return (self.heads, shape[0], self.head_dim)
+
+    def read(self, view: View, start: int, stop: int) -> Tensor:
+        parts = _head_pieces(self.head_dim, start, stop)
+        return torch.cat([view[(head, slice(None), part)][0] for head, part in parts], dim=1)
+
+
+@dataclass(frozen=True)
+class HeadTransposed:
+    """Stored `[heads, head_dim, N]`, ours `[N, heads * head_dim]`."""
+
+    heads: int
+    head_dim: int
+    dim: int = 1
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return (self.heads, self.head_dim, shape[0])
+
+    def read(self, view: View, start: int, stop: int) -> Tensor:
+        return HeadRows(self.heads, self.head_dim).read(view, start, stop).T
+
+
+def _head_pieces(head_dim: int, start: int, stop: int) -> Iterator[tuple[slice, slice]]:
+    """The heads that channels `[start, stop)` touch: `(index of the head, range within it)`."""
+    for head in range(start // head_dim, -(-stop // head_dim)):
+        first, last = max(start - head * head_dim, 0), min(stop - head * head_dim, head_dim)
+        yield slice(head, head + 1), slice(first, last)

@@ -1,0 +1,133 @@
+"""Where each of our parameters is in a checkpoint: the stored key and layout, for every family."""
+
+from dataclasses import dataclass
+
+from sidewinder.checkpoint.layouts import (
+    Convolution,
+    HeadColumns,
+    HeadRows,
+    HeadTransposed,
+    Interleaved,
+    Layout,
+    Plain,
+    Shape,
+    Transposed,
+)
+from sidewinder.config import ModelConfig
+from sidewinder.sharding.plan import parameter_shapes
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a parameter is stored.
+
+    Attributes:
+        keys: names under which it may be stored; the first that exists is read and the others,
+            which hold the same weights again, are ignored.
+        shape: its shape in the checkpoint.
+        layout: how to read parts of it.
+    """
+
+    keys: tuple[str, ...]
+    shape: Shape
+    layout: Layout
+
+
+def checkpoint_sources(config: ModelConfig) -> dict[str, Source]:
+    """The source of every parameter of `config`, in the checkpoint layout that it came with."""
+    find = _zamba_source if config.family == "zamba" else _backbone_source
+    sources = {}
+    for name, shape in parameter_shapes(config).items():
+        keys, layout = find(config, name)
+        sources[name] = Source(keys, layout.stored_shape(shape), layout)
+    return sources
+
+
+_COLUMN_SPLIT = {"x_proj.weight", "out_proj.weight", "attention.o.weight", "mlp.down.weight"}
+
+
+def _plain(name: str) -> Plain:
+    """Stored as ours; ranges run along the dimension in which the plan splits it."""
+    return Plain(1 if name in _COLUMN_SPLIT else 0)
+
+
+def _top_keys(config: ModelConfig, embedding: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    # A tied head may be stored again, or be the only copy.
+    head = ("lm_head.weight",)
+    return {
+        "embedding.weight": embedding + head if config.tie_embeddings else embedding,
+        "lm_head.weight": head,
+    }
+
+
+def _backbone_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
+    """Mamba, Falcon-Mamba, Mamba-2; transformers says `embeddings`, the authors `embedding`."""
+    embedding = ("backbone.embeddings.weight", "backbone.embedding.weight")
+    keys = _top_keys(config, embedding) | {"final_norm.weight": ("backbone.norm_f.weight",)}
+    if name in keys:
+        return keys[name], Plain()
+    _, layer, part = name.split(".", 2)
+    if part == "norm.weight":
+        return (f"backbone.layers.{layer}.norm.weight",), Plain()
+    part = part.removeprefix("mixer.")
+    stored = part.replace("conv.", "conv1d.") if part.startswith("conv.") else part
+    layout: Layout = _plain(part)
+    if part == "conv.weight":
+        layout = Convolution()
+    elif part == "A_log" and config.family != "mamba2":
+        layout = Transposed()
+    return (f"backbone.layers.{layer}.mixer.{stored}",), layout
+
+
+_ZAMBA_SHARED = {
+    "input_norm": "input_layernorm",
+    "pre_ff_norm": "pre_ff_layernorm",
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.o": "self_attn.o_proj",
+    "mlp.gate": "feed_forward.gate_proj",
+    "mlp.up": "feed_forward.up_proj",
+    "mlp.down": "feed_forward.down_proj",
+}
+
+
+def _zamba_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
+    assert config.attention is not None
+    keys = _top_keys(config, ("model.embed_tokens.weight",))
+    keys["final_norm.weight"] = ("model.final_layernorm.weight",)
+    if name in keys:
+        return keys[name], Plain()
+    if name.startswith("shared."):
+        part = name.removeprefix("shared.")
+        stored = _ZAMBA_SHARED[part.removesuffix(".weight")]
+        # The block is stored with the first hybrid layer, or again with every one.
+        return tuple(
+            f"model.layers.{layer}.shared_transf.{stored}.weight"
+            for layer in config.attention.layers
+        ), _plain(part)
+    _, layer, part = name.split(".", 2)
+    if part == "linear.weight":
+        return (f"model.layers.{layer}.linear.weight",), Plain()
+    hybrid = int(layer) in config.attention.layers
+    prefix = f"model.layers.{layer}" + (".mamba_decoder" if hybrid else "")
+    if part == "norm.weight":
+        return (f"{prefix}.input_layernorm.weight",), Plain()
+    stored, layout = _zamba_mixer(config, part.removeprefix("mixer."))
+    return (f"{prefix}.mamba.{stored}",), layout
+
+
+def _zamba_mixer(config: ModelConfig, part: str) -> tuple[str, Layout]:
+    rows = HeadRows(config.n_heads, config.head_dim)
+    special: dict[str, tuple[str, Layout]] = {
+        "in_proj.weight": ("in_proj.weight", Interleaved(config.d_inner)),
+        "in_proj.bias": ("in_proj.bias", Interleaved(config.d_inner)),
+        "conv.weight": ("conv1d.weight", Convolution()),
+        "conv.bias": ("conv1d.bias", Plain()),
+        "x_proj.weight": ("x_proj_weight", HeadColumns(config.n_heads, config.head_dim)),
+        "dt_proj.weight": ("dt_proj_weight", rows),
+        "dt_proj.bias": ("dt_proj_bias", rows),
+        "A_log": ("A_log", HeadTransposed(config.n_heads, config.head_dim)),
+        "D": ("D", rows),
+    }
+    return special.get(part, (part, _plain(part)))

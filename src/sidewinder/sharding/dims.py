@@ -1,0 +1,301 @@
+"""Which part of a model each rank owns: shares of channels, heads, groups, rows.
+
+Everything here is arithmetic on `(config, tp)`; no tensors. A share is cut at multiples of a *unit*
+(a block of channels, a Mamba-2 head, a key-value head with its queries), so shares of different
+ranks differ by at most one unit and any `tp` up to the number of units works.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from sidewinder.config import ModelConfig
+from sidewinder.parallel.group import TensorParallel
+
+CHANNEL_UNITS = (64, 32, 16, 8, 4, 2, 1)
+"""Candidate channel blocks, widest first: whole cache lines and vector registers are fastest."""
+
+UNITS_FOR_BALANCE = 16
+"""Units per rank above which one unit more or less (at most 1/16) hardly unbalances the ranks."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The half-open range `[start, stop)` that a rank owns of something."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class HeadPiece:
+    """The part of Mamba head `head` that a rank owns: its *local* channels `[start, stop)`."""
+
+    head: int
+    start: int
+    stop: int
+
+
+def split_units(n_units: int, parts: int, unit: int = 1) -> tuple[Share, ...]:
+    """Cut `n_units` units of `unit` elements into `parts` shares; the first may have one more."""
+    each, extra = divmod(n_units, parts)
+    edges = [unit * (each * part + min(part, extra)) for part in range(parts + 1)]
+    return tuple(Share(start, stop) for start, stop in pairwise(edges))
+
+
+def channel_unit(n_channels: int, parts: int) -> int:
+    """Block of channels in which `n_channels` are dealt to `parts` ranks.
+
+    The widest of `CHANNEL_UNITS` that divides `n_channels` and leaves the ranks balanced: either
+    every rank gets the same number of units, or each gets at least `UNITS_FOR_BALANCE`. Tiny models
+    end at single channels, which always work.
+    """
+    for unit in CHANNEL_UNITS:
+        n_units, remainder = divmod(n_channels, unit)
+        if remainder == 0 and (n_units % parts == 0 or n_units >= UNITS_FOR_BALANCE * parts):
+            return unit
+    return 1
+
+
+def split_channels(n_channels: int, parts: int) -> tuple[Share, ...]:
+    """Shares of `n_channels` channels in blocks of `channel_unit`."""
+    unit = channel_unit(n_channels, parts)
+    return split_units(n_channels // unit, parts, unit)
+
+
+def split_rows(n_rows: int, parts: int) -> tuple[Share, ...]:
+    """Vocabulary shares: `ceil(n_rows / parts)` rows each, the last ranks what is left."""
+    each = -(-n_rows // parts)
+    return tuple(
+        Share(min(part * each, n_rows), min((part + 1) * each, n_rows)) for part in range(parts)
+    )
+
+
+def channel_shares(config: ModelConfig, parts: int) -> tuple[Share, ...]:
+    """Every rank's share of the `d_inner` channels, in rank order.
+
+    Mamba-2 splits whole heads. Mamba-1 kinds with several heads (Zamba) follow the heads where they
+    can: whole heads when there are at least `parts`, equal parts of a head when the heads divide
+    `parts`; otherwise plain blocks of channels, whatever heads they touch.
+    """
+    heads, head_dim = config.n_heads, config.head_dim
+    if config.family == "mamba2" or heads >= parts > 1:
+        return split_units(heads, parts, head_dim)
+    if parts % heads == 0:
+        inside = split_channels(head_dim, parts // heads)
+        return tuple(
+            Share(head * head_dim + share.start, head * head_dim + share.stop)
+            for head in range(heads)
+            for share in inside
+        )
+    return split_channels(config.d_inner, parts)
+
+
+def x_proj_partition(config: ModelConfig, parts: int) -> tuple[tuple[int, ...], ...]:
+    """Groups of ranks that sum their `x_proj` outputs; groups of one rank need no collective.
+
+    Mamba-2 has no `x_proj`: every rank is alone. One Mamba head: all ranks together. Zamba: the
+    ranks that share a head, or all ranks where shares do not follow the heads.
+    """
+    if config.family == "mamba2" or config.n_heads >= parts:
+        return tuple((rank,) for rank in range(parts))
+    if parts % config.n_heads == 0:
+        each = parts // config.n_heads
+        return tuple(tuple(range(head * each, (head + 1) * each)) for head in range(config.n_heads))
+    return (tuple(range(parts)),)
+
+
+def valid_tp(config: ModelConfig) -> list[int]:
+    """Every `tp` that gives each rank at least one unit of everything that is split."""
+    limit = min(config.d_inner, config.vocab_size)
+    if config.family == "mamba2":
+        limit = config.n_heads
+    if config.attention is not None:
+        limit = min(limit, config.attention.n_kv_heads, config.attention.d_ff)
+    return [size for size in range(1, limit + 1) if _rows_for_all(config, size)]
+
+
+def _rows_for_all(config: ModelConfig, size: int) -> bool:
+    """Whether the last of `size` ranks still gets a row of the vocabulary."""
+    each = -(-config.vocab_size // size)
+    return each * (size - 1) < config.vocab_size
+
+
+def check_tp(config: ModelConfig, size: int) -> None:
+    """Raise ValueError, listing the sizes that work, unless `size` ranks can split the model."""
+    valid = valid_tp(config)
+    if size not in valid:
+        raise ValueError(
+            f"tp={size} does not fit this {config.family} model ({_what_limits(config)}); "
+            f"valid tp: {_ranges(valid)}"
+        )
+
+
+def _what_limits(config: ModelConfig) -> str:
+    parts = [f"vocabulary {config.vocab_size}", f"{config.d_inner} channels"]
+    if config.family == "mamba2":
+        parts.append(f"{config.n_heads} SSM heads")
+    if config.attention is not None:
+        parts.append(f"{config.attention.n_kv_heads} key-value heads, d_ff {config.attention.d_ff}")
+    return ", ".join(parts)
+
+
+def _ranges(values: Sequence[int]) -> str:
+    """Ascending integers in short: `1-8, 10`."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and runs[-1][-1] == value - 1:
+            runs[-1][1:] = [value]
+        else:
+            runs.append([value])
+    return ", ".join("-".join(str(edge) for edge in run) for run in runs)
+
+
+@dataclass(frozen=True)
+class LocalDims:
+    """One rank's sizes and shares. Fields that a family does not have are 0 or empty.
+
+    Attributes:
+        tp: which rank of how many.
+        vocab: this rank's rows of the embedding and of `lm_head`.
+        vocab_sizes: rows of every rank, in rank order (what gathering logits needs).
+        channels: this rank's share of the `d_inner` channels.
+        head_pieces: Mamba-1 kinds: the Mamba heads that `channels` touches, with local channels.
+        x_proj_partition: groups of ranks that sum `x_proj` (see `x_proj_partition`).
+        x_proj_heads: the heads `[start, stop)` whose dt, B, C that sum holds, in this rank's group.
+        heads: Mamba-2: this rank's SSM heads.
+        groups: Mamba-2: the groups of B and C that those heads use; ranks may overlap.
+        head_group: Mamba-2: local group of each local head.
+        conv_dim_local: channels of this rank's convolution.
+        kv_heads: hybrid: this rank's key-value heads.
+        n_attention_heads_local: hybrid: query heads that go with them.
+        d_ff: hybrid: this rank's share of the MLP's inner width.
+    """
+
+    tp: TensorParallel
+    vocab: Share
+    vocab_sizes: tuple[int, ...]
+    channels: Share
+    head_pieces: tuple[HeadPiece, ...]
+    x_proj_partition: tuple[tuple[int, ...], ...]
+    x_proj_heads: Share
+    heads: Share
+    groups: Share
+    head_group: tuple[int, ...]
+    conv_dim_local: int
+    kv_heads: Share
+    n_attention_heads_local: int
+    d_ff: Share
+
+    @property
+    def vocab_local(self) -> int:
+        return self.vocab.size
+
+    @property
+    def d_inner_local(self) -> int:
+        return self.channels.size
+
+    @property
+    def n_heads_local(self) -> int:
+        return self.heads.size
+
+    @property
+    def n_groups_local(self) -> int:
+        return self.groups.size
+
+    @property
+    def n_kv_heads_local(self) -> int:
+        return self.kv_heads.size
+
+    @property
+    def d_ff_local(self) -> int:
+        return self.d_ff.size
+
+    @staticmethod
+    def of(config: ModelConfig, tp: TensorParallel) -> "LocalDims":
+        """The shares of rank `tp.rank`.
+
+        Raises:
+            ValueError: if the model cannot be split over `tp.size` ranks; lists the valid sizes.
+        """
+        check_tp(config, tp.size)
+        rows = split_rows(config.vocab_size, tp.size)
+        channels = channel_shares(config, tp.size)[tp.rank]
+        heads, groups, head_group = _mamba2_shares(config, tp)
+        kv_heads, queries, d_ff = _attention_shares(config, tp)
+        partition = x_proj_partition(config, tp.size)
+        return LocalDims(
+            tp=tp,
+            vocab=rows[tp.rank],
+            vocab_sizes=tuple(share.size for share in rows),
+            channels=channels,
+            head_pieces=_head_pieces(config, channels),
+            x_proj_partition=partition,
+            x_proj_heads=_x_proj_heads(config, tp, partition),
+            heads=heads,
+            groups=groups,
+            head_group=head_group,
+            conv_dim_local=channels.size + 2 * groups.size * config.d_state,
+            kv_heads=kv_heads,
+            n_attention_heads_local=queries,
+            d_ff=d_ff,
+        )
+
+
+def group_shares(config: ModelConfig, parts: int) -> tuple[Share, ...]:
+    """Mamba-2: the groups of B and C that each rank's heads use; neighbours may share a group."""
+    per_group = config.n_heads // config.n_groups
+    return tuple(
+        Share(heads.start // per_group, -(-heads.stop // per_group))
+        for heads in split_units(config.n_heads, parts)
+    )
+
+
+def _mamba2_shares(config: ModelConfig, tp: TensorParallel) -> tuple[Share, Share, tuple[int, ...]]:
+    if config.family != "mamba2":
+        return Share(0, 0), Share(0, 0), ()
+    heads = split_units(config.n_heads, tp.size)[tp.rank]
+    groups = group_shares(config, tp.size)[tp.rank]
+    per_group = config.n_heads // config.n_groups
+    head_group = tuple(head // per_group - groups.start for head in range(heads.start, heads.stop))
+    return heads, groups, head_group
+
+
+def _attention_shares(config: ModelConfig, tp: TensorParallel) -> tuple[Share, int, Share]:
+    attention = config.attention
+    if attention is None:
+        return Share(0, 0), 0, Share(0, 0)
+    kv_heads = split_units(attention.n_kv_heads, tp.size)[tp.rank]
+    queries = kv_heads.size * (attention.n_heads // attention.n_kv_heads)
+    return kv_heads, queries, split_channels(attention.d_ff, tp.size)[tp.rank]
+
+
+def _head_pieces(config: ModelConfig, channels: Share) -> tuple[HeadPiece, ...]:
+    if config.family == "mamba2":
+        return ()
+    head_dim = config.head_dim
+    first, last = channels.start // head_dim, (channels.stop - 1) // head_dim
+    return tuple(
+        HeadPiece(
+            head,
+            max(head * head_dim, channels.start) - channels.start,
+            min((head + 1) * head_dim, channels.stop) - channels.start,
+        )
+        for head in range(first, last + 1)
+    )
+
+
+def _x_proj_heads(
+    config: ModelConfig, tp: TensorParallel, partition: tuple[tuple[int, ...], ...]
+) -> Share:
+    """Heads that the ranks of this rank's `x_proj` group touch together."""
+    if config.family == "mamba2":
+        return Share(0, 0)
+    group = next(group for group in partition if tp.rank in group)
+    shares = channel_shares(config, tp.size)
+    pieces = [piece for rank in group for piece in _head_pieces(config, shares[rank])]
+    return Share(min(piece.head for piece in pieces), max(piece.head for piece in pieces) + 1)

@@ -1,0 +1,140 @@
+"""The sharding plan: for every parameter of a model, its global shape and how it is split.
+
+The tables below are the definition; docs/sharding.md explains them. Nothing falls through to
+"replicate": a parameter that is not listed here does not exist.
+"""
+
+from collections.abc import Iterator
+
+from sidewinder.config import AttentionConfig, ModelConfig
+from sidewinder.sharding.dims import (
+    Share,
+    channel_shares,
+    check_tp,
+    group_shares,
+    split_channels,
+    split_rows,
+    split_units,
+)
+from sidewinder.sharding.slicing import Band, Bands, Replicate, Rule, Split
+
+Entry = tuple[str, tuple[int, ...], Rule]
+"""A parameter's name, global shape and rule."""
+
+FLOAT32_SUFFIXES = (".A_log", ".D", ".dt_proj.bias", ".dt_bias")
+"""Parameters that stay float32 whatever the weights are: they steer the recurrence's decay."""
+
+
+def is_float32(name: str) -> bool:
+    """Whether parameter `name` is kept in float32 in every model."""
+    return name.endswith(FLOAT32_SUFFIXES)
+
+
+def sharding_plan(config: ModelConfig, size: int) -> dict[str, Rule]:
+    """The rule of every parameter for a group of `size` ranks.
+
+    Raises:
+        ValueError: if the model cannot be split over `size` ranks; lists the sizes that work.
+    """
+    check_tp(config, size)
+    return {name: rule for name, _, rule in _entries(config, size)}
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The global shape of every parameter, in our layout (docs/architecture.md)."""
+    return {name: shape for name, shape, _ in _entries(config, 1)}
+
+
+def _entries(config: ModelConfig, size: int) -> Iterator[Entry]:
+    whole = Replicate()
+    rows = Split(0, "row", split_rows(config.vocab_size, size))
+    table = (config.vocab_size, config.d_model)
+    yield "embedding.weight", table, rows
+    if not config.tie_embeddings:
+        yield "lm_head.weight", table, rows
+    yield "final_norm.weight", (config.d_model,), whole
+    mixer = _mamba2_mixer if config.family == "mamba2" else _mamba1_mixer
+    for layer in range(config.n_layers):
+        yield f"layers.{layer}.norm.weight", (config.d_model,), whole
+        for name, shape, rule in mixer(config, size):
+            yield f"layers.{layer}.mixer.{name}", shape, rule
+    if config.attention is not None:
+        for layer in config.attention.layers:
+            # It follows the sum of the block's MLP, so every rank needs all of its output anyway.
+            yield f"layers.{layer}.linear.weight", (config.d_model, config.d_model), whole
+        for name, shape, rule in _shared_block(config, config.attention, size):
+            yield f"shared.{name}", shape, rule
+
+
+def _mamba1_mixer(config: ModelConfig, size: int) -> Iterator[Entry]:
+    """Mamba, Falcon-Mamba, Zamba: everything follows the channels."""
+    d_inner, d_model, n = config.d_inner, config.d_model, config.d_state
+    shares = channel_shares(config, size)
+    rows, columns = Split(0, "channel", shares), Split(1, "channel", shares)
+    x_z = Bands(0, tuple(Band(name, "channel", d_inner, shares) for name in ("x", "z")))
+    yield "in_proj.weight", (2 * d_inner, d_model), x_z
+    if config.use_bias:
+        yield "in_proj.bias", (2 * d_inner,), x_z
+    yield "conv.weight", (config.d_conv, d_inner), columns
+    if config.use_conv_bias:
+        yield "conv.bias", (d_inner,), rows
+    yield "x_proj.weight", (config.dt_rank + 2 * n, d_inner), columns
+    yield "dt_proj.weight", (d_inner, config.dt_rank), rows
+    yield "dt_proj.bias", (d_inner,), rows
+    yield "A_log", (n, d_inner), columns
+    yield "D", (d_inner,), rows
+    yield "out_proj.weight", (d_model, d_inner), columns
+    if config.use_bias:
+        yield "out_proj.bias", (d_model,), Replicate()
+
+
+def _mamba2_mixer(config: ModelConfig, size: int) -> Iterator[Entry]:
+    """Mamba-2: heads split; a rank keeps the groups of B and C that its heads use."""
+    d_inner, d_model, n_heads = config.d_inner, config.d_model, config.n_heads
+    channels = channel_shares(config, size)
+    groups = tuple(
+        Share(share.start * config.d_state, share.stop * config.d_state)
+        for share in group_shares(config, size)
+    )
+    x = Band("x", "head", d_inner, channels)
+    b, c = (Band(name, "group", config.n_groups * config.d_state, groups) for name in ("B", "C"))
+    heads = split_units(n_heads, size)
+    in_proj = Bands(
+        0, (Band("z", "head", d_inner, channels), x, b, c, Band("dt", "head", n_heads, heads))
+    )
+    conv_dim = d_inner + b.size + c.size
+    by_head = Split(0, "head", heads)
+    yield "in_proj.weight", (conv_dim + d_inner + n_heads, d_model), in_proj
+    if config.use_bias:
+        yield "in_proj.bias", (conv_dim + d_inner + n_heads,), in_proj
+    yield "conv.weight", (config.d_conv, conv_dim), Bands(1, (x, b, c))
+    if config.use_conv_bias:
+        yield "conv.bias", (conv_dim,), Bands(0, (x, b, c))
+    for name in ("A_log", "D", "dt_bias"):
+        yield name, (n_heads,), by_head
+    if config.gated_norm:
+        yield "norm.weight", (d_inner,), Split(0, "head", channels)
+    yield "out_proj.weight", (d_model, d_inner), Split(1, "head", channels)
+    if config.use_bias:
+        yield "out_proj.bias", (d_model,), Replicate()
+
+
+def _shared_block(config: ModelConfig, attention: AttentionConfig, size: int) -> Iterator[Entry]:
+    """Zamba's shared attention and MLP: key-value heads with their queries; MLP by channel."""
+    d_model, wide = config.d_model, 2 * config.d_model
+    kv_width = attention.head_dim
+    q_width = kv_width * (attention.n_heads // attention.n_kv_heads)
+    kv = split_units(attention.n_kv_heads, size, kv_width)
+    queries = split_units(attention.n_kv_heads, size, q_width)
+    inner = split_channels(attention.d_ff, size)
+    yield "input_norm.weight", (wide,), Replicate()
+    yield "pre_ff_norm.weight", (d_model,), Replicate()
+    q_shape = (attention.n_heads * attention.head_dim, wide)
+    kv_shape = (attention.n_kv_heads * attention.head_dim, wide)
+    yield "attention.q.weight", q_shape, Split(0, "key-value head", queries)
+    yield "attention.k.weight", kv_shape, Split(0, "key-value head", kv)
+    yield "attention.v.weight", kv_shape, Split(0, "key-value head", kv)
+    yield "attention.o.weight", (d_model, q_shape[0]), Split(1, "key-value head", queries)
+    for name in ("gate", "up"):
+        yield f"mlp.{name}.weight", (attention.d_ff, d_model), Split(0, "channel", inner)
+    yield "mlp.down.weight", (d_model, attention.d_ff), Split(1, "channel", inner)
