@@ -15,8 +15,8 @@ class SequenceStep:
         start: how many of its tokens are already in the state (0: fresh).
         pages: hybrids: KV pages that cover `start + len(tokens)` tokens.
         sample: draw the next token from the last row's logits.
-        score: for every row, its next token's id, to report that token's logprob (and the top ones);
-            empty when not wanted. -1 where there is no next token.
+        score: for every row, its next token's id, to report that token's logprob (and the top
+            ones); empty when not wanted. -1 where there is no next token.
         top_logprobs: how many alternatives to report for scored rows.
         return_logits: send back float32 logits of all rows.
     """

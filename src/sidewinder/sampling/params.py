@@ -6,6 +6,9 @@ from dataclasses import dataclass
 MAX_TOP_LOGPROBS = 128
 """Most alternatives per token that a request may ask for."""
 
+MIN_TEMPERATURE = 1e-5
+"""Temperatures below this count as 0 (greedy)."""
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -68,8 +71,8 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is taken (temperature resolved to 0)."""
-        return self.temperature == 0
+        """Whether the most likely token is taken: a temperature of 0, or too small to divide by."""
+        return self.temperature is not None and self.temperature < MIN_TEMPERATURE
 
     @property
     def has_penalties(self) -> bool:

@@ -70,7 +70,7 @@ def token_logprobs(
 
 
 def check_finite(logits: Tensor) -> Tensor:
-    """Return each row's (maximum, its first index); raise if a row holds NaN or `inf`.
+    """Return each row's most likely token, the lowest id on ties; raise if a row is not finite.
 
     Raises:
         FloatingPointError: naming the first such row.

@@ -1,0 +1,164 @@
+"""The engine: requests in, steps over the ranks, increments out."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sidewinder.engine.outputs import Increment, Metrics, RequestOutput
+from sidewinder.engine.plan import StepResult
+from sidewinder.engine.request import FinishReason, Request
+from sidewinder.engine.scheduler import Limits, Progress, Scheduler
+from sidewinder.engine.text import TextStream
+from sidewinder.parallel.executor import Executor
+from sidewinder.tokenizer import Tokenizer
+
+
+@dataclass
+class Counters:
+    """Totals since the engine started.
+
+    Attributes:
+        steps: steps run, and `step_s` the time they took together.
+        prompt_tokens, decode_tokens: tokens run in prefill and in decode.
+        finished, aborted: requests.
+    """
+
+    steps: int = 0
+    step_s: float = 0.0
+    prompt_tokens: int = 0
+    decode_tokens: int = 0
+    finished: int = 0
+    aborted: int = 0
+
+
+@dataclass
+class _Live:
+    """A request that is waiting or running: its text so far, and its output to be."""
+
+    request: Request
+    text: TextStream
+    output: RequestOutput
+
+
+class Engine:
+    """Runs requests to their end, many at once.
+
+    Args:
+        executor: runs `step` on every rank.
+        limits: slots, pages and tokens per step.
+
+    An exception from `step` leaves the ranks in an unknown state: close the executor.
+    """
+
+    def __init__(self, executor: Executor, limits: Limits) -> None:
+        self._executor = executor
+        self._scheduler = Scheduler(limits)
+        self._live: dict[int, _Live] = {}
+        self.counters = Counters()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any request is waiting or running."""
+        return bool(self._live)
+
+    def add(
+        self, request: Request, tokenizer: Tokenizer | None = None, prompt: str | None = None
+    ) -> None:
+        """Put a request in the queue.
+
+        Args:
+            request: its id must be new.
+            tokenizer: writes its text; None leaves the text empty.
+            prompt: the prompt's text, for the output.
+
+        Raises:
+            ValueError: if it can never run (KV pages).
+        """
+        assert request.id not in self._live, "request ids are unique"
+        metrics = Metrics(time.perf_counter(), prompt_tokens=len(request.prompt))
+        output = RequestOutput(request.id, prompt, list(request.prompt), metrics)
+        if request.params.logprobs is not None:
+            output.logprobs = []
+        # A request that only runs its prompt may be huge: its scores are in the increments alone.
+        if request.generate and request.params.prompt_logprobs is not None:
+            output.prompt_logprobs = [None]
+        text = TextStream(tokenizer, request.params, request.prompt)
+        self._scheduler.add(request)
+        self._live[request.id] = _Live(request, text, output)
+
+    def abort(self, request_id: int) -> bool:
+        """Drop a request and free its slot; False if it is already complete or unknown."""
+        if self._live.pop(request_id, None) is None:
+            return False
+        self._scheduler.finish(request_id)
+        self.counters.aborted += 1
+        return True
+
+    def step(self) -> list[Increment]:
+        """Run one step on all ranks; return what it added to each request that took part."""
+        plan = self._scheduler.plan()
+        if plan is None:
+            return []
+        started = time.perf_counter()
+        result: StepResult = self._executor.call("step", plan)
+        ended = time.perf_counter()
+        progress = self._scheduler.commit(result)
+        self._count(progress, ended - started)
+        return [self._take(part, started, ended) for part in progress]
+
+    def run(self) -> list[RequestOutput]:
+        """Step until nothing is left; return the outputs in the order in which they finished."""
+        outputs = []
+        while self.has_work:
+            increments = self.step()
+            outputs += [part.output for part in increments if part.output is not None]
+        return outputs
+
+    def _count(self, progress: Sequence[Progress], elapsed: float) -> None:
+        total = sum(part.n_tokens for part in progress)
+        in_prompts = sum(
+            part.n_tokens for part in progress if part.start < len(part.sequence.request.prompt)
+        )
+        self.counters.steps += 1
+        self.counters.step_s += elapsed
+        self.counters.prompt_tokens += in_prompts
+        self.counters.decode_tokens += total - in_prompts
+
+    def _take(self, part: Progress, started: float, ended: float) -> Increment:
+        live = self._live[part.sequence.request.id]
+        output, metrics, result = live.output, live.output.metrics, part.result
+        if metrics.scheduled_s is None:
+            metrics.scheduled_s = started
+        increment = Increment(output.request_id, logits=result.logits, scores=result.scores)
+        if output.prompt_logprobs is not None:
+            n_missing = len(output.prompt_token_ids) - len(output.prompt_logprobs)
+            output.prompt_logprobs += result.scores[:n_missing]
+        reason = part.finish_reason
+        if result.token is not None:
+            reason = self._take_token(live, increment, part)
+            if metrics.first_token_s is None:
+                metrics.first_token_s = ended
+        if reason is not None:
+            metrics.finished_s = ended
+            output.finish_reason = increment.finish_reason = reason
+            increment.output = output
+            del self._live[output.request_id]
+            self.counters.finished += 1
+        return increment
+
+    def _take_token(self, live: _Live, increment: Increment, part: Progress) -> FinishReason | None:
+        output, result, reason = live.output, part.result, part.finish_reason
+        assert result.token is not None
+        increment.token_ids = [result.token]
+        output.token_ids.append(result.token)
+        output.metrics.output_tokens += 1
+        if output.logprobs is not None:
+            assert result.logprobs is not None
+            increment.logprobs = [result.logprobs]
+            output.logprobs.append(result.logprobs)
+        increment.text = live.text.push(result.token, reason)
+        output.text += increment.text
+        if live.text.stopped:
+            self._scheduler.finish(output.request_id)
+            reason = "stop"
+        return reason

@@ -1,0 +1,130 @@
+"""A request: what is asked, and how far its sequence has come."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sidewinder.engine.plan import Admission, SequenceStep
+from sidewinder.sampling import SamplingParams
+
+FinishReason = Literal["stop", "length"]
+
+NO_NEXT_TOKEN = -1
+"""In `SequenceStep.score`: the row's next token is not known, so it is not scored."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and what to do with it.
+
+    Attributes:
+        id: names the request in results.
+        prompt: token ids, at least one.
+        params: how to continue, with temperature and max_tokens resolved; `prompt_logprobs` scores
+            the prompt.
+        seed: of its random stream.
+        eos_token_ids: ids that end the text, unless `params.ignore_eos`.
+        generate: continue the prompt; else only run it, for scores or logits.
+        return_logits: send back the logits of all prompt rows.
+    """
+
+    id: int
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    seed: int = 0
+    eos_token_ids: tuple[int, ...] = ()
+    generate: bool = True
+    return_logits: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.prompt, "a request without tokens"
+        assert not self.generate or self.params.max_tokens is not None, "max_tokens not resolved"
+
+    @property
+    def max_stored_tokens(self) -> int:
+        """Most tokens that its state ever holds: the last one drawn is never run."""
+        if not self.generate:
+            return len(self.prompt)
+        assert self.params.max_tokens is not None
+        return len(self.prompt) + self.params.max_tokens - 1
+
+
+@dataclass
+class Sequence:
+    """A request that has a slot.
+
+    Attributes:
+        request: what is asked.
+        slot: its place in the state pool.
+        pages: hybrids: KV pages reserved for `request.max_stored_tokens`.
+        n_stored: tokens already in the state.
+        output: tokens drawn so far.
+        last_step: number of the step it last took part in.
+    """
+
+    request: Request
+    slot: int
+    pages: tuple[int, ...] = ()
+    n_stored: int = 0
+    output: list[int] = field(default_factory=list)
+    last_step: int = 0
+
+    @property
+    def n_unstored(self) -> int:
+        """Tokens known but not yet run: the rest of the prompt, or the token drawn last."""
+        return len(self.request.prompt) + len(self.output) - self.n_stored
+
+    @property
+    def prefilling(self) -> bool:
+        return self.n_stored < len(self.request.prompt)
+
+    def next_step(self, n_tokens: int, page_size: int) -> SequenceStep:
+        """The next `n_tokens` tokens of this sequence as its part of a step."""
+        request, start, stop = self.request, self.n_stored, self.n_stored + n_tokens
+        assert 0 < n_tokens <= self.n_unstored
+        n_pages = -(-stop // page_size) if self.pages else 0
+        if not self.prefilling:
+            return SequenceStep(
+                self.slot, (self.output[-1],), start, self.pages[:n_pages], sample=True
+            )
+        return SequenceStep(
+            slot=self.slot,
+            tokens=request.prompt[start:stop],
+            start=start,
+            pages=self.pages[:n_pages],
+            sample=request.generate and stop == len(request.prompt),
+            score=self._next_tokens(start, stop),
+            top_logprobs=request.params.prompt_logprobs or 0,
+            return_logits=request.return_logits,
+        )
+
+    def _next_tokens(self, start: int, stop: int) -> tuple[int, ...]:
+        if self.request.params.prompt_logprobs is None:
+            return ()
+        following = self.request.prompt[start + 1 : stop + 1]
+        return following + (NO_NEXT_TOKEN,) * (stop - start - len(following))
+
+    def admission(self) -> Admission:
+        """What the ranks' samplers must know before this sequence's first token."""
+        request = self.request
+        needs_prompt = request.params.repetition_penalty != 1
+        return Admission(
+            slot=self.slot,
+            params=request.params,
+            seed=request.seed,
+            prompt_tokens=request.prompt if needs_prompt else (),
+            eos_token_ids=request.eos_token_ids,
+        )
+
+    def finish_reason(self) -> FinishReason | None:
+        """Why the sequence is complete after the tokens it has, or None (stop strings aside)."""
+        request, params = self.request, self.request.params
+        if not request.generate:
+            return None if self.prefilling else "length"
+        if not self.output:
+            return None
+        ending = params.stop_token_ids
+        if not params.ignore_eos:
+            ending += request.eos_token_ids
+        if self.output[-1] in ending and len(self.output) >= params.min_tokens:
+            return "stop"
+        return "length" if len(self.output) == params.max_tokens else None

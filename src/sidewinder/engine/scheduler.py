@@ -1,0 +1,181 @@
+"""Which sequences run how many tokens in each step. Plain Python: no tensors here.
+
+A recurrent state is constant in size, so a sequence is admitted when a slot is free and then never
+waits for memory. Hybrids also reserve, at admission, the KV pages of their longest possible text.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
+from sidewinder.engine.request import FinishReason, Request, Sequence
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the scheduler may give away.
+
+    Attributes:
+        n_slots: sequences that run at once.
+        max_step_tokens: tokens of one step.
+        max_logit_rows: rows of logits that one step sends back to the caller.
+        n_pages, page_size: hybrids: KV pages, and the tokens that one holds; else 0.
+    """
+
+    n_slots: int
+    max_step_tokens: int
+    max_logit_rows: int
+    n_pages: int = 0
+    page_size: int = 0
+
+    def pages_for(self, request: Request) -> int:
+        """KV pages that the longest possible text of `request` fills."""
+        return -(-request.max_stored_tokens // self.page_size) if self.page_size else 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One sequence's part of a finished step.
+
+    Attributes:
+        sequence: after the step.
+        start: how many of its tokens were in the state before.
+        n_tokens: how many were run.
+        result: what the step gave back.
+        finish_reason: set when the sequence is complete; its slot is free again.
+    """
+
+    sequence: Sequence
+    start: int
+    n_tokens: int
+    result: SequenceResult
+    finish_reason: FinishReason | None
+
+
+class Scheduler:
+    """Queue, slots and steps: `add`, then `plan`, run, `commit` until nothing is left.
+
+    A step takes one token of every decoding sequence first, then chunks of prompts in the order of
+    arrival. While several prompts want to run, each takes at most half of the tokens that are left,
+    so that a long prompt does not keep short ones waiting.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._waiting: deque[Request] = deque()
+        self._running: dict[int, Sequence] = {}
+        self._free_slots = list(reversed(range(limits.n_slots)))
+        self._free_pages = list(reversed(range(limits.n_pages)))
+        self._planned: list[tuple[Sequence, SequenceStep]] = []
+        self._n_steps = 0
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    def add(self, request: Request) -> None:
+        """Put a request in the queue.
+
+        Raises:
+            ValueError: if its KV pages could never be free at once.
+        """
+        needed = self.limits.pages_for(request)
+        if needed > self.limits.n_pages:
+            size = self.limits.page_size
+            raise ValueError(
+                f"the request may hold {request.max_stored_tokens} tokens and the KV cache holds "
+                f"{self.limits.n_pages * size}; shorten the prompt, lower max_tokens, or raise "
+                f"kv_cache_tokens to {needed * size} or more"
+            )
+        self._waiting.append(request)
+
+    def finish(self, request_id: int) -> bool:
+        """End a request now, waiting or running, and free its slot; False if it is not here."""
+        sequence = self._running.pop(request_id, None)
+        if sequence is not None:
+            self._free_slots.append(sequence.slot)
+            self._free_pages.extend(reversed(sequence.pages))
+            return True
+        for request in self._waiting:
+            if request.id == request_id:
+                self._waiting.remove(request)
+                return True
+        return False
+
+    def plan(self) -> StepPlan | None:
+        """Choose the next step, admitting what fits; None if there is nothing to do."""
+        assert not self._planned, "the planned step was not committed"
+        self._n_steps += 1
+        admitted = self._admit()
+        chosen = self._choose()
+        # One-token sequences first: operators have a fast path for them.
+        chosen.sort(key=lambda part: len(part[1].tokens) != 1)
+        self._planned = chosen
+        if not chosen:
+            return None
+        drawing = [sequence for sequence in admitted if sequence.request.generate]
+        admissions = tuple(sequence.admission() for sequence in drawing)
+        return StepPlan(tuple(step for _, step in chosen), admissions)
+
+    def commit(self, result: StepResult) -> list[Progress]:
+        """Take the results of the planned step, in its order; free what is complete."""
+        planned, self._planned = self._planned, []
+        return [
+            self._advance(sequence, step, part)
+            for (sequence, step), part in zip(planned, result.sequences, strict=True)
+        ]
+
+    def _admit(self) -> list[Sequence]:
+        admitted = []
+        while self._waiting and self._free_slots:
+            n_pages = self.limits.pages_for(self._waiting[0])
+            if n_pages > len(self._free_pages):
+                break
+            request = self._waiting.popleft()
+            pages = tuple(self._free_pages.pop() for _ in range(n_pages))
+            sequence = Sequence(request, self._free_slots.pop(), pages)
+            self._running[request.id] = sequence
+            admitted.append(sequence)
+        return admitted
+
+    def _choose(self) -> list[tuple[Sequence, SequenceStep]]:
+        running = list(self._running.values())
+        decoding = [sequence for sequence in running if not sequence.prefilling]
+        # Those that waited longest come first: more may decode than fit in one step.
+        decoding.sort(key=lambda sequence: sequence.last_step)
+        chosen = [(sequence, 1) for sequence in decoding[: self.limits.max_step_tokens]]
+        prefilling = [sequence for sequence in running if sequence.prefilling]
+        chosen += self._chunks(prefilling, self.limits.max_step_tokens - len(chosen))
+        for sequence, _ in chosen:
+            sequence.last_step = self._n_steps
+        return [
+            (sequence, sequence.next_step(n_tokens, self.limits.page_size))
+            for sequence, n_tokens in chosen
+        ]
+
+    def _chunks(self, prefilling: list[Sequence], tokens_left: int) -> list[tuple[Sequence, int]]:
+        chosen = []
+        rows_left = self.limits.max_logit_rows
+        for position, sequence in enumerate(prefilling):
+            alone = position == len(prefilling) - 1
+            n_tokens = min(sequence.n_unstored, tokens_left if alone else -(-tokens_left // 2))
+            if sequence.request.return_logits:
+                n_tokens = min(n_tokens, rows_left)
+                rows_left -= n_tokens
+            if n_tokens:
+                chosen.append((sequence, n_tokens))
+                tokens_left -= n_tokens
+        return chosen
+
+    def _advance(self, sequence: Sequence, step: SequenceStep, result: SequenceResult) -> Progress:
+        sequence.n_stored += len(step.tokens)
+        if result.token is not None:
+            sequence.output.append(result.token)
+        reason = sequence.finish_reason()
+        if reason is not None:
+            self.finish(sequence.request.id)
+        return Progress(sequence, step.start, len(step.tokens), result, reason)
