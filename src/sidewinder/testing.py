@@ -4,33 +4,45 @@ The checkpoints are transformers' own models with random weights, so that the sa
 oracle and Sidewinder.
 """
 
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from threading import BrokenBarrierError
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from sidewinder.collectives.base import Collectives, SingleRank
+from sidewinder.collectives.threads import ThreadCollectives, ThreadGroup
+from sidewinder.parallel.group import TensorParallel
+
+Result = TypeVar("Result")
+
 TINY: dict[str, dict[str, Any]] = {
-    "mamba": dict(
-        model_type="mamba", vocab_size=101, hidden_size=24, state_size=5, num_hidden_layers=3,
-        conv_kernel=4, expand=2, time_step_rank=3, use_bias=False, use_conv_bias=True,
-        tie_word_embeddings=True,
-    ),
-    "falcon_mamba": dict(
-        model_type="falcon_mamba", vocab_size=97, hidden_size=20, state_size=4, num_hidden_layers=3,
-        conv_kernel=3, expand=2, time_step_rank=5, use_bias=True, tie_word_embeddings=False,
-    ),
-    "mamba2": dict(
-        model_type="mamba2", vocab_size=103, hidden_size=24, expand=2, num_heads=8, head_dim=6,
-        state_size=7, n_groups=2, num_hidden_layers=3, conv_kernel=4, chunk_size=8,
-        tie_word_embeddings=False,
-    ),
-    "zamba": dict(
-        model_type="zamba", vocab_size=99, hidden_size=24, num_hidden_layers=6,
-        intermediate_size=44, num_attention_heads=4, num_key_value_heads=4, n_mamba_heads=2,
-        mamba_d_state=5, mamba_d_conv=4, mamba_expand=2, mamba_dt_rank=3, attn_layer_period=3,
-        attn_layer_offset=2, tie_word_embeddings=True,
-    ),
+    "mamba": {
+        "model_type": "mamba", "vocab_size": 101, "hidden_size": 24, "state_size": 5,
+        "num_hidden_layers": 3, "conv_kernel": 4, "expand": 2, "time_step_rank": 3,
+        "use_bias": False, "use_conv_bias": True, "tie_word_embeddings": True,
+    },
+    "falcon_mamba": {
+        "model_type": "falcon_mamba", "vocab_size": 97, "hidden_size": 20, "state_size": 4,
+        "num_hidden_layers": 3, "conv_kernel": 3, "expand": 2, "time_step_rank": 5,
+        "use_bias": True, "tie_word_embeddings": False,
+    },
+    "mamba2": {
+        "model_type": "mamba2", "vocab_size": 103, "hidden_size": 24, "expand": 2, "num_heads": 8,
+        "head_dim": 6, "state_size": 7, "n_groups": 2, "num_hidden_layers": 3, "conv_kernel": 4,
+        "chunk_size": 8, "tie_word_embeddings": False,
+    },
+    "zamba": {
+        "model_type": "zamba", "vocab_size": 99, "hidden_size": 24, "num_hidden_layers": 6,
+        "intermediate_size": 44, "num_attention_heads": 4, "num_key_value_heads": 4,
+        "n_mamba_heads": 2, "mamba_d_state": 5, "mamba_d_conv": 4, "mamba_expand": 2,
+        "mamba_dt_rank": 3, "attn_layer_period": 3, "attn_layer_offset": 2,
+        "tie_word_embeddings": True,
+    },
 }  # fmt: skip
 """Default tiny configuration of each family, as keyword arguments of transformers' config."""
 
@@ -38,8 +50,8 @@ TINY: dict[str, dict[str, Any]] = {
 def tiny_oracle(family: str, seed: int = 0, **overrides: Any) -> Any:
     """transformers' model of `family` with random weights in float32, in eval mode.
 
-    Every parameter is randomised (transformers starts several at constants, which would hide errors),
-    at scales that keep activations of order one and the recurrence both remembering and forgetting.
+    Every parameter is randomised (transformers starts several at constants: that hides errors), at
+    scales that keep activations of order one and the recurrence both remembering and forgetting.
 
     Args:
         family: a key of `TINY`.
@@ -50,7 +62,8 @@ def tiny_oracle(family: str, seed: int = 0, **overrides: Any) -> Any:
 
     values = TINY[family] | overrides
     config = AutoConfig.for_model(**values)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    factory: Any = AutoModelForCausalLM
+    model = factory.from_config(config, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -62,9 +75,9 @@ def _random_like(name: str, parameter: Tensor, generator: torch.Generator) -> Te
     noise = torch.randn(parameter.shape, generator=generator)
     if name.endswith("A_log"):
         return noise * 0.5 + 0.5
-    if "norm" in name and name.endswith("weight") or name.endswith(".D"):
+    if ("norm" in name and name.endswith("weight")) or name.endswith(".D"):
         return 1.0 + 0.2 * noise
-    if "dt_proj" in name and name.endswith("bias") or name.endswith(("dt_bias", "dt_proj_bias")):
+    if ("dt_proj" in name and name.endswith("bias")) or name.endswith(("dt_bias", "dt_proj_bias")):
         return noise - 2.0
     if name.endswith("bias"):
         return 0.2 * noise
@@ -78,6 +91,101 @@ def save_tiny(family: str, folder: Path, seed: int = 0, **overrides: Any) -> Pat
     """Write `tiny_oracle(...)` as a transformers checkpoint into `folder` and return it."""
     tiny_oracle(family, seed, **overrides).save_pretrained(folder)
     return folder
+
+
+def authors_layout(
+    source: Path, folder: Path, pad_vocab_size_multiple: int = 1, **ssm_options: Any
+) -> Path:
+    """Rewrite transformers' Mamba or Mamba-2 checkpoint `source` in the authors' layout.
+
+    The result is what their own library saves: `d_model`, `n_layer`, `ssm_cfg`, and a
+    `pytorch_model.bin` that holds a tied head twice.
+
+    Args:
+        source: folder with config.json and model.safetensors.
+        folder: where the result goes; made if it does not exist.
+        pad_vocab_size_multiple: the embedding gets rows of zeros up to a multiple of it.
+        ssm_options: more entries of `ssm_cfg` (`norm_before_gate`, ...).
+    """
+    from safetensors.torch import load_file
+
+    config = json.loads((source / "config.json").read_text())
+    weights = load_file(source / "model.safetensors")
+    renamed = {key.replace("backbone.embeddings", "backbone.embedding"): value
+               for key, value in weights.items()}  # fmt: skip
+    embedding = renamed["backbone.embedding.weight"]
+    rows = -len(embedding) % pad_vocab_size_multiple
+    renamed.setdefault("lm_head.weight", embedding)
+    for key in ("backbone.embedding.weight", "lm_head.weight"):
+        renamed[key] = torch.cat([renamed[key], torch.zeros(rows, embedding.shape[1])])
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(renamed, folder / "pytorch_model.bin")
+    values = {
+        "d_model": config["hidden_size"],
+        "n_layer": config["num_hidden_layers"],
+        "vocab_size": config["vocab_size"],
+        "ssm_cfg": _ssm_cfg(config) | ssm_options,
+        "rms_norm": True,
+        "residual_in_fp32": config["residual_in_fp32"],
+        "fused_add_norm": True,
+        "pad_vocab_size_multiple": pad_vocab_size_multiple,
+        "tie_embeddings": config["tie_word_embeddings"],
+    }
+    (folder / "config.json").write_text(json.dumps(values, indent=2))
+    return folder
+
+
+def _ssm_cfg(config: dict[str, Any]) -> dict[str, Any]:
+    """The authors' names of a transformers configuration's mixer options."""
+    shared = {
+        "d_state": config["state_size"],
+        "d_conv": config["conv_kernel"],
+        "expand": config["expand"],
+        "bias": config["use_bias"],
+        "conv_bias": config["use_conv_bias"],
+    }
+    if config["model_type"] == "mamba":
+        return shared | {"layer": "Mamba1", "dt_rank": config["time_step_rank"]}
+    limits = [limit["__float__"] if isinstance(limit, dict) else limit
+              for limit in config["time_step_limit"]]  # fmt: skip
+    return shared | {
+        "layer": "Mamba2",
+        "headdim": config["head_dim"],
+        "ngroups": config["n_groups"],
+        "dt_limit": limits,
+    }
+
+
+def run_ranks(
+    tp: int, function: Callable[[TensorParallel, Collectives], Result], timeout_s: float = 60.0
+) -> list[Result]:
+    """Run `function(tp, collectives)` once per rank, each in a thread, and return their results.
+
+    Args:
+        tp: number of ranks.
+        function: what a rank does; it may use `collectives` with the others.
+        timeout_s: seconds after which a rank that waits for the others gives up.
+
+    Raises:
+        Exception: the first rank's that failed on its own; the others are released, so none hangs.
+    """
+    group = ThreadGroup(tp, timeout_s)
+
+    def run(rank: int) -> Result:
+        collectives = ThreadCollectives(group, rank) if tp > 1 else SingleRank()
+        try:
+            return function(collectives.tp, collectives)
+        except BaseException:
+            group.abort()
+            raise
+
+    with ThreadPoolExecutor(tp) as pool:
+        futures = [pool.submit(run, rank) for rank in range(tp)]
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in errors:
+        if not isinstance(error, BrokenBarrierError):
+            raise error
+    return [future.result() for future in futures]
 
 
 def relative_error(result: Tensor, reference: Tensor) -> float:

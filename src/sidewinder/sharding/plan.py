@@ -7,15 +7,8 @@ The tables below are the definition; docs/sharding.md explains them. Nothing fal
 from collections.abc import Iterator
 
 from sidewinder.config import AttentionConfig, ModelConfig
-from sidewinder.sharding.dims import (
-    Share,
-    channel_shares,
-    check_tp,
-    group_shares,
-    split_channels,
-    split_rows,
-    split_units,
-)
+from sidewinder.sharding.dims import channel_shares, check_tp, group_shares
+from sidewinder.sharding.shares import Share, split_channels, split_rows, split_units
 from sidewinder.sharding.slicing import Band, Bands, Replicate, Rule, Split
 
 Entry = tuple[str, tuple[int, ...], Rule]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.sharding.dims import Share
+from sidewinder.sharding.shares import Share
 
 
 @dataclass(frozen=True)
