@@ -11,11 +11,12 @@ class Sequences:
     """Boundaries and slots of the sequences in a packed batch; what every operator needs.
 
     Attributes:
-        cu_seqlens: int32 `[S+1]` on the device; sequence `s` holds rows `cu_seqlens[s]:cu_seqlens[s+1]`.
+        cu_seqlens: int32 `[S+1]` on the device; sequence `s` holds the rows from `cu_seqlens[s]`
+            up to `cu_seqlens[s+1]`.
         slots: int64 `[S]` on the device, the state slot of each sequence (all different).
         fresh: bool `[S]` on the device; True where the slot's content counts as zero.
         bounds: `cu_seqlens` as Python integers.
-        n_decodes: number of leading sequences with exactly one token each (not fresh or fresh alike).
+        n_decodes: number of leading sequences with exactly one token each, fresh or not.
     """
 
     cu_seqlens: Tensor

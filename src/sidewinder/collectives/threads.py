@@ -1,0 +1,98 @@
+"""Ranks as threads of one process: the tests' way to run every shard together."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives, SingleRank
+from sidewinder.collectives.rank_order import sum_in_rank_order
+from sidewinder.parallel.group import TensorParallel
+
+
+class ThreadGroup:
+    """What the threads of one group share: a barrier, and one place per rank.
+
+    Args:
+        size: number of ranks.
+        timeout_s: seconds after which a rank that waits for the others gives up.
+    """
+
+    def __init__(self, size: int, timeout_s: float = 60.0) -> None:
+        self.size = size
+        self.timeout_s = timeout_s
+        self._barrier = threading.Barrier(size, timeout=timeout_s)
+        self._places: list[Any] = [None] * size
+        self._subgroups: list[ThreadGroup] = []
+
+    def exchange(self, rank: int, value: Any) -> list[Any]:
+        """Every rank's `value`, in rank order. Call `wait` before changing what was given."""
+        self._places[rank] = value
+        self._barrier.wait()
+        return list(self._places)
+
+    def wait(self) -> None:
+        """Return once every rank has called; BrokenBarrierError if one has failed or is late."""
+        self._barrier.wait()
+
+    def subgroup(self, size: int) -> "ThreadGroup":
+        """A smaller group that breaks when this one does."""
+        group = ThreadGroup(size, self.timeout_s)
+        self._subgroups.append(group)
+        return group
+
+    def abort(self) -> None:
+        """Break the barrier, so that ranks that wait (or will) fail instead of hanging."""
+        self._barrier.abort()
+        for group in self._subgroups:
+            group.abort()
+
+
+class ThreadCollectives:
+    """The collectives of one thread; sums in rank order, so bit-identical everywhere.
+
+    Args:
+        group: shared by all ranks.
+        rank: this thread's.
+    """
+
+    path = "threads"
+
+    def __init__(self, group: ThreadGroup, rank: int) -> None:
+        self.tp = TensorParallel(rank, group.size)
+        self._group = group
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        total = sum_in_rank_order(torch.stack(self._group.exchange(self.tp.rank, x)))
+        self._group.wait()
+        return total
+
+    def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        parts = self._group.exchange(self.tp.rank, x)
+        assert [part.shape[-1] for part in parts] == list(sizes)
+        joined = torch.cat(parts, dim=-1)
+        self._group.wait()
+        return joined
+
+    def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
+        value: Tensor = self._group.exchange(self.tp.rank, x)[root].clone()
+        self._group.wait()
+        return value
+
+    def barrier(self) -> None:
+        self._group.wait()
+
+    def subgroup(self, partition: Sequence[Sequence[int]]) -> Collectives:
+        mine = next(list(ranks) for ranks in partition if self.tp.rank in ranks)
+        leads = mine[0] == self.tp.rank
+        made = self._group.subgroup(len(mine)) if leads and len(mine) > 1 else None
+        groups = self._group.exchange(self.tp.rank, made)
+        self._group.wait()
+        if len(mine) == 1:
+            return SingleRank()
+        return ThreadCollectives(groups[mine[0]], mine.index(self.tp.rank))
+
+    def close(self) -> None:
+        return None

@@ -1,0 +1,139 @@
+"""A hybrid's shared transformer block on one rank: causal attention over paged KV, gated MLP.
+
+Heads and the MLP's inner width are split; `o` and `down` are row-parallel, one sum each.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives
+from sidewinder.config import AttentionConfig
+from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
+from sidewinder.layers.weights import Weights
+from sidewinder.ops.rms_norm import rms_norm
+from sidewinder.state.batch import Sequences
+from sidewinder.state.kv import KVIndex, PagedKV
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class Attention:
+    """Causal attention without positions; scale `(head_dim / 2) ** -0.5` (Zamba).
+
+    Args:
+        config: heads and their width.
+        weights: `q`, `k`, `v` split by key-value head with its queries; `o` by column.
+        collectives: all ranks.
+    """
+
+    def __init__(self, config: AttentionConfig, weights: Weights, collectives: Collectives) -> None:
+        self.head_dim = config.head_dim
+        self.scale = (config.head_dim / 2) ** -0.5
+        self.q, self.k, self.v = (ColumnParallelLinear(weights.under(name)) for name in "qkv")
+        self.o = RowParallelLinear(weights.under("o"), collectives)
+
+    def __call__(
+        self, x: Tensor, kv: PagedKV, invocation: int, index: KVIndex, seqs: Sequences
+    ) -> Tensor:
+        """`[T, 2 d_model] -> [T, d_model]`; stores the batch's keys and values first."""
+        q, k, v = (
+            project(x).view(x.shape[0], -1, self.head_dim) for project in (self.q, self.k, self.v)
+        )
+        kv.write(invocation, index, k, v)
+        outputs = [
+            self._attend(q[start:stop], *kv.read(invocation, places))
+            for start, stop, places in zip(
+                seqs.bounds[:-1], seqs.bounds[1:], index.read, strict=True
+            )
+        ]
+        return self.o(torch.cat(outputs))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """One sequence: its last `len(q)` tokens over all of its `len(k)` tokens."""
+        new, total = q.shape[0], k.shape[0]
+        mask = None
+        if 1 < new < total:
+            mask = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)
+        attended = F.scaled_dot_product_attention(
+            q.transpose(0, 1)[None],
+            k.transpose(0, 1)[None],
+            v.transpose(0, 1)[None],
+            attn_mask=mask,
+            is_causal=1 < new == total,
+            scale=self.scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        return attended[0].transpose(0, 1).flatten(1)
+
+
+class GatedMLP:
+    """`down(act(gate(x)) * up(x))`.
+
+    Args:
+        activation: its name in the checkpoint.
+        weights: `gate`, `up` split by row, `down` by column.
+        collectives: all ranks.
+
+    Raises:
+        ValueError: for an activation that is not supported; lists those that are.
+    """
+
+    def __init__(self, activation: str, weights: Weights, collectives: Collectives) -> None:
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation {activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}"
+            )
+        self.activation = ACTIVATIONS[activation]
+        self.gate = ColumnParallelLinear(weights.under("gate"))
+        self.up = ColumnParallelLinear(weights.under("up"))
+        self.down = RowParallelLinear(weights.under("down"), collectives)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+class SharedBlock:
+    """Zamba's shared block: norm, attention, norm, MLP; no residual in between.
+
+    Args:
+        config: its sizes.
+        norm_eps: of both norms.
+        weights: the block's.
+        collectives: all ranks.
+    """
+
+    def __init__(
+        self,
+        config: AttentionConfig,
+        norm_eps: float,
+        weights: Weights,
+        collectives: Collectives,
+    ) -> None:
+        self.norm_eps = norm_eps
+        self.input_norm = weights["input_norm.weight"]
+        self.pre_ff_norm = weights["pre_ff_norm.weight"]
+        self.attention = Attention(config, weights.under("attention"), collectives)
+        self.mlp = GatedMLP(config.activation, weights.under("mlp"), collectives)
+
+    def __call__(
+        self,
+        hidden: Tensor,
+        embedded: Tensor,
+        kv: PagedKV,
+        invocation: int,
+        index: KVIndex,
+        seqs: Sequences,
+    ) -> Tensor:
+        """`[T, d_model]` from the residual stream and the original embedding, as wide each."""
+        x = rms_norm(torch.cat([hidden, embedded], dim=-1), self.input_norm, self.norm_eps)
+        x = self.attention(x, kv, invocation, index, seqs)
+        return self.mlp(rms_norm(x, self.pre_ff_norm, self.norm_eps))

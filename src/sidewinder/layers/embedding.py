@@ -1,0 +1,56 @@
+"""Embedding and logits, split over ranks by vocabulary rows."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives
+from sidewinder.ops.linear import linear
+from sidewinder.sharding.shares import Share
+
+
+class VocabParallelEmbedding:
+    """`[T]` token ids to `[T, d_model]`: each rank looks up its own rows; one exact sum.
+
+    Args:
+        weight: `[vocab_local, d_model]`.
+        rows: which rows of the vocabulary these are.
+        collectives: the ranks that hold the others.
+    """
+
+    def __init__(self, weight: Tensor, rows: Share, collectives: Collectives) -> None:
+        self.weight = weight
+        self.rows = rows
+        self.collectives = collectives
+
+    def __call__(self, token_ids: Tensor) -> Tensor:
+        if self.collectives.tp.size == 1:
+            return F.embedding(token_ids, self.weight)
+        elsewhere = (token_ids < self.rows.start) | (token_ids >= self.rows.stop)
+        local = (token_ids - self.rows.start).masked_fill(elsewhere, 0)
+        # Every other rank adds zero to a token's row, so the sum is exact in any dtype.
+        found = F.embedding(local, self.weight).masked_fill(elsewhere[:, None], 0)
+        return self.collectives.all_reduce(found)
+
+
+class VocabParallelLogits:
+    """`[rows, d_model]` to float32 logits `[rows, vocab_size]`, gathered on every rank.
+
+    Args:
+        weight: `[vocab_local, d_model]`; the embedding's own where they are tied.
+        vocab_sizes: rows of each rank.
+        collectives: the ranks to gather from.
+    """
+
+    def __init__(
+        self, weight: Tensor, vocab_sizes: Sequence[int], collectives: Collectives
+    ) -> None:
+        self.weight = weight
+        self.vocab_sizes = vocab_sizes
+        self.collectives = collectives
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        local = linear(hidden.to(self.weight.dtype), self.weight)
+        return self.collectives.all_gather(local, self.vocab_sizes).to(torch.float32)

@@ -1,0 +1,151 @@
+"""The end of the Mamba-2 mixer on one rank: gate, grouped RMS norm, output projection, one sum.
+
+The norm's groups are the model's; ranks may cut them. Four ways, chosen once at build:
+
+- `GateOutput`: the model has no gated norm.
+- `WholeGroupsOutput`: every rank holds whole groups; nothing to exchange.
+- `OneGroupOutput`: one group over all ranks. The norm is one factor per token and the projection is
+  linear, so the unnormalised values are projected, the sum of squares travels with the partial sum,
+  and the factor is applied afterwards: still one collective.
+- `CutGroupsOutput`: groups cut between ranks: one small float32 sum of squares per group first.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives
+from sidewinder.config import ModelConfig
+from sidewinder.layers.linear import RowParallelLinear
+from sidewinder.layers.weights import Weights
+from sidewinder.ops.gated_rms_norm import gated_rms_norm
+from sidewinder.sharding.dims import LocalDims, channel_shares
+
+
+class GatedOutput(Protocol):
+    """From scan output and gate, `[T, d_inner_local]` each, to the layer's delta `[T, d_model]`."""
+
+    def __call__(self, x: Tensor, z: Tensor) -> Tensor: ...
+
+
+def gated_output(
+    config: ModelConfig, dims: LocalDims, weights: Weights, collectives: Collectives
+) -> GatedOutput:
+    """The way that fits the model's groups and the ranks' shares; the same on every rank."""
+    out_proj = RowParallelLinear(weights.under("out_proj"), collectives)
+    if not config.gated_norm:
+        return GateOutput(out_proj)
+    weight = weights["norm.weight"]
+    group_size = config.d_inner // config.n_groups
+    shares = channel_shares(config, dims.tp.size)
+    if all(share.start % group_size == 0 == share.stop % group_size for share in shares):
+        return WholeGroupsOutput(config, weight, out_proj)
+    if config.n_groups == 1:
+        return OneGroupOutput(config, weight, out_proj)
+    channels = torch.arange(dims.channels.start, dims.channels.stop, device=weight.device)
+    return CutGroupsOutput(config, weight, out_proj, channels // group_size)
+
+
+class GateOutput:
+    """No norm: `out_proj(x * silu(z))`."""
+
+    def __init__(self, out_proj: RowParallelLinear) -> None:
+        self.out_proj = out_proj
+
+    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+        return self.out_proj((x.float() * F.silu(z.float())).to(x.dtype))
+
+
+class WholeGroupsOutput:
+    """Every rank normalises its own groups."""
+
+    def __init__(self, config: ModelConfig, weight: Tensor, out_proj: RowParallelLinear) -> None:
+        self.weight = weight
+        self.eps = config.norm_eps
+        self.group_size = config.d_inner // config.n_groups
+        self.norm_before_gate = config.norm_before_gate
+        self.out_proj = out_proj
+
+    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+        normed = gated_rms_norm(x, z, self.weight, self.eps, self.group_size, self.norm_before_gate)
+        return self.out_proj(normed)
+
+
+class OneGroupOutput:
+    """One group over all ranks: project first, scale after the sum."""
+
+    def __init__(self, config: ModelConfig, weight: Tensor, out_proj: RowParallelLinear) -> None:
+        self.weight = weight.float()
+        self.eps = config.norm_eps
+        self.d_inner = config.d_inner
+        self.norm_before_gate = config.norm_before_gate
+        self.out_proj = out_proj
+
+    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+        normalised, scaled = _gate(x, z, self.weight, self.norm_before_gate)
+        mean_square = normalised.square().sum(-1, keepdim=True) / self.d_inner
+        partial = self.out_proj.partial(scaled.to(x.dtype))
+        total, mean_square = sum_with_scalar(partial, mean_square, self.out_proj.collectives)
+        delta = total.float() * torch.rsqrt(mean_square + self.eps)
+        return self.out_proj.add_bias(delta.to(x.dtype))
+
+
+class CutGroupsOutput:
+    """Groups cut between ranks: their sums of squares are summed before the norm.
+
+    Args:
+        channel_group: int64 `[d_inner_local]`, the model's group of each local channel.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weight: Tensor,
+        out_proj: RowParallelLinear,
+        channel_group: Tensor,
+    ) -> None:
+        self.weight = weight.float()
+        self.eps = config.norm_eps
+        self.n_groups = config.n_groups
+        self.group_size = config.d_inner // config.n_groups
+        self.norm_before_gate = config.norm_before_gate
+        self.out_proj = out_proj
+        self.channel_group = channel_group
+
+    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+        normalised, scaled = _gate(x, z, self.weight, self.norm_before_gate)
+        squares = normalised.new_zeros(x.shape[0], self.n_groups)
+        squares.index_add_(1, self.channel_group, normalised.square())
+        squares = self.out_proj.collectives.all_reduce(squares)
+        factor = torch.rsqrt(squares / self.group_size + self.eps)[:, self.channel_group]
+        return self.out_proj((scaled * factor).to(x.dtype))
+
+
+def _gate(x: Tensor, z: Tensor, weight: Tensor, norm_before_gate: bool) -> tuple[Tensor, Tensor]:
+    """What the mean square is taken of, and what its factor then scales; float32."""
+    x, gate = x.float(), F.silu(z.float())
+    gated = x * gate
+    return (x if norm_before_gate else gated), gated * weight
+
+
+def sum_with_scalar(
+    partial: Tensor, scalar: Tensor, collectives: Collectives
+) -> tuple[Tensor, Tensor]:
+    """Sum `partial` `[T, d]` and a float32 `scalar` `[T, 1]` over ranks in one message.
+
+    A 16-bit message would round the scalar, and a wrong scalar spoils the whole row. So each rank
+    sends it as a rounded part and a remainder, in two columns of its own where others send zero:
+    the parts arrive exactly, and are summed in float32 in rank order.
+    """
+    d, tp = partial.shape[1], collectives.tp
+    if partial.dtype == torch.float32:
+        total = collectives.all_reduce(torch.cat([partial, scalar], dim=1))
+        return total[:, :d], total[:, d:]
+    rounded = scalar.to(partial.dtype)
+    parts = partial.new_zeros(partial.shape[0], 2 * tp.size)
+    parts[:, 2 * tp.rank] = rounded[:, 0]
+    parts[:, 2 * tp.rank + 1] = (scalar - rounded.float())[:, 0]
+    total = collectives.all_reduce(torch.cat([partial, parts], dim=1))
+    return total[:, :d], total[:, d:].float().sum(1, keepdim=True)

@@ -1,0 +1,49 @@
+"""Linear layers split over ranks: by output rows, and by input columns with a sum."""
+
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives
+from sidewinder.layers.weights import Weights
+from sidewinder.ops.linear import linear
+
+
+class ColumnParallelLinear:
+    """`[T, i] -> [T, o_local]`: this rank's outputs from whole inputs; no communication.
+
+    Args:
+        weights: `weight` `[o_local, i]` and, if the model has it, `bias` `[o_local]`.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self.weight = weights["weight"]
+        self.bias = weights.get("bias")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class RowParallelLinear:
+    """`[T, i_local] -> [T, o]`: a sum over ranks of what each makes from its inputs.
+
+    The sum is in the activations' dtype; the bias, whole on every rank, is added once, after it.
+
+    Args:
+        weights: `weight` `[o, i_local]` and, if the model has it, `bias` `[o]`.
+        collectives: the ranks to sum over.
+    """
+
+    def __init__(self, weights: Weights, collectives: Collectives) -> None:
+        self.weight = weights["weight"]
+        self.bias = weights.get("bias")
+        self.collectives = collectives
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.add_bias(self.collectives.all_reduce(self.partial(x)))
+
+    def partial(self, x: Tensor) -> Tensor:
+        """This rank's term of the sum, `[T, o]`."""
+        return linear(x, self.weight)
+
+    def add_bias(self, total: Tensor) -> Tensor:
+        """The sum, with the bias."""
+        return total if self.bias is None else total + self.bias

@@ -1,0 +1,124 @@
+"""The Mamba-1 mixer on one rank: Mamba, Falcon-Mamba and Zamba differ only in its small pieces.
+
+    x, z = in_proj(u)                     channels of this rank
+    x    = silu(conv(x))
+    dt, B, C = x_proj(x)                  summed over the ranks that share a head (collective #1)
+    y    = scan(x, dt_proj(dt), B, C) * silu(z)
+    out  = out_proj(y)                    summed over all ranks (collective #2)
+
+A *head* has its own dt, B and C. Mamba and Falcon-Mamba have one; Zamba has several, and a rank
+holds whole heads, a part of one, or pieces of neighbours (`LocalDims.head_pieces`).
+"""
+
+import torch
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives
+from sidewinder.config import ModelConfig
+from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
+from sidewinder.layers.weights import Weights
+from sidewinder.ops.causal_conv1d import causal_conv1d
+from sidewinder.ops.linear import linear
+from sidewinder.ops.rms_norm import rms_norm
+from sidewinder.ops.selective_scan import selective_scan
+from sidewinder.sharding.dims import HeadPiece, LocalDims
+from sidewinder.state.batch import Sequences
+from sidewinder.state.pool import LayerState
+
+
+class HeadScan:
+    """One head's piece on this rank: dt projection and scan of its channels.
+
+    Args:
+        piece: which local channels, of which head.
+        config: for sizes and the norm on dt, B, C.
+        weights: the mixer's.
+    """
+
+    def __init__(self, piece: HeadPiece, config: ModelConfig, weights: Weights) -> None:
+        self.channels = channels = slice(piece.start, piece.stop)
+        self.sizes = [config.dt_rank, config.d_state, config.d_state]
+        self.norm_eps = config.mixer_norm_eps
+        self.x_proj = weights["x_proj.weight"][:, channels]
+        self.dt_proj = weights["dt_proj.weight"][channels]
+        self.dt_bias = weights["dt_proj.bias"][channels]
+        self.A = -torch.exp(weights["A_log"].float())[:, channels]
+        self.D = weights["D"].float()[channels]
+
+    def project(self, x: Tensor) -> Tensor:
+        """This piece's term of its head's `dt, B, C`: `[T, R + 2N]` from all local channels."""
+        return linear(x[:, self.channels], self.x_proj)
+
+    def scan(self, x: Tensor, z: Tensor, dt_b_c: Tensor, state: Tensor, seqs: Sequences) -> Tensor:
+        """Gated outputs `[T, channels of the piece]`; `x, z, state` hold all local channels."""
+        dt, B, C = torch.split(dt_b_c, self.sizes, dim=-1)
+        if self.norm_eps is not None:
+            dt, B, C = (rms_norm(part, None, self.norm_eps) for part in (dt, B, C))
+        mine = self.channels
+        return selective_scan(
+            x[:, mine],
+            linear(dt, self.dt_proj),
+            self.A,
+            B,
+            C,
+            self.D,
+            z[:, mine],
+            self.dt_bias,
+            state[:, :, mine],
+            seqs,
+        )
+
+
+class Mamba1Mixer:
+    """Mixer of one layer.
+
+    Args:
+        config, dims: the model's sizes and this rank's shares.
+        weights: the mixer's.
+        collectives: all ranks.
+        head_collectives: the ranks that share this rank's heads, `dims.x_proj_partition`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dims: LocalDims,
+        weights: Weights,
+        collectives: Collectives,
+        head_collectives: Collectives,
+    ) -> None:
+        self.d_inner_local = dims.d_inner_local
+        self.in_proj = ColumnParallelLinear(weights.under("in_proj"))
+        self.out_proj = RowParallelLinear(weights.under("out_proj"), collectives)
+        self.conv_weight = weights["conv.weight"]
+        self.conv_bias = weights.get("conv.bias")
+        self.head_collectives = head_collectives
+        self.first_head = dims.x_proj_heads.start
+        self.n_heads = dims.x_proj_heads.size
+        self.pieces = [HeadScan(piece, config, weights) for piece in dims.head_pieces]
+        self.piece_heads = [piece.head - self.first_head for piece in dims.head_pieces]
+
+    def __call__(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Tensor:
+        """The layer's delta `[T, d_model]` from the normed `hidden` `[T, d_model]`."""
+        projected = self.in_proj(hidden)
+        x, z = projected[:, : self.d_inner_local], projected[:, self.d_inner_local :]
+        x = causal_conv1d(x, self.conv_weight, self.conv_bias, state.conv, seqs)
+        parameters = self._scan_parameters(x)
+        outputs = [
+            piece.scan(x, z, parameters[head], state.ssm, seqs)
+            for piece, head in zip(self.pieces, self.piece_heads, strict=True)
+        ]
+        return self.out_proj(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1))
+
+    def _scan_parameters(self, x: Tensor) -> tuple[Tensor, ...]:
+        """`dt, B, C` (`[T, R + 2N]`) of each head that this rank's group of ranks holds."""
+        terms = [piece.project(x) for piece in self.pieces]
+        if self.head_collectives.tp.size == 1:
+            return tuple(terms)
+        if self.n_heads == 1:
+            return (self.head_collectives.all_reduce(terms[0]),)
+        # The group's ranks hold pieces of different heads; a rank adds zero to heads it lacks.
+        packed = x.new_zeros(self.n_heads, *terms[0].shape)
+        for term, head in zip(terms, self.piece_heads, strict=True):
+            packed[head] = term
+        return self.head_collectives.all_reduce(packed).unbind(0)

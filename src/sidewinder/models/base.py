@@ -1,0 +1,104 @@
+"""What all models share: embedding, final norm, logits, and the stack of plain mixer layers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives
+from sidewinder.config import ModelConfig
+from sidewinder.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
+from sidewinder.layers.weights import Weights
+from sidewinder.ops.rms_norm import rms_norm
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.sharding.dims import LocalDims
+from sidewinder.state.batch import PackedBatch, Sequences
+from sidewinder.state.pool import LayerState, StatePool
+
+
+class Mixer(Protocol):
+    """The delta `[T, d_model]` that a layer adds, from its normed input and its state."""
+
+    def __call__(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Tensor: ...
+
+
+class Model(ABC):
+    """One rank's part of a model.
+
+    Args:
+        config: the architecture.
+        tp: which rank of how many.
+        weights: this rank's, by the names of docs/architecture.md.
+        collectives: the group of `tp`.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tp: TensorParallel,
+        weights: Mapping[str, Tensor],
+        collectives: Collectives,
+    ) -> None:
+        assert tp == collectives.tp, "the collectives are another rank's"
+        self.config = config
+        self.dims = LocalDims.of(config, tp)
+        self.collectives = collectives
+        self.weights = Weights(weights)
+        table = self.weights["embedding.weight"]
+        head = table if config.tie_embeddings else self.weights["lm_head.weight"]
+        self.embedding = VocabParallelEmbedding(table, self.dims.vocab, collectives)
+        self.logits_of = VocabParallelLogits(head, self.dims.vocab_sizes, collectives)
+        self.final_norm = self.weights["final_norm.weight"]
+
+    @abstractmethod
+    def forward(self, batch: PackedBatch, pool: StatePool) -> Tensor:
+        """Run the batch from and into the pool's slots.
+
+        Args:
+            batch: at least one token; ids within the vocabulary.
+            pool: this rank's, made for the same config.
+
+        Returns:
+            `[T, d_model]` in the weights' dtype, after the final norm; the same bits on all ranks.
+        """
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits `[rows, vocab_size]` of rows of `forward`'s result, on every rank."""
+        return self.logits_of(hidden)
+
+
+class MixerStack(Model):
+    """A model of plain layers: `residual += mixer(norm(residual))`. Families say which mixer."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tp: TensorParallel,
+        weights: Mapping[str, Tensor],
+        collectives: Collectives,
+    ) -> None:
+        super().__init__(config, tp, weights, collectives)
+        layers = [self.weights.under(f"layers.{index}") for index in range(config.n_layers)]
+        self.norms = [layer["norm.weight"] for layer in layers]
+        self.mixers = self.make_mixers([layer.under("mixer") for layer in layers])
+
+    @abstractmethod
+    def make_mixers(self, weights: list[Weights]) -> list[Mixer]:
+        """The mixers of all layers, each from its own weights."""
+
+    @torch.inference_mode()
+    def forward(self, batch: PackedBatch, pool: StatePool) -> Tensor:
+        eps = self.config.norm_eps
+        residual = self.embedding(batch.token_ids)
+        if self.config.residual_in_fp32:
+            residual = residual.float()
+        hidden = rms_norm(residual, self.norms[0], eps)
+        for index, mixer in enumerate(self.mixers):
+            delta = mixer(hidden, pool.layer(index), batch.seqs)
+            last = index + 1 == len(self.mixers)
+            weight = self.final_norm if last else self.norms[index + 1]
+            hidden, residual = rms_norm(delta, weight, eps, residual)
+        return hidden

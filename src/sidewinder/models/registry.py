@@ -1,0 +1,46 @@
+"""Which model file serves which family."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives
+from sidewinder.config import ModelConfig
+from sidewinder.models.base import Model
+from sidewinder.models.falcon_mamba import FalconMamba
+from sidewinder.models.mamba import Mamba
+from sidewinder.models.mamba2 import Mamba2
+from sidewinder.models.zamba import Zamba
+from sidewinder.parallel.group import TensorParallel
+
+MODELS: dict[str, type[Model]] = {
+    "mamba": Mamba,
+    "falcon_mamba": FalconMamba,
+    "mamba2": Mamba2,
+    "zamba": Zamba,
+}
+
+
+def build_model(
+    config: ModelConfig,
+    tp: TensorParallel,
+    weights: Mapping[str, Tensor],
+    collectives: Collectives,
+) -> Model:
+    """This rank's part of the model that `config` describes.
+
+    Args:
+        config: the architecture.
+        tp: which rank of how many.
+        weights: this rank's, from `checkpoint.reader`.
+        collectives: the group of `tp`; every rank builds at the same time (subgroups are made).
+
+    Raises:
+        ValueError: for a family without a model file (lists those with one), or a `tp` that the
+            model cannot be split over (lists those it can).
+    """
+    if config.family not in MODELS:
+        raise ValueError(
+            f"model family {config.family!r} is not supported; supported: {', '.join(MODELS)}"
+        )
+    return MODELS[config.family](config, tp, weights, collectives)

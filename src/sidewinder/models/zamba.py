@@ -1,0 +1,80 @@
+"""Zamba v1 (`ZambaForCausalLM`): Mamba-1 layers, some with a call of one shared transformer block.
+
+At a hybrid layer the block sees the residual stream and the original embedding; its result,
+through the layer's own `linear`, is added to the input of the layer's norm only, not to the
+residual stream.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives
+from sidewinder.config import ModelConfig
+from sidewinder.layers.attention import SharedBlock
+from sidewinder.layers.mamba1 import Mamba1Mixer
+from sidewinder.models.base import Model
+from sidewinder.ops.linear import linear
+from sidewinder.ops.rms_norm import rms_norm
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.state.batch import PackedBatch
+from sidewinder.state.pool import StatePool
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer; `invocation` and `linear` only where it calls the shared block."""
+
+    norm: Tensor
+    mixer: Mamba1Mixer
+    invocation: int | None
+    linear: Tensor | None
+
+
+class Zamba(Model):
+    """A stack of Mamba-1 mixers with several heads, and one shared block."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tp: TensorParallel,
+        weights: Mapping[str, Tensor],
+        collectives: Collectives,
+    ) -> None:
+        super().__init__(config, tp, weights, collectives)
+        assert config.attention is not None, "a Zamba config has an attention block"
+        shared = self.weights.under("shared")
+        self.block = SharedBlock(config.attention, config.norm_eps, shared, collectives)
+        self.hybrid_layers = config.attention.layers
+        self.sharers = collectives.subgroup(self.dims.x_proj_partition)
+        self.layers = [self._layer(index) for index in range(config.n_layers)]
+
+    def _layer(self, index: int) -> Layer:
+        weights = self.weights.under(f"layers.{index}")
+        hybrid = index in self.hybrid_layers
+        return Layer(
+            norm=weights["norm.weight"],
+            mixer=Mamba1Mixer(
+                self.config, self.dims, weights.under("mixer"), self.collectives, self.sharers
+            ),
+            invocation=self.hybrid_layers.index(index) if hybrid else None,
+            linear=weights["linear.weight"] if hybrid else None,
+        )
+
+    @torch.inference_mode()
+    def forward(self, batch: PackedBatch, pool: StatePool) -> Tensor:
+        assert pool.kv is not None, "a hybrid's pool has KV pages"
+        eps = self.config.norm_eps
+        index = pool.kv.index(batch)
+        embedded = self.embedding(batch.token_ids)
+        hidden = embedded
+        for number, layer in enumerate(self.layers):
+            if layer.invocation is None or layer.linear is None:
+                normed = rms_norm(hidden, layer.norm, eps)
+            else:
+                seen = self.block(hidden, embedded, pool.kv, layer.invocation, index, batch.seqs)
+                normed, _ = rms_norm(linear(seen, layer.linear), layer.norm, eps, hidden)
+            hidden = hidden + layer.mixer(normed, pool.layer(number), batch.seqs)
+        return rms_norm(hidden, self.final_norm, eps)

@@ -1,0 +1,140 @@
+"""The state pool: conv and SSM state of all layers in numbered slots, and a hybrid's KV pages."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sidewinder.config import ModelConfig
+from sidewinder.sharding.dims import LocalDims
+from sidewinder.state.allocator import Allocator
+from sidewinder.state.kv import PagedKV
+from sidewinder.state.spec import PAGE_SIZE, StateSpec
+
+POISON_VARIABLE = "SIDEWINDER_POISON"
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """One layer's state of all slots: `conv` `[n_slots, K-1, C_local]`, `ssm` `[n_slots, ...]`."""
+
+    conv: Tensor
+    ssm: Tensor
+
+
+@dataclass(frozen=True)
+class StateSnapshot:
+    """A copy of one slot's recurrent state, in this rank's channels.
+
+    Attributes:
+        conv: `[n_layers, K-1, C_local]`.
+        ssm: `[n_layers, N, D]`, Mamba-2 `[n_layers, H_local, N, P]`.
+    """
+
+    conv: Tensor
+    ssm: Tensor
+
+    @property
+    def n_bytes(self) -> int:
+        return self.conv.nbytes + self.ssm.nbytes
+
+
+class StatePool:
+    """Storage for `n_slots` sequences on one rank, allocated once.
+
+    A slot's content is undefined until a fresh sequence has run in it: operators treat a fresh
+    sequence's state as zero, so nothing has to be cleared when a slot changes hands.
+
+    Args:
+        config: the model.
+        dims: this rank's shares.
+        n_slots: how many sequences fit at once.
+        dtype: of the convolution state and of keys and values; the model's.
+        device: where the tensors live.
+        n_pages: hybrids: number of KV pages.
+        page_size: hybrids: tokens per page.
+        state_dtype: of the SSM state, float32 or bfloat16.
+        poison: fill what is undefined with NaN (at the start, and when a slot or page is freed), so
+            that a read of stale state shows; by default the environment variable SIDEWINDER_POISON.
+
+    Raises:
+        ValueError: for `n_slots` below 1, or a hybrid without pages.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dims: LocalDims,
+        n_slots: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        n_pages: int = 0,
+        page_size: int = PAGE_SIZE,
+        state_dtype: torch.dtype = torch.float32,
+        poison: bool | None = None,
+    ) -> None:
+        if n_slots < 1:
+            raise ValueError(f"a state pool of {n_slots} slots holds no sequence; use 1 or more")
+        spec = StateSpec.of(config, dims)
+        if spec.n_invocations and n_pages < 1:
+            raise ValueError(
+                f"{config.family} needs KV pages for its attention, not n_pages={n_pages}"
+            )
+        self.spec = spec
+        self.poison = os.environ.get(POISON_VARIABLE) == "1" if poison is None else poison
+        self.conv = torch.empty(spec.n_layers, n_slots, *spec.conv, dtype=dtype, device=device)
+        self.ssm = torch.empty(spec.n_layers, n_slots, *spec.ssm, dtype=state_dtype, device=device)
+        self.kv: PagedKV | None = None
+        if spec.n_invocations:
+            self.kv = PagedKV(spec, n_pages, page_size, dtype, device, self.poison)
+        if self.poison:
+            self.conv.fill_(torch.nan)
+            self.ssm.fill_(torch.nan)
+        self._slots = Allocator(n_slots, "state slot")
+        self._layers = [LayerState(self.conv[i], self.ssm[i]) for i in range(spec.n_layers)]
+
+    @property
+    def n_free(self) -> int:
+        return self._slots.n_free
+
+    def layer(self, index: int) -> LayerState:
+        """The state of layer `index`, all slots."""
+        return self._layers[index]
+
+    def allocate(self) -> int:
+        """A free slot. Raises RuntimeError when all are in use."""
+        return self._slots.allocate()
+
+    def free(self, slot: int) -> None:
+        """Give a slot back. Raises ValueError if it is not in use."""
+        self._slots.free(slot)
+        if self.poison:
+            self._fill(slot, torch.nan)
+
+    def reset(self, slot: int) -> None:
+        """Set the slot's state to zero: that of a sequence without tokens."""
+        self._fill(slot, 0.0)
+
+    def copy(self, source: int, target: int) -> None:
+        """Make `target`'s recurrent state that of `source` (KV pages are not touched)."""
+        self.conv[:, target] = self.conv[:, source]
+        self.ssm[:, target] = self.ssm[:, source]
+
+    def snapshot(self, slot: int, device: torch.device | str | None = None) -> StateSnapshot:
+        """Copy the slot's recurrent state, onto `device` (default: the pool's own)."""
+        target = self.conv.device if device is None else device
+        return StateSnapshot(
+            conv=self.conv[:, slot].to(target, copy=True),
+            ssm=self.ssm[:, slot].to(target, copy=True),
+        )
+
+    def restore(self, slot: int, snapshot: StateSnapshot) -> None:
+        """Load a snapshot, taken on this rank of a pool of the same model, into `slot`."""
+        assert snapshot.ssm.shape == self.ssm[:, slot].shape, "a snapshot of another model or rank"
+        self.conv[:, slot] = snapshot.conv.to(self.conv.device)
+        self.ssm[:, slot] = snapshot.ssm.to(self.ssm.device)
+
+    def _fill(self, slot: int, value: float) -> None:
+        self.conv[:, slot] = value
+        self.ssm[:, slot] = value
