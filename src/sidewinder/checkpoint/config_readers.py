@@ -6,14 +6,16 @@ before anything is allocated.
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sidewinder.checkpoint.config_values import ConfigValues
+from sidewinder.checkpoint.files import stored_dtype
 from sidewinder.config import AttentionConfig, ModelConfig
 
 SUPPORTED_MODEL_TYPES = ("mamba", "falcon_mamba", "mamba2", "zamba")
-MLP_ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "silu", "swish", "relu")
+MLP_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 UNLIMITED = (0.0, math.inf)
 
 AUTHORS_SHARED_OPTIONS = {"layer", "d_state", "d_conv", "expand", "bias", "conv_bias", "activation"}
@@ -38,10 +40,18 @@ def read_model_config(path: Path) -> ModelConfig:
     file = path / "config.json" if path.is_dir() else path
     values = ConfigValues(_read_json(file), str(file))
     if "model_type" in values:
-        return _transformers_config(values)
-    if "d_model" in values and "n_layer" in values:
-        return _authors_config(values)
-    raise values.error(
+        config = _transformers_config(values)
+    elif "d_model" in values and "n_layer" in values:
+        config = _authors_config(values)
+    else:
+        raise _unknown_layout(values)
+    if values.get("dtype") is None and values.get("torch_dtype") is None:
+        config = replace(config, dtype=stored_dtype(file.parent) or config.dtype)
+    return config
+
+
+def _unknown_layout(values: ConfigValues) -> ValueError:
+    return values.error(
         "it names neither `model_type` (transformers' layout) nor `d_model` and `n_layer` "
         f"(the authors'); supported architectures: {', '.join(SUPPORTED_MODEL_TYPES)}"
     )

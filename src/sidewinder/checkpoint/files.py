@@ -1,6 +1,7 @@
 """The weight files of a folder, as named tensors that are read only where they are touched."""
 
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from sidewinder.checkpoint.layouts import Shape, View
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
+ENDS = ("", INDEX_SUFFIX)
 """`<name>.index.json` lists the shards of a checkpoint in several files."""
 
 STORED_DTYPES = {
@@ -45,12 +47,27 @@ def open_weights(folder: Path) -> dict[str, StoredTensor]:
     """
     tensors: dict[str, StoredTensor] = {}
     for file in weight_files(folder):
-        found = _open_safetensors(file) if file.suffix == ".safetensors" else _open_bin(file)
+        found = _open_file(file)
         twice = sorted(tensors.keys() & found.keys())
         if twice:
             raise ValueError(f"{file} holds {twice[0]}, which {tensors[twice[0]].file} holds too")
         tensors |= found
     return tensors
+
+
+def stored_dtype(folder: Path) -> str | None:
+    """Name of the dtype in which `folder` stores most of its weights; None without weight files.
+
+    For configurations that do not say it. Judged by the largest tensor of the first file.
+    """
+    if not any((folder / (name + end)).is_file() for name in (SAFETENSORS, BIN) for end in ENDS):
+        return None
+    tensors = _open_file(weight_files(folder)[0]).values()
+    if not tensors:
+        return None
+    largest = max(tensors, key=lambda tensor: math.prod(tensor.shape))
+    name = str(largest.dtype).removeprefix("torch.")
+    return "float32" if name == "float64" else name
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -86,6 +103,10 @@ def _indexed_files(index: Path) -> list[Path]:
             f"names: {', '.join(missing)}; fetch the checkpoint again"
         )
     return files
+
+
+def _open_file(file: Path) -> dict[str, StoredTensor]:
+    return _open_safetensors(file) if file.suffix == ".safetensors" else _open_bin(file)
 
 
 def _open_safetensors(file: Path) -> dict[str, StoredTensor]:

@@ -1,0 +1,311 @@
+"""The data behind `sidewinder plan`: who holds what, what crosses ranks, what it costs in bytes.
+
+Pure functions of `(config, tp, dtypes)`; no weight is read. `plan_report` gives a dictionary that
+goes to JSON as it is, `format_plan` the same as text.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import torch
+
+from sidewinder.config import ModelConfig
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.sharding.dims import LocalDims, channel_shares
+from sidewinder.sharding.plan import is_float32, parameter_shapes, sharding_plan
+from sidewinder.sharding.slicing import Bands, Replicate, Rule, local_shape
+from sidewinder.state.spec import StateSpec
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One kind of message.
+
+    Attributes:
+        name: what is sent.
+        operation: "all_reduce" or "all_gather".
+        layers: how many layers send it in a step; 1 for what is sent once.
+        per: "token", or "sampled row" for what only rows with logits need.
+        ranks: size of the group that exchanges it.
+        elements: of one message, per token or row (a gather's: of its result).
+        bytes: of those elements.
+    """
+
+    name: str
+    operation: str
+    layers: int
+    per: str
+    ranks: int
+    elements: int
+    bytes: int
+
+
+def collectives_of(config: ModelConfig, size: int, dtype: torch.dtype) -> list[Collective]:
+    """Every collective of a step on `size` ranks, in order; empty for one rank.
+
+    Raises:
+        ValueError: if the model cannot be split over `size` ranks; lists the valid sizes.
+    """
+    dims = LocalDims.of(config, TensorParallel(0, size))
+    if size == 1:
+        return []
+    layers, width = config.n_layers, config.d_model
+
+    def all_reduce(name: str, count: int, elements: int, ranks: int = size) -> Collective:
+        itemsize = dtype.itemsize
+        return Collective(name, "all_reduce", count, "token", ranks, elements, elements * itemsize)
+
+    found = [all_reduce("embedding sum", 1, width)]
+    if config.attention is not None:
+        hybrids = len(config.attention.layers)
+        found.append(all_reduce("attention.o sum", hybrids, width))
+        found.append(all_reduce("mlp.down sum", hybrids, width))
+    if config.family == "mamba2":
+        found.extend(_mamba2_collectives(config, size, dtype))
+    else:
+        sharers = len(dims.x_proj_partition[0])
+        if sharers > 1:
+            elements = dims.x_proj_heads.size * (config.dt_rank + 2 * config.d_state)
+            found.append(all_reduce("x_proj sum", layers, elements, sharers))
+        found.append(all_reduce("out_proj sum", layers, width))
+    logits = config.vocab_size
+    found.append(
+        Collective(
+            "logits gather", "all_gather", 1, "sampled row", size, logits, logits * dtype.itemsize
+        )
+    )
+    return found
+
+
+def _mamba2_collectives(config: ModelConfig, size: int, dtype: torch.dtype) -> Iterator[Collective]:
+    """The gated norm's three cases (docs/sharding.md), and the sum of `out_proj`."""
+    group_size = config.d_inner // config.n_groups
+    cut = any(share.stop % group_size for share in channel_shares(config, size))
+    elements = config.d_model
+    if config.gated_norm and cut and config.n_groups == 1:
+        # Sums of squares ride along: one column in float32, two per rank in 16 bits.
+        elements += 1 if dtype == torch.float32 else 2 * size
+    elif config.gated_norm and cut:
+        groups = config.n_groups
+        yield Collective(
+            "gated norm's squares", "all_reduce", config.n_layers, "token", size, groups, 4 * groups
+        )
+    yield Collective(
+        "out_proj sum", "all_reduce", config.n_layers, "token", size, elements,
+        elements * dtype.itemsize,
+    )  # fmt: skip
+
+
+def describe_rule(rule: Rule) -> str:
+    """A rule in a few words."""
+    if isinstance(rule, Replicate):
+        return "replicate"
+    if isinstance(rule, Bands):
+        bands = ", ".join(f"{band.name} by {band.unit}" for band in rule.bands)
+        return f"bands of dim {rule.dim}: {bands}"
+    return f"split dim {rule.dim} by {rule.unit}"
+
+
+def plan_report(
+    config: ModelConfig,
+    size: int,
+    dtype: torch.dtype,
+    state_dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
+    """Everything that `sidewinder plan` shows, as plain data.
+
+    Args:
+        config: the model.
+        size: number of ranks, `tp`.
+        dtype: of weights, activations, convolution state and KV.
+        state_dtype: of the SSM state.
+
+    Returns:
+        `parameters`: per parameter its global shape, rule, and every rank's shape and bytes;
+        `collectives`: see `Collective`; `per_token`: their totals for one decoded token (the
+        logits' gather counts once); `ranks`: per rank bytes of weights, of weights that a decode
+        step reads (its floor in time is these over the memory's bandwidth), of state per sequence,
+        of keys and values per token; `total`: the whole model's parameters and weight bytes.
+
+    Raises:
+        ValueError: if the model cannot be split over `size` ranks; lists the valid sizes.
+    """
+    parameters = _parameters(config, size, dtype)
+    collectives = collectives_of(config, size, dtype)
+    shapes = parameter_shapes(config)
+    return {
+        "model": {
+            name: getattr(config, name)
+            for name in ("family", "layout", "vocab_size", "d_model", "n_layers", "d_inner",
+                         "d_state", "d_conv", "dt_rank", "n_heads", "n_groups", "tie_embeddings")
+        },
+        "tp": size,
+        "dtype": _dtype_name(dtype),
+        "state_dtype": _dtype_name(state_dtype),
+        "parameters": parameters,
+        "collectives": [asdict(collective) for collective in collectives],
+        "per_token": {
+            "collectives": sum(each.layers for each in collectives),
+            "elements": sum(each.layers * each.elements for each in collectives),
+            "bytes": sum(each.layers * each.bytes for each in collectives),
+        },
+        "ranks": [
+            {
+                "rank": rank,
+                "weight_bytes": sum(each["bytes"][rank] for each in parameters),
+                "decode_weight_bytes": sum(
+                    each["bytes"][rank] * _reads_per_step(config, each["name"])
+                    for each in parameters
+                ),
+            }
+            | _state_bytes(config, TensorParallel(rank, size), dtype, state_dtype)
+            for rank in range(size)
+        ],
+        "total": {
+            "parameters": sum(prod(shape) for shape in shapes.values()),
+            "weight_bytes": sum(
+                prod(shape) * _itemsize(name, dtype) for name, shape in shapes.items()
+            ),
+        },
+    }  # fmt: skip
+
+
+def _parameters(config: ModelConfig, size: int, dtype: torch.dtype) -> list[dict[str, Any]]:
+    shapes = parameter_shapes(config)
+    rows = []
+    for name, rule in sharding_plan(config, size).items():
+        local = [local_shape(rule, shapes[name], rank) for rank in range(size)]
+        rows.append(
+            {
+                "name": name,
+                "shape": list(shapes[name]),
+                "rule": describe_rule(rule),
+                "local_shapes": [list(shape) for shape in local],
+                "bytes": [prod(shape) * _itemsize(name, dtype) for shape in local],
+            }
+        )
+    return rows
+
+
+def _reads_per_step(config: ModelConfig, name: str) -> int:
+    """How often a step reads the whole of a parameter."""
+    if name == "embedding.weight" and not config.tie_embeddings:
+        return 0  # a few rows only
+    if name.startswith("shared.") and config.attention is not None:
+        return len(config.attention.layers)
+    return 1
+
+
+def _itemsize(name: str, dtype: torch.dtype) -> int:
+    return 4 if is_float32(name) else dtype.itemsize
+
+
+def _state_bytes(
+    config: ModelConfig, tp: TensorParallel, dtype: torch.dtype, state_dtype: torch.dtype
+) -> dict[str, int]:
+    spec = StateSpec.of(config, LocalDims.of(config, tp))
+    return {
+        "state_bytes_per_sequence": spec.slot_bytes(dtype, state_dtype),
+        "kv_bytes_per_token": spec.page_bytes(dtype, page_size=1),
+    }
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def format_plan(report: dict[str, Any]) -> str:
+    """`plan_report`'s result as text; layers that are split alike share a line."""
+    model = report["model"]
+    header = (
+        f"{model['family']}, {model['n_layers']} layers, d_model {model['d_model']}, d_inner "
+        f"{model['d_inner']}, vocabulary {model['vocab_size']}; tp={report['tp']}, "
+        f"{report['dtype']} weights, {report['state_dtype']} SSM state"
+    )
+    sections = [
+        _table(("parameter", "count", "shape", "rule", "local shape", "bytes per rank"),
+               _parameter_lines(report["parameters"])),
+        _collective_section(report),
+        _table(("rank", "weights", "read per decode step", "state per sequence", "KV per token"),
+               [(str(rank["rank"]), _bytes(rank["weight_bytes"]),
+                 _bytes(rank["decode_weight_bytes"]),
+                 _bytes(rank["state_bytes_per_sequence"]), _bytes(rank["kv_bytes_per_token"]))
+                for rank in report["ranks"]]),
+        f"whole model: {report['total']['parameters']:,} parameters, "
+        f"{_bytes(report['total']['weight_bytes'])}",
+    ]  # fmt: skip
+    return "\n\n".join([header, *sections])
+
+
+def _parameter_lines(parameters: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """One line per kind of parameter: the same name in all layers, the same shapes and rule."""
+    kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for parameter in parameters:
+        generic = re.sub(r"^layers\.\d+\.", "layers.*.", parameter["name"])
+        key = (generic, str(parameter["shape"]), parameter["rule"], str(parameter["local_shapes"]))
+        kinds.setdefault(key, []).append(parameter)
+    return [
+        (
+            name,
+            str(len(members)),
+            shape,
+            rule,
+            _distinct([str(local) for local in members[0]["local_shapes"]]),
+            _distinct([_bytes(len(members) * count) for count in members[0]["bytes"]]),
+        )
+        for (name, shape, rule, _), members in kinds.items()
+    ]
+
+
+def _distinct(values: list[str]) -> str:
+    """One value if all ranks agree, else the values of runs of ranks: `A (0-2), B (3)`."""
+    if len(set(values)) == 1:
+        return values[0]
+    runs: list[tuple[str, int, int]] = []
+    for rank, value in enumerate(values):
+        if runs and runs[-1][0] == value:
+            runs[-1] = (value, runs[-1][1], rank)
+        else:
+            runs.append((value, rank, rank))
+    return ", ".join(
+        f"{value} ({first}-{last})" if last > first else f"{value} ({first})"
+        for value, first, last in runs
+    )
+
+
+def _collective_section(report: dict[str, Any]) -> str:
+    if not report["collectives"]:
+        return "collectives: none (one rank)"
+    lines = [
+        (each["name"], each["operation"], str(each["layers"]), str(each["ranks"]),
+         str(each["elements"]), _bytes(each["bytes"]), each["per"])
+        for each in report["collectives"]
+    ]  # fmt: skip
+    columns = ("collective", "operation", "count", "ranks", "elements", "bytes", "per")
+    total = report["per_token"]
+    return _table(columns, lines) + (
+        f"\nper decoded token: {total['collectives']} collectives, {total['elements']:,} elements, "
+        f"{_bytes(total['bytes'])}"
+    )
+
+
+def _table(columns: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(line[index]) for line in [columns, *lines]) for index in range(len(columns))]
+    rows = [columns, tuple("-" * width for width in widths), *lines]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _bytes(count: int) -> str:
+    """Bytes in binary units, three digits."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{count} B" if unit == "B" else f"{value:.2f} {unit}"
