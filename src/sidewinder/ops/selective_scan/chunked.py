@@ -67,13 +67,14 @@ def _discretise(
 
 def _scan(decay: Tensor, drive: Tensor, h: Tensor) -> Tensor:
     """All states `[t, N, D]` of a chunk that starts from `h` `[N, D]`; overwrites its arguments."""
-    whole = decay.shape[0] // SUB_CHUNK * SUB_CHUNK
-    for block in (slice(0, whole), slice(whole, None)):
-        if decay[block].shape[0]:
-            width = SUB_CHUNK if block.start == 0 else decay.shape[0] - whole
-            shape = (-1, width, *h.shape)
-            _scan_block(decay[block].view(shape), drive[block].view(shape), h)
-            h = drive[block][-1]
+    tokens = decay.shape[0]
+    whole = tokens - tokens % SUB_CHUNK
+    if whole:
+        shape = (-1, SUB_CHUNK, *h.shape)
+        _scan_block(decay[:whole].view(shape), drive[:whole].view(shape), h)
+        h = drive[whole - 1]
+    if whole < tokens:
+        _scan_block(decay[None, whole:], drive[None, whole:], h)
     return drive
 
 
