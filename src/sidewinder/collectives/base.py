@@ -9,9 +9,9 @@ from sidewinder.parallel.group import SINGLE, TensorParallel
 
 
 class Collectives(Protocol):
-    """Communication among the ranks of one group; every rank makes the same calls in the same order.
+    """Communication among one group's ranks; each makes the same calls in the same order.
 
-    All results are bit-identical on all ranks: sums are formed in rank order (or once, by one rank).
+    All results are bit-identical on all ranks: sums are formed in rank order, or by one rank.
     """
 
     tp: TensorParallel
@@ -19,7 +19,7 @@ class Collectives(Protocol):
     """Transport in use, for the start-up line: "none", "threads", "gloo", "nccl", ..."""
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """Sum of every rank's `x` (same shape and dtype everywhere). May overwrite and return `x`."""
+        """Sum of every rank's `x` (of equal shape and dtype). May overwrite and return `x`."""
         ...
 
     def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:

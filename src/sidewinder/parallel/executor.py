@@ -1,0 +1,45 @@
+"""How the engine drives its ranks: one call, made on every rank."""
+
+from typing import Any, Protocol
+
+from sidewinder.collectives.base import Collectives
+
+
+class Executor(Protocol):
+    """Runs methods of the runner on every rank of the group."""
+
+    def call(self, method: str, *args: object) -> Any:
+        """Run `runner.method(*args)` on all ranks; rank 0's result (under torchrun: its own).
+
+        Raises:
+            RankFailure: if a rank died or fell silent; the executor is closed.
+            RankError: if a rank raised an exception that is not of a standard type.
+            ValueError and other standard types: as the rank raised them.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the ranks and leave nothing behind. Calling twice is fine."""
+        ...
+
+
+class InlineExecutor:
+    """The runner lives in this process: `tp=1`, and every rank under torchrun.
+
+    Args:
+        runner: the object whose methods are called.
+        collectives: closed together with the executor.
+    """
+
+    def __init__(self, runner: object, collectives: Collectives) -> None:
+        self._runner: object | None = runner
+        self.collectives = collectives
+
+    def call(self, method: str, *args: object) -> Any:
+        if self._runner is None:
+            raise RuntimeError("the executor is closed")
+        return getattr(self._runner, method)(*args)
+
+    def close(self) -> None:
+        self._runner = None
+        self.collectives.close()

@@ -1,0 +1,115 @@
+"""A runner without a model, for tests that need real ranks."""
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.rank_order import sum_in_rank_order
+from sidewinder.parallel.group import TensorParallel
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def build_toy(engine: Any, model: Any, tp: TensorParallel, collectives: Collectives) -> "Toy":
+    """`model` may hold "fail_rank" and "fail_with" to fail while starting."""
+    if isinstance(model, dict) and model.get("fail_rank") in (tp.rank, "all"):
+        raise model["fail_with"]
+    return Toy(engine, tp, collectives)
+
+
+def part(rank: int, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    """What `rank` contributes; of mixed magnitudes, so that the order of a sum shows."""
+    generator = torch.Generator().manual_seed(1000 * seed + rank)
+    values = torch.randn(shape, generator=generator) * 10 ** torch.randn(shape, generator=generator)
+    return values.to(dtype)
+
+
+class Toy:
+    def __init__(self, engine: Any, tp: TensorParallel, collectives: Collectives) -> None:
+        self.engine, self.tp, self.collectives = engine, tp, collectives
+
+    def ping(self, *_: object) -> int:
+        return self.tp.rank
+
+    def who(self) -> tuple[int, int, str, int]:
+        return os.getpid(), self.tp.size, self.collectives.path, torch.get_num_threads()
+
+    def same_everywhere(self, x: Tensor) -> bool:
+        """Whether every rank holds the same bytes."""
+        mine = x.contiguous().view(-1).view(torch.uint8)
+        rows = self.collectives.all_gather(mine[None], [mine.numel()] * self.tp.size)
+        return all(torch.equal(row, mine) for row in rows.view(self.tp.size, -1))
+
+    def check_sum(self, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> bool:
+        """All-reduce equals the sum in rank order, bit for bit, on every rank."""
+        parts = [part(rank, shape, dtype, seed) for rank in range(self.tp.size)]
+        reference = sum_in_rank_order(torch.stack(parts))
+        result = self.collectives.all_reduce(parts[self.tp.rank].clone())
+        assert result.dtype == dtype
+        assert result.shape == shape
+        assert torch.equal(result, reference), f"rank {self.tp.rank}: {shape} {dtype}"
+        return self.same_everywhere(result)
+
+    def check_gather(self, rows: int, sizes: list[int], dtype: torch.dtype) -> bool:
+        parts = [part(rank, (rows, size), dtype, 7) for rank, size in enumerate(sizes)]
+        result = self.collectives.all_gather(parts[self.tp.rank], sizes)
+        assert torch.equal(result, torch.cat(parts, -1))
+        return True
+
+    def check_broadcast(self, root: int) -> bool:
+        x = part(self.tp.rank, (5, 3), torch.bfloat16, 3)
+        result = self.collectives.broadcast(x, root)
+        assert torch.equal(result, part(root, (5, 3), torch.bfloat16, 3))
+        self.collectives.barrier()
+        return True
+
+    def check_subgroup(self, partition: list[list[int]]) -> bool:
+        group = self.collectives.subgroup(partition)
+        mine = next(ranks for ranks in partition if self.tp.rank in ranks)
+        x = torch.tensor([float(10**self.tp.rank)])
+        assert group.all_reduce(x).item() == sum(10.0**rank for rank in mine)
+        assert group.tp == TensorParallel(mine.index(self.tp.rank), len(mine))
+        return True
+
+    def raise_on(self, ranks: list[int], error: Exception) -> None:
+        if self.tp.rank in ranks:
+            raise error
+
+    def raise_before_sum(self, ranks: list[int], error: Exception) -> None:
+        self.raise_on(ranks, error)
+        self.collectives.all_reduce(torch.ones(3))
+
+    def sum_while_waiting(self, absent: int, absent_s: float) -> None:
+        """All ranks but one wait in a collective."""
+        if self.tp.rank == absent:
+            time.sleep(absent_s)
+        self.collectives.all_reduce(torch.ones(3))
+
+    def kill(self, rank: int, how: int) -> None:
+        if self.tp.rank == rank:
+            os.kill(os.getpid(), how)
+        self.collectives.all_reduce(torch.ones(3))
+
+    def stop_without_collective(self, rank: int) -> int:
+        if self.tp.rank == rank:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return self.tp.rank
+
+    def leave(self, rank: int, status: int) -> None:
+        if self.tp.rank == rank:
+            sys.exit(status)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def echo(self, value: object) -> object:
+        return value
+
+    def unpicklable(self) -> object:
+        return lambda: None

@@ -1,0 +1,62 @@
+"""`launch="torchrun"`: every rank makes the same calls; the variables are checked."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.parallel.launch import TorchrunPlace
+
+PLACE = {
+    "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
+}  # fmt: skip
+
+SCRIPT = """
+import sys, types, torch
+from sidewinder.config import EngineConfig
+from sidewinder.parallel.launch import start_executor
+engine = EngineConfig(model="none", tp=2, device="cpu", dtype="float32", launch="torchrun")
+model = types.SimpleNamespace(dtype="float32")
+for seed in range(2):
+    executor = start_executor(engine, model, "rank_toys:build_toy")
+    assert executor.call("check_sum", (11,), torch.bfloat16, seed)
+    assert executor.call("check_gather", 3, [2, 5], torch.float32)
+    print("rank", executor.call("ping"), executor.call("who")[2], flush=True)
+    if sys.argv[1] == "close":
+        executor.close()
+"""
+
+
+@pytest.mark.parametrize("ending", ["close", "forget"])
+def test_two_ranks_under_torchrun(ending, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         script, ending],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert sorted(result.stdout.split("\n")) == ["", *["rank 0 gloo"] * 2, *["rank 1 gloo"] * 2]
+
+
+def test_place_is_read_from_the_environment():
+    assert TorchrunPlace.read(PLACE, 2) == TorchrunPlace(TensorParallel(1, 2), 1, 2)
+
+
+@pytest.mark.parametrize("name", sorted(PLACE))
+def test_absent_variable_is_named(name):
+    environment = {key: value for key, value in PLACE.items() if key != name}
+    with pytest.raises(ValueError, match=rf"{name} is not set; start with: torchrun"):
+        TorchrunPlace.read(environment, 2)
+
+
+def test_world_of_another_size_is_rejected():
+    with pytest.raises(ValueError, match="tp=4, but torchrun started 2 ranks"):
+        TorchrunPlace.read(PLACE, 4)
