@@ -1,0 +1,1 @@
+"""Measurements: what `sidewinder bench` runs. Figures stand beside the machine's ceilings."""

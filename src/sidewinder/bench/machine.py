@@ -1,0 +1,41 @@
+"""What a result must say of the machine that made it."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from sidewinder import __version__
+
+
+def machine_info() -> dict[str, Any]:
+    """Machine, versions, commit and date, for the head of a raw result."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": _cpu_model(),
+        "usable_cores": len(os.sched_getaffinity(0)),
+        "load_1min": os.getloadavg()[0],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sidewinder": __version__,
+        "commit": _commit(),
+    }
+
+
+def _cpu_model() -> str:
+    with open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _commit() -> str | None:
+    answer = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() or None

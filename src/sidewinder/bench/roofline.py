@@ -1,0 +1,152 @@
+"""The machine's own ceilings, measured in the same run as what is compared with them.
+
+Two floors bound a model's step: the bytes it must read over the memory's read bandwidth, and the
+operations of its matrix products over the rate at which torch itself multiplies these shapes. Ranks
+share one memory, so `tp` processes measure at the same time and their rates are added.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sidewinder.config import ModelConfig
+
+READ_BYTES = 512 << 20
+"""Bytes that one process reads per pass: far beyond any cache."""
+
+
+@dataclass(frozen=True)
+class ModelWork:
+    """What a model asks of the machine.
+
+    Attributes:
+        gemms: distinct weight matrices as (out, in, count); count is per token of prefill.
+        flops_per_token: of all matrix products without `lm_head` (which runs once per sequence).
+        bytes_per_decode_step: weight bytes that one decode step must read, `lm_head` included.
+    """
+
+    gemms: tuple[tuple[int, int, int], ...]
+    flops_per_token: int
+    bytes_per_decode_step: int
+
+
+def model_work(config: ModelConfig, weight_bytes: float) -> ModelWork:
+    """Matrix shapes, operations and bytes of `config` at `weight_bytes` per matrix element."""
+    gemms = _layer_gemms(config)
+    elements = sum(out * inner * count for out, inner, count in gemms)
+    head = config.vocab_size * config.d_model
+    return ModelWork(tuple(gemms), 2 * elements, int((elements + head) * weight_bytes))
+
+
+def _layer_gemms(config: ModelConfig) -> list[tuple[int, int, int]]:
+    n, d = config.n_layers, config.d_model
+    if config.family == "mamba2":
+        groups = 2 * config.n_groups * config.d_state
+        rows = 2 * config.d_inner + groups + config.n_heads
+        return [(rows, d, n), (d, config.d_inner, n)]
+    low = config.dt_rank + 2 * config.d_state
+    gemms = [
+        (2 * config.d_inner, d, n),
+        (low, config.d_inner, n),
+        (config.d_inner, config.dt_rank, n),
+        (d, config.d_inner, n),
+    ]
+    if (attention := config.attention) is not None:
+        calls = len(attention.layers)
+        heads = attention.n_heads + 2 * attention.n_kv_heads
+        gemms += [
+            (heads * attention.head_dim, 2 * d, calls),
+            (d, attention.n_heads * attention.head_dim, calls),
+            (2 * attention.d_ff, d, calls),
+            (d, attention.d_ff, calls),
+            (d, d, calls),
+        ]
+    return gemms
+
+
+def measure_ceilings(
+    work: ModelWork, tp: int, threads: int, dtype: str, rows: int, repeats: int = 5
+) -> dict[str, float]:
+    """Read bandwidth (bytes/s) and GEMM rate (FLOP/s) of `tp` processes at the same time.
+
+    Args:
+        work: whose matrix shapes are multiplied, each rank with its `1/tp` of the larger dimension.
+        rows: rows of the activations (tokens of a prefill step).
+    """
+    request = {"gemms": work.gemms, "tp": tp, "threads": threads, "dtype": dtype, "rows": rows}
+    command = [sys.executable, "-m", "sidewinder.bench.roofline", json.dumps(request)]
+    command += ["--repeats", str(repeats)]
+    processes = [
+        subprocess.Popen([*command, "--core", str(rank)], stdout=subprocess.PIPE, text=True)
+        for rank in range(tp)
+    ]
+    answers = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
+    return {
+        "read_bytes_per_s": sum(answer["read_bytes_per_s"] for answer in answers),
+        "gemm_flops_per_s": sum(answer["gemm_flops_per_s"] for answer in answers),
+    }
+
+
+def read_rate(repeats: int) -> float:
+    """Bytes per second of a pass over memory with the threads that torch has."""
+    block = torch.ones(READ_BYTES // 4)
+    seconds = _median_seconds(lambda: torch.dot(block, block), repeats)
+    return READ_BYTES / seconds
+
+
+def gemm_rate(
+    gemms: Sequence[Sequence[int]], tp: int, dtype: str, rows: int, repeats: int
+) -> float:
+    """FLOP/s of torch's own matrix products over one layer's worth of `gemms`."""
+    flops, seconds = 0.0, 0.0
+    for out, inner, count in gemms:
+        out_local, inner_local = (out // tp, inner) if out >= inner else (out, inner // tp)
+        x = torch.randn(rows, inner_local, dtype=getattr(torch, dtype))
+        weight = torch.randn(out_local, inner_local, dtype=getattr(torch, dtype))
+        once = _median_seconds(_product(x, weight), repeats)
+        flops += 2.0 * rows * out_local * inner_local * count
+        seconds += once * count
+    return flops / seconds
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor) -> Callable[[], object]:
+    return lambda: torch.nn.functional.linear(x, weight)
+
+
+def _median_seconds(run: Callable[[], object], repeats: int) -> float:
+    run()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(
+        description="One process's ceilings; used by measure_ceilings."
+    )
+    parser.add_argument("request")
+    parser.add_argument("--repeats", type=int, required=True)
+    parser.add_argument("--core", type=int, required=True)
+    args = parser.parse_args()
+    request: dict[str, Any] = json.loads(args.request)
+    torch.set_num_threads(request["threads"])
+    gemm = (request["gemms"], request["tp"], request["dtype"], request["rows"], args.repeats)
+    print(json.dumps({
+        "read_bytes_per_s": read_rate(args.repeats),
+        "gemm_flops_per_s": gemm_rate(*gemm),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,85 @@
+"""Published model shapes as config.json values, so that benchmarks run without a download."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+_MAMBA = {"model_type": "mamba", "vocab_size": 50280, "state_size": 16, "tie_word_embeddings": True}
+_MAMBA2 = {
+    "model_type": "mamba2",
+    "vocab_size": 50288,
+    "state_size": 128,
+    "head_dim": 64,
+    "n_groups": 1,
+    "tie_word_embeddings": True,
+}
+
+
+def _mamba(d_model: int, n_layers: int) -> dict[str, Any]:
+    return _MAMBA | {"hidden_size": d_model, "num_hidden_layers": n_layers}
+
+
+def _mamba2(d_model: int, n_layers: int) -> dict[str, Any]:
+    return _MAMBA2 | {
+        "hidden_size": d_model,
+        "num_hidden_layers": n_layers,
+        "num_heads": 2 * d_model // 64,
+    }
+
+
+def _falcon(d_model: int, n_layers: int, vocab_size: int = 65024) -> dict[str, Any]:
+    return {
+        "model_type": "falcon_mamba",
+        "vocab_size": vocab_size,
+        "hidden_size": d_model,
+        "num_hidden_layers": n_layers,
+        "state_size": 16,
+        "tie_word_embeddings": False,
+    }
+
+
+def _zamba(d_model: int, n_layers: int, d_ff: int, period: int, offset: int) -> dict[str, Any]:
+    return {
+        "model_type": "zamba",
+        "vocab_size": 32000,
+        "hidden_size": d_model,
+        "num_hidden_layers": n_layers,
+        "intermediate_size": d_ff,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "n_mamba_heads": 2,
+        "attn_layer_period": period,
+        "attn_layer_offset": offset,
+        "tie_word_embeddings": True,
+    }
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "mamba-130m": _mamba(768, 24),
+    "mamba-370m": _mamba(1024, 48),
+    "mamba-790m": _mamba(1536, 48),
+    "mamba-1.4b": _mamba(2048, 48),
+    "mamba-2.8b": _mamba(2560, 64),
+    "mamba2-130m": _mamba2(768, 24),
+    "mamba2-780m": _mamba2(1536, 48),
+    "mamba2-2.7b": _mamba2(2560, 64),
+    "falcon-mamba-790m": _falcon(1536, 48, 50280),
+    "falcon-mamba-7b": _falcon(4096, 64),
+    "zamba-790m": _zamba(1536, 36, 6144, 6, 4),
+    "zamba-7b": _zamba(3712, 76, 14848, 6, 4),
+}
+"""Name to config.json. The `-790m` shapes of Falcon-Mamba and Zamba are not published: they are
+these families at mamba-790m's width, for comparing families at one size."""
+
+
+def write_shape(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
+    """Write config.json of a published shape into `folder` and return it.
+
+    Raises:
+        ValueError: for an unknown name; lists the known ones.
+    """
+    if name not in SHAPES:
+        raise ValueError(f"unknown shape {name!r}; known shapes: {', '.join(SHAPES)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(SHAPES[name] | {"dtype": dtype}, indent=2))
+    return folder

@@ -1,0 +1,69 @@
+"""`sidewinder chat`: a conversation in the terminal."""
+
+import argparse
+import sys
+from typing import Any
+
+from sidewinder.cli.generate import summary
+from sidewinder.cli.options import (
+    add_engine_options,
+    add_sampling_options,
+    engine_options,
+    sampling_params,
+)
+from sidewinder.llm import LLM
+from sidewinder.sampling import SamplingParams
+
+DESCRIPTION = """\
+Talk with MODEL through its tokenizer's chat template. An empty line or Ctrl-D ends the
+conversation; Ctrl-C stops an answer; /reset forgets what was said."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the subcommand."""
+    parser = subparsers.add_parser("chat", help="talk with a model", description=DESCRIPTION)
+    add_engine_options(parser)
+    parser.add_argument("--system", metavar="TEXT", help="system message")
+    add_sampling_options(parser, max_tokens=512)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Talk until the user ends; returns the exit status."""
+    params = sampling_params(args)
+    opening = [{"role": "system", "content": args.system}] if args.system else []
+    messages = list(opening)
+    with LLM(args.model, progress=True, **engine_options(args)) as llm:
+        while (said := _read()) is not None:
+            if said == "/reset":
+                messages = list(opening)
+                continue
+            messages.append({"role": "user", "content": said})
+            answer = _answer(llm, messages, params)
+            messages.append({"role": "assistant", "content": answer})
+    return 0
+
+
+def _read() -> str | None:
+    """The user's next line, or None at the end."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    try:
+        return input(prompt).strip() or None
+    except EOFError:
+        return None
+
+
+def _answer(llm: LLM, messages: list[dict[str, str]], params: SamplingParams) -> str:
+    """Stream one answer; Ctrl-C stops it and keeps what was said so far."""
+    text = ""
+    stream = llm.stream(llm.chat_prompt(messages), params)
+    try:
+        for piece in stream:
+            text += piece.text
+            print(piece.text, end="", flush=True)
+            if piece.output is not None:
+                print(f"\n{summary(piece.output)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        stream.close()
+        print("\n[stopped]", file=sys.stderr)
+    return text

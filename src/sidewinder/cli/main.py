@@ -1,0 +1,66 @@
+"""Entry point: parses the command line, runs one subcommand, turns failures into exit statuses."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from sidewinder import __version__
+from sidewinder.cli import bench, chat, evaluate, generate, plan
+
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses: done; failed while running; bad usage or input; interrupted."""
+
+DESCRIPTION = """\
+Run selective state-space language models (Mamba, Falcon-Mamba, Mamba-2, Zamba),
+tensor-parallel over any number of ranks, on CPUs or GPUs."""
+
+EXAMPLES = """\
+examples:
+  sidewinder generate models/mamba --prompt "def main(" --tp 2
+  sidewinder chat models/mamba2
+  sidewinder eval models/mamba --text data/heldout.txt
+  sidewinder plan state-spaces/mamba-2.8b-hf --tp 4
+
+MODEL is a folder with config.json and weights, or a Hugging Face hub id.
+Exit status: 0 done, 1 failed while running, 2 bad usage or input, 130 interrupted."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="sidewinder",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sidewinder {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in (generate, chat, evaluate, bench, plan):
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's own) and return its exit status."""
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as exit_request:  # argparse exits by itself, after --help or on bad usage
+        return int(exit_request.code or 0)
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return _report("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); point stdout at nothing for the last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except ValueError as error:
+        return _report(f"error: {error}", BAD_USAGE)
+    except (RuntimeError, OSError) as error:
+        return _report(f"failed: {error}", FAILED)
+
+
+def _report(message: str, status: int) -> int:
+    print(f"sidewinder: {message}", file=sys.stderr)
+    return status

@@ -1,0 +1,96 @@
+"""Options that several subcommands share; defaults are read from the config classes."""
+
+import argparse
+import json
+from dataclasses import fields
+from typing import Any
+
+from sidewinder.config import EngineConfig
+from sidewinder.sampling import SamplingParams
+
+_ENGINE_DEFAULTS = {field.name: field.default for field in fields(EngineConfig)}
+_ENGINE_OPTIONS: list[tuple[str, type, str]] = [
+    ("tp", int, "number of tensor-parallel ranks"),
+    ("device", str, "auto, cpu or cuda"),
+    ("dtype", str, "auto (the checkpoint's), float32, bfloat16 or float16"),
+    ("state_dtype", str, "dtype of the recurrent state: float32 or bfloat16"),
+    ("all_reduce", str, "auto (fastest exact path) or exact"),
+    ("threads", int, "CPU threads per rank (default: usable cores / tp)"),
+    ("revision", str, "revision of a hub model"),
+    ("tokenizer", str, "tokenizer folder or hub id, when it is not the model's"),
+    ("max_model_len", int, "longest prompt plus output, in tokens"),
+    ("max_batch_size", int, "most sequences that run at once"),
+    ("max_step_tokens", int, "most tokens in one step; longer prompts go in chunks"),
+    ("kv_cache_tokens", int, "hybrids: tokens that the KV cache holds"),
+    ("launch", str, "process (start the ranks) or torchrun (be one of them)"),
+    ("timeout_s", float, "seconds after which a silent rank is declared dead"),
+    ("load_format", str, "auto (weights of the checkpoint) or random (config only)"),
+]
+
+_SAMPLING_OPTIONS: list[tuple[str, type, str]] = [
+    ("max_tokens", int, "most new tokens"),
+    ("min_tokens", int, "new tokens before the text may end"),
+    ("temperature", float, "0 is greedy (default: the model's generation config, else 1.0)"),
+    ("top_k", int, "sample among the k likeliest tokens"),
+    ("top_p", float, "sample among the likeliest tokens that hold this probability"),
+    ("min_p", float, "drop tokens below this fraction of the likeliest one's probability"),
+    ("repetition_penalty", float, "above 1 discourages tokens seen in prompt or output"),
+    ("presence_penalty", float, "subtracted once from tokens seen in the output"),
+    ("frequency_penalty", float, "subtracted per occurrence in the output"),
+    ("seed", int, "same seed, same text, whatever the batch around it"),
+]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _add(group: Any, options: list[tuple[str, type, str]], defaults: dict[str, Any]) -> None:
+    for name, kind, text in options:
+        default = defaults.get(name)
+        shown = f"{text} (default: {default})" if default is not None else text
+        group.add_argument(
+            _flag(name), type=kind, default=argparse.SUPPRESS, metavar="X", help=shown
+        )
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL and every engine option; absent ones keep `EngineConfig`'s defaults."""
+    parser.add_argument("model", metavar="MODEL", help="model folder or Hugging Face hub id")
+    _add(parser.add_argument_group("engine"), _ENGINE_OPTIONS, _ENGINE_DEFAULTS)
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int) -> None:
+    """Add the sampling options; `max_tokens` is this command's own default length."""
+    defaults = {field.name: field.default for field in fields(SamplingParams)}
+    group = parser.add_argument_group("sampling")
+    _add(group, _SAMPLING_OPTIONS, defaults | {"max_tokens": max_tokens})
+    group.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end before this text (repeatable)"
+    )
+    group.add_argument("--ignore-eos", action="store_true", help="go on after the end token")
+    parser.set_defaults(default_max_tokens=max_tokens)
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`: the last line of standard output is one JSON object."""
+    parser.add_argument(
+        "--json", action="store_true", help="print figures as one JSON object, on the last line"
+    )
+
+
+def engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The engine options that were given, as keyword arguments of `LLM`."""
+    return {name: getattr(args, name) for name, _, _ in _ENGINE_OPTIONS if hasattr(args, name)}
+
+
+def sampling_params(args: argparse.Namespace) -> SamplingParams:
+    """The sampling options as `SamplingParams`."""
+    given = {name: getattr(args, name) for name, _, _ in _SAMPLING_OPTIONS if hasattr(args, name)}
+    given.setdefault("max_tokens", args.default_max_tokens)
+    return SamplingParams(**given, stop=tuple(args.stop or ()), ignore_eos=args.ignore_eos)
+
+
+def print_json(values: dict[str, Any]) -> None:
+    """Print one JSON object on one line."""
+    print(json.dumps(values, ensure_ascii=False), flush=True)
