@@ -39,6 +39,10 @@ class Tokenizer:
                 "pass tokenizer=<folder or hub id>, or use token ids as prompts"
             ) from error
 
+    def load(self) -> None:
+        """Load it now, to know that it works."""
+        assert self._inner is not None
+
     @property
     def eos_token_id(self) -> int | None:
         """The tokenizer's own end-of-text id."""

@@ -32,6 +32,16 @@ class Limits:
         """KV pages that the longest possible text of `request` fills."""
         return -(-request.max_stored_tokens // self.page_size) if self.page_size else 0
 
+    def check(self, request: Request) -> None:
+        """Raise ValueError if the KV pages of `request` could never be free at once."""
+        needed = self.pages_for(request)
+        if needed > self.n_pages:
+            raise ValueError(
+                f"the request may hold {request.max_stored_tokens} tokens and the KV cache holds "
+                f"{self.n_pages * self.page_size}; shorten the prompt, lower max_tokens, or raise "
+                f"kv_cache_tokens to {needed * self.page_size} or more"
+            )
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -78,19 +88,8 @@ class Scheduler:
         return len(self._running)
 
     def add(self, request: Request) -> None:
-        """Put a request in the queue.
-
-        Raises:
-            ValueError: if its KV pages could never be free at once.
-        """
-        needed = self.limits.pages_for(request)
-        if needed > self.limits.n_pages:
-            size = self.limits.page_size
-            raise ValueError(
-                f"the request may hold {request.max_stored_tokens} tokens and the KV cache holds "
-                f"{self.limits.n_pages * size}; shorten the prompt, lower max_tokens, or raise "
-                f"kv_cache_tokens to {needed * size} or more"
-            )
+        """Put a request in the queue. Raises ValueError if it can never run."""
+        self.limits.check(request)
         self._waiting.append(request)
 
     def finish(self, request_id: int) -> bool:

@@ -1,7 +1,7 @@
 """The sampler of one rank: every rank draws the same tokens from the same logits."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,36 +50,32 @@ def draw(logits: Tensor, bits: Sequence[int]) -> list[int]:
     return tokens
 
 
-def token_logprobs(
-    logits: Tensor, tokens: Sequence[int], n_top: Sequence[int]
-) -> list[TokenLogprobs]:
-    """Logprob, rank and alternatives of one token per row of float32 `logits[rows, vocab]`."""
-    check_finite(logits)
+def token_logprobs(logits: Tensor, tokens: Sequence[int], n_top: int) -> list[TokenLogprobs]:
+    """Logprob, rank and `n_top` best of one token per row of float32 `logits[rows, vocab]`."""
     logprobs = torch.log_softmax(logits, dim=-1)
     index = torch.tensor(tokens, dtype=torch.int64, device=logits.device)[:, None]
     own = logprobs.gather(1, index)
     ranks = (logprobs > own).sum(dim=-1) + 1
-    top: list[list[tuple[int, float]]] = [[] for _ in tokens]
-    most = min(max(n_top, default=0), logits.shape[-1])
-    if most:
-        values, ids = torch.topk(logprobs, most, dim=-1)
+    top: list[tuple[tuple[int, float], ...]] = [()] * len(tokens)
+    if n_top:
+        values, ids = torch.topk(logprobs, min(n_top, logits.shape[-1]), dim=-1)
         rows = zip(ids.tolist(), values.tolist(), strict=True)
-        top = [list(zip(*row, strict=True)) for row in rows]
-    entries = zip(tokens, own[:, 0].tolist(), ranks.tolist(), top, n_top, strict=True)
-    return [TokenLogprobs(t, lp, rank, tuple(row[:n])) for t, lp, rank, row, n in entries]
+        top = [tuple(zip(*row, strict=True)) for row in rows]
+    entries = zip(tokens, own[:, 0].tolist(), ranks.tolist(), top, strict=True)
+    return [TokenLogprobs(*entry) for entry in entries]
 
 
 def check_finite(logits: Tensor) -> Tensor:
     """Return each row's most likely token, the lowest id on ties; raise if a row is not finite.
 
     Raises:
-        FloatingPointError: naming the first such row.
+        RuntimeError: naming the first such row.
     """
     best, tokens = logits.max(dim=-1)  # a NaN counts as the maximum
     finite = torch.isfinite(best)
     if not bool(finite.all()):
         row = int(torch.nonzero(~finite)[0])
-        raise FloatingPointError(
+        raise RuntimeError(
             f"the model's logits hold NaN or infinity (row {row} of {len(logits)}): the weights "
             "are damaged or overflow in this dtype; try dtype='float32'"
         )
@@ -139,7 +135,7 @@ class Sampler:
             slots: admitted slots, all different.
 
         Raises:
-            FloatingPointError: if logits hold NaN or infinity.
+            RuntimeError: if logits hold NaN or infinity.
         """
         assert logits.dtype == torch.float32, "sampling works on float32 logits"
         states = [self._slots[slot] for slot in slots]
@@ -166,10 +162,10 @@ class Sampler:
         rows = [i for i, n_top in enumerate(wanted) if n_top is not None]
         reports: list[TokenLogprobs | None] = [None] * len(slots)
         if rows:
-            n_top = [wanted[i] or 0 for i in rows]
-            found = token_logprobs(logits[rows], [tokens[i] for i in rows], n_top)
+            most = max(wanted[i] or 0 for i in rows)
+            found = token_logprobs(logits[rows], [tokens[i] for i in rows], most)
             for i, report in zip(rows, found, strict=True):
-                reports[i] = report
+                reports[i] = replace(report, top=report.top[: wanted[i]])
         return reports
 
 

@@ -1,0 +1,55 @@
+"""Collectives that count their calls, so that a report states what a step really did."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives
+
+
+class CallCounter:
+    """How many collectives this rank has joined in groups of two ranks or more."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+
+class CountedCollectives:
+    """`inner` with every call counted; subgroups share the counter.
+
+    Args:
+        inner: does the work.
+        counter: is advanced.
+    """
+
+    def __init__(self, inner: Collectives, counter: CallCounter) -> None:
+        self.tp = inner.tp
+        self.path = inner.path
+        self._inner = inner
+        self._counter = counter
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        self._count()
+        return self._inner.all_reduce(x)
+
+    def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        self._count()
+        return self._inner.all_gather(x, sizes)
+
+    def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
+        self._count()
+        return self._inner.broadcast(x, root)
+
+    def barrier(self) -> None:
+        self._count()
+        self._inner.barrier()
+
+    def subgroup(self, partition: Sequence[Sequence[int]]) -> Collectives:
+        return CountedCollectives(self._inner.subgroup(partition), self._counter)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _count(self) -> None:
+        if self.tp.size > 1:
+            self._counter.calls += 1

@@ -1,0 +1,117 @@
+"""How much memory a rank may use, and how many slots and KV pages fit in it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sidewinder.collectives.base import Collectives
+from sidewinder.config import EngineConfig
+from sidewinder.state.spec import PAGE_SIZE
+
+SHARE_OF_FREE = 0.8
+"""Part of the free memory that state and keys and values may take; activations need the rest."""
+
+SHARE_OF_KV = 0.75
+"""Part of that for keys and values, where `kv_cache_tokens` leaves the size to us."""
+
+DEFAULT_LENGTH = 4096
+"""Tokens per sequence that the KV cache is sized for where no `max_model_len` is given."""
+
+
+@dataclass(frozen=True)
+class PoolSize:
+    """Slots and pages of every rank's state pool.
+
+    Attributes:
+        n_slots: sequences that run at once.
+        n_pages, page_size: hybrids: KV pages, and tokens per page; else 0.
+    """
+
+    n_slots: int
+    n_pages: int = 0
+    page_size: int = 0
+
+
+def fit_pool(engine: EngineConfig, slot_bytes: int, page_bytes: int, free_bytes: int) -> PoolSize:
+    """The largest pool, up to what `engine` asks for, that one rank's `free_bytes` hold.
+
+    Args:
+        engine: `max_batch_size`, `max_model_len` and `kv_cache_tokens` are wishes.
+        slot_bytes: one sequence's state, on the rank where it is largest.
+        page_bytes: one KV page, likewise; 0 for pure SSMs.
+        free_bytes: of the rank with the least memory.
+
+    Raises:
+        ValueError: if not even one slot fits, or `kv_cache_tokens` do not.
+    """
+    budget = int(free_bytes * SHARE_OF_FREE)
+    n_pages = _n_pages(engine, page_bytes, budget) if page_bytes else 0
+    left = budget - n_pages * page_bytes
+    n_slots = min(engine.max_batch_size, left // slot_bytes)
+    if n_slots < 1:
+        raise ValueError(
+            f"the state of one sequence takes {_mib(slot_bytes)} per rank and {_mib(left)} are "
+            "left for it; use more ranks (tp), state_dtype='bfloat16' or a smaller kv_cache_tokens"
+        )
+    return PoolSize(n_slots, n_pages, PAGE_SIZE if n_pages else 0)
+
+
+def _n_pages(engine: EngineConfig, page_bytes: int, budget: int) -> int:
+    if engine.kv_cache_tokens is not None:
+        n_pages = -(-engine.kv_cache_tokens // PAGE_SIZE)
+        if n_pages * page_bytes > budget:
+            raise ValueError(
+                f"kv_cache_tokens={engine.kv_cache_tokens} takes {_mib(n_pages * page_bytes)} per "
+                f"rank and {_mib(budget)} may be used; use at most "
+                f"{budget // page_bytes * PAGE_SIZE}, or more ranks (tp)"
+            )
+        return n_pages
+    pages_per_sequence = -(-(engine.max_model_len or DEFAULT_LENGTH) // PAGE_SIZE)
+    wanted = engine.max_batch_size * pages_per_sequence
+    return max(1, min(wanted, int(budget * SHARE_OF_KV) // page_bytes))
+
+
+def least_free_bytes(device: torch.device, collectives: Collectives) -> int:
+    """Free memory of the rank that has the least; every rank calls. CPU ranks share a machine."""
+    free = free_bytes(device)
+    if device.type == "cpu":
+        free //= collectives.tp.size
+    return min(gather_integer(free, device, collectives))
+
+
+def gather_integer(value: int, device: torch.device, collectives: Collectives) -> list[int]:
+    """Every rank's `value`, in rank order, on every rank."""
+    own = torch.tensor([value], dtype=torch.int64, device=device)
+    values: list[int] = collectives.all_gather(own, [1] * collectives.tp.size).tolist()
+    return values
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be allocated on `device`; on the CPU within the cgroup's limit."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    limits = [_available_of_machine(), _available_of_cgroup(Path("/sys/fs/cgroup"))]
+    return min(limit for limit in limits if limit is not None)
+
+
+def _available_of_machine() -> int:
+    file = Path("/proc/meminfo")
+    if file.is_file():
+        for line in file.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _available_of_cgroup(root: Path) -> int | None:
+    limit, used = root / "memory.max", root / "memory.current"
+    if not (limit.is_file() and used.is_file()):
+        return None
+    text = limit.read_text().strip()
+    return None if text == "max" else max(0, int(text) - int(used.read_text()))
+
+
+def _mib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**20:,.1f} MiB"

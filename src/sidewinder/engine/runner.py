@@ -1,0 +1,265 @@
+"""One rank's share of the work: weights, state, and the steps that run on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sidewinder.checkpoint.random import random_shard
+from sidewinder.checkpoint.reader import load_shard
+from sidewinder.collectives.base import Collectives
+from sidewinder.config import EngineConfig, ModelConfig
+from sidewinder.engine.counted import CallCounter, CountedCollectives
+from sidewinder.engine.memory import PoolSize, fit_pool, gather_integer, least_free_bytes
+from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
+from sidewinder.engine.request import NO_NEXT_TOKEN
+from sidewinder.models.base import Model
+from sidewinder.models.registry import build_model
+from sidewinder.parallel.devices import DTYPES
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.sampling.params import TokenLogprobs
+from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
+from sidewinder.state.batch import PackedBatch, pack
+from sidewinder.state.pool import StatePool, StateSnapshot
+from sidewinder.state.spec import StateSpec
+
+LOGITS_PER_BLOCK = 1 << 24
+"""Logits that are held at once when whole prompts are scored: 64 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class RunnerReport:
+    """What the ranks hold and how they talk; the same on every rank.
+
+    Attributes:
+        pool: slots and KV pages of every rank.
+        device, dtype: where and in what the model computes ("cpu", "bfloat16").
+        weight_bytes: of every rank.
+        slot_bytes: of one sequence's state, on every rank.
+        page_bytes: of one KV page, on every rank.
+        collectives: the path that messages take.
+        collectives_per_step: collectives of the last step that only decoded; None before one.
+    """
+
+    pool: PoolSize
+    device: str
+    dtype: str
+    weight_bytes: tuple[int, ...]
+    slot_bytes: tuple[int, ...]
+    page_bytes: tuple[int, ...]
+    collectives: str
+    collectives_per_step: int | None = None
+
+
+def build_runner(
+    engine: EngineConfig, model: ModelConfig, tp: TensorParallel, collectives: Collectives
+) -> "Runner":
+    """Load this rank's weights and make its runner; every rank calls at the same time.
+
+    Args:
+        engine: `device`, `dtype` resolved ("cuda" is the current GPU); `model` is a local folder.
+        model: the architecture.
+        tp: which rank of how many.
+        collectives: the group of `tp`.
+
+    Raises:
+        ValueError: if the checkpoint or `tp` does not fit, or memory is too small.
+    """
+    device, dtype = _torch_device(engine.device), DTYPES[engine.dtype]
+    weights = _load(engine, model, tp, dtype, device)
+    weight_bytes = sum(tensor.nbytes for tensor in weights.values())
+    counter = CallCounter()
+    built = build_model(model, tp, weights, CountedCollectives(collectives, counter))
+    spec, state_dtype = StateSpec.of(model, built.dims), DTYPES[engine.state_dtype]
+
+    def of_all_ranks(value: int) -> tuple[int, ...]:
+        return tuple(gather_integer(value, device, collectives))
+
+    slot_bytes = of_all_ranks(spec.slot_bytes(dtype, state_dtype))
+    page_bytes = of_all_ranks(spec.page_bytes(dtype))
+    free = least_free_bytes(device, collectives)
+    size = fit_pool(engine, max(slot_bytes), max(page_bytes), free)
+    report = RunnerReport(
+        pool=size,
+        device=device.type,
+        dtype=engine.dtype,
+        weight_bytes=of_all_ranks(weight_bytes),
+        slot_bytes=slot_bytes,
+        page_bytes=page_bytes,
+        collectives=collectives.path,
+    )
+    pool = StatePool(
+        model,
+        built.dims,
+        size.n_slots,
+        dtype,
+        device,
+        n_pages=size.n_pages,
+        state_dtype=state_dtype,
+    )
+    answers = tp.rank == 0 or engine.launch == "torchrun"
+    return Runner(built, pool, report, counter, answers)
+
+
+def _torch_device(name: str) -> torch.device:
+    if name == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(name)
+
+
+def _load(
+    engine: EngineConfig,
+    model: ModelConfig,
+    tp: TensorParallel,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    if engine.load_format == "random":
+        return random_shard(model, tp, dtype, device)
+    progress = engine.progress and tp.rank == 0
+    return load_shard(engine.model, model, tp, dtype, device, progress=progress)
+
+
+class Runner:
+    """Runs steps on one rank; all ranks get the same plans and draw the same tokens.
+
+    Args:
+        model: this rank's.
+        pool: this rank's state.
+        report: sizes, for the caller.
+        counter: counts the model's collectives.
+        answers: whether this rank's results are wanted; else logits and scores are not made up.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        pool: StatePool,
+        report: RunnerReport,
+        counter: CallCounter,
+        answers: bool = True,
+    ) -> None:
+        self.model = model
+        self.pool = pool
+        self._report = report
+        self._counter = counter
+        self._answers = answers
+        self._device = pool.conv.device
+        self._sampler = Sampler(model.config.vocab_size, self._device)
+        self._snapshots: dict[str, StateSnapshot] = {}
+        self._block_rows = max(1, LOGITS_PER_BLOCK // model.config.vocab_size)
+
+    @torch.inference_mode()
+    def step(self, plan: StepPlan) -> StepResult:
+        """Run one packed batch; draw, score and return what the plan asks for.
+
+        Raises:
+            RuntimeError: if logits hold NaN or infinity.
+        """
+        for admission in plan.admissions:
+            self._sampler.admit(admission)
+        calls = self._counter.calls
+        sequences = plan.sequences
+        if self.pool.poison:
+            self._poison_unused(sequences)
+        batch = pack(
+            [list(part.tokens) for part in sequences],
+            [part.slot for part in sequences],
+            [part.start for part in sequences],
+            [list(part.pages) for part in sequences] if self.pool.kv is not None else None,
+            self._device,
+        )
+        hidden = self.model.forward(batch, self.pool)
+        results = [SequenceResult() for _ in sequences]
+        self._draw(plan, batch, hidden, results)
+        if all(part.sample and len(part.tokens) == 1 for part in sequences):
+            self._report = replace(self._report, collectives_per_step=self._counter.calls - calls)
+        for index, part in enumerate(sequences):
+            if part.score or part.return_logits:
+                rows = hidden[batch.seqs.bounds[index] : batch.seqs.bounds[index + 1]]
+                self._read_rows(part, rows, results[index])
+        return StepResult(results)
+
+    def report(self) -> RunnerReport:
+        """What the ranks hold and how they talk."""
+        return self._report
+
+    def agree(self, value: int) -> int:
+        """Rank 0's `value` (below 2**63), on every rank."""
+        own = torch.tensor([value], dtype=torch.int64, device=self._device)
+        return int(self.model.collectives.broadcast(own))
+
+    def reset(self, slot: int) -> None:
+        """Make `slot` the state of a sequence without tokens."""
+        self.pool.reset(slot)
+
+    def copy_slot(self, source: int, target: int) -> None:
+        """Make `target`'s recurrent state that of `source`."""
+        self.pool.copy(source, target)
+
+    def snapshot(self, slot: int, name: str) -> int:
+        """Keep a copy of `slot`'s recurrent state under `name`; returns its bytes on this rank."""
+        self._snapshots[name] = self.pool.snapshot(slot)
+        return self._snapshots[name].n_bytes
+
+    def restore(self, slot: int, name: str) -> None:
+        """Load the copy kept under `name` into `slot`."""
+        self.pool.restore(slot, self._snapshots[name])
+
+    def drop_snapshot(self, name: str) -> None:
+        """Forget the copy kept under `name`."""
+        del self._snapshots[name]
+
+    def _draw(
+        self, plan: StepPlan, batch: PackedBatch, hidden: Tensor, results: list[SequenceResult]
+    ) -> None:
+        drawing = [index for index, part in enumerate(plan.sequences) if part.sample]
+        if not drawing:
+            return
+        slots = [plan.sequences[index].slot for index in drawing]
+        logits = self.model.logits(hidden[[batch.seqs.bounds[index + 1] - 1 for index in drawing]])
+        tokens = self._sampler.sample(logits, slots)
+        logprobs: list[TokenLogprobs | None] = [None] * len(drawing)
+        if self._answers:
+            logprobs = self._sampler.logprobs(logits, slots, tokens)
+        for index, token, report in zip(drawing, tokens, logprobs, strict=True):
+            results[index].token, results[index].logprobs = token, report
+
+    def _read_rows(self, part: SequenceStep, hidden: Tensor, result: SequenceResult) -> None:
+        """Scores or logits of all rows of one sequence, a block of rows at a time."""
+        blocks = []
+        for start in range(0, len(hidden), self._block_rows):
+            logits = self.model.logits(hidden[start : start + self._block_rows])
+            check_finite(logits)
+            if not self._answers:
+                continue
+            if part.score:
+                next_tokens = part.score[start : start + self._block_rows]
+                result.scores += _score(logits, next_tokens, part.top_logprobs)
+            if part.return_logits:
+                blocks.append(logits.cpu())
+        if blocks:
+            result.logits = torch.cat(blocks).numpy()
+
+    def _poison_unused(self, sequences: Sequence[SequenceStep]) -> None:
+        """Fill slots and pages that a sequence enters in this step with NaN (tests)."""
+        for part in sequences:
+            if part.start == 0:
+                self.pool.conv[:, part.slot] = torch.nan
+                self.pool.ssm[:, part.slot] = torch.nan
+            kv = self.pool.kv
+            if kv is not None:
+                entered = list(part.pages[-(-part.start // kv.page_size) :])
+                kv.k[:, entered] = torch.nan
+                kv.v[:, entered] = torch.nan
+
+
+def _score(logits: Tensor, next_tokens: Sequence[int], n_top: int) -> list[TokenLogprobs | None]:
+    scores: list[TokenLogprobs | None] = [None] * len(next_tokens)
+    known = [row for row, token in enumerate(next_tokens) if token != NO_NEXT_TOKEN]
+    if known:
+        found = token_logprobs(logits[known], [next_tokens[row] for row in known], n_top)
+        for row, score in zip(known, found, strict=True):
+            scores[row] = score
+    return scores

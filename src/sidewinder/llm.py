@@ -1,0 +1,264 @@
+"""`LLM`: the offline interface."""
+
+import math
+import secrets
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sidewinder.checkpoint.hub import resolve_model
+from sidewinder.config import engine_config, load_model_config
+from sidewinder.engine.defaults import generation_defaults
+from sidewinder.engine.dispatch import Dispatcher
+from sidewinder.engine.engine import Counters, Engine
+from sidewinder.engine.inputs import Prompt, params_list, prompt_list
+from sidewinder.engine.intake import Call, Intake
+from sidewinder.engine.outputs import Increment, Metrics, RequestOutput
+from sidewinder.engine.runner import LOGITS_PER_BLOCK, RunnerReport
+from sidewinder.engine.scheduler import Limits
+from sidewinder.parallel.executor import Executor
+from sidewinder.parallel.launch import start_executor
+from sidewinder.sampling import SamplingParams
+from sidewinder.sharding.dims import check_tp
+from sidewinder.tokenizer import Tokenizer
+
+__all__ = ["LLM", "Increment", "Metrics", "RequestOutput", "Score"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a model finds a text.
+
+    Attributes:
+        logprob: sum of the natural-log probabilities of its tokens after the first.
+        n_predicted: how many those are.
+    """
+
+    logprob: float
+    n_predicted: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative logprob; infinite where that overflows."""
+        try:
+            return math.exp(-self.logprob / self.n_predicted)
+        except OverflowError:
+            return math.inf
+
+
+class LLM:
+    """A model, loaded on `tp` ranks and ready to generate.
+
+    Use it as a context manager, or call `close`: it owns the ranks' processes. Calls and streams
+    may interleave; they share steps. Under `launch="torchrun"` every rank makes the same calls in
+    the same order and gets the same outputs.
+
+    Args:
+        model: folder with `config.json` and weights, or a Hugging Face hub id.
+        options: see `sidewinder.config.EngineConfig` and docs/generation.md.
+
+    Raises:
+        ValueError: for an option, model, or checkpoint that cannot be used.
+        RuntimeError: if a rank fails while it starts; then none is left.
+    """
+
+    def __init__(self, model: str | Path, **options: Any) -> None:
+        config = engine_config(model=str(model), **options)
+        folder = resolve_model(model, config.revision, weights=config.load_format != "random")
+        self.model_config = load_model_config(folder)
+        check_tp(self.model_config, config.tp)
+        self.config = replace(config, model=str(folder))
+        self.tokenizer = Tokenizer(config.tokenizer or str(folder))
+        defaults = generation_defaults(folder, self.model_config)
+        self._threads = torch.get_num_threads()
+        self._executor = self._start()
+        limits = self._limits(self._executor.call("report"))
+        self._engine = Engine(self._executor, limits)
+        self._dispatcher = Dispatcher(self._engine)
+        drawn = secrets.randbits(63) if config.seed is None else config.seed
+        self._intake = Intake(
+            self.config,
+            self.model_config,
+            defaults,
+            self.tokenizer,
+            limits,
+            seed=self._executor.call("agree", drawn),
+        )
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        progress: bool = False,
+    ) -> list[RequestOutput]:
+        """Continue prompts; all run together, in the order of the list.
+
+        Args:
+            prompts: one prompt (text or token ids), or a list of them.
+            params: one for all, or one per prompt.
+            progress: show a progress bar on standard error.
+
+        Raises:
+            ValueError: for prompts or params that cannot run; nothing has run then.
+        """
+        items = prompt_list(prompts)
+        pairs = zip(items, params_list(params, len(items)), strict=True)
+        calls = [self._intake.generation(prompt, own) for prompt, own in pairs]
+        outputs = {}
+        with tqdm(total=len(calls), desc="prompts", disable=not progress) as bar:
+            for part in self._increments(calls):
+                if part.output is not None:
+                    outputs[part.request_id] = part.output
+                    bar.update()
+        return [outputs[call.request.id] for call in calls]
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None
+    ) -> Generator[Increment, None, None]:
+        """Continue one prompt; yield what each token adds. The last one carries the whole output.
+
+        Closing the generator, or dropping it, ends the request.
+
+        Raises:
+            ValueError: for a prompt or params that cannot run.
+        """
+        (own,) = params_list(params, 1)
+        return self._stream(self._intake.generation(prompt, own))
+
+    def chat(
+        self, messages: Sequence[dict[str, str]], params: SamplingParams | None = None
+    ) -> RequestOutput:
+        """Answer a conversation of {"role": ..., "content": ...} through the chat template."""
+        (output,) = self.generate([self.chat_prompt(messages)], params)
+        return output
+
+    def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The token ids that `chat` continues."""
+        return self.tokenizer.chat(messages)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, with BOS where the tokenizer is configured to put one."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The exact text of token ids."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens)
+
+    def logits(self, prompts: Prompt | Sequence[Prompt]) -> list[Tensor]:
+        """Float32 CPU logits `[len, vocab_size]` of every prompt: row t predicts token t+1."""
+        calls = [self._intake.reading(prompt, True) for prompt in prompt_list(prompts)]
+        vocab_size = self.model_config.vocab_size
+        results = {
+            call.request.id: torch.empty(len(call.request.prompt), vocab_size) for call in calls
+        }
+        n_filled = dict.fromkeys(results, 0)
+        for part in self._increments(calls):
+            rows = torch.from_numpy(part.logits)
+            start = n_filled[part.request_id]
+            results[part.request_id][start : start + len(rows)] = rows
+            n_filled[part.request_id] += len(rows)
+        return list(results.values())
+
+    def score(self, prompts: Prompt | Sequence[Prompt]) -> list[Tensor]:
+        """Float32 CPU logprobs `[len - 1]` of every prompt's tokens after the first."""
+        calls = [self._intake.reading(prompt) for prompt in prompt_list(prompts)]
+        logprobs: dict[int, list[float]] = {call.request.id: [] for call in calls}
+        for part in self._increments(calls):
+            logprobs[part.request_id] += [own.logprob for own in part.scores if own is not None]
+        return [torch.tensor(values, dtype=torch.float32) for values in logprobs.values()]
+
+    def perplexity(self, prompt: Prompt, progress: bool = False) -> Score:
+        """Score one text of any length, in chunks with carried state and constant memory.
+
+        Raises:
+            ValueError: for fewer than two tokens: there is nothing to predict.
+        """
+        call = self._intake.reading(prompt)
+        n_tokens = len(call.request.prompt)
+        if n_tokens < 2:
+            raise ValueError("one token predicts nothing; give a text of at least two tokens")
+        total = 0.0
+        with tqdm(total=n_tokens, desc="tokens", unit="", disable=not progress) as bar:
+            for part in self._increments([call]):
+                total += math.fsum(own.logprob for own in part.scores if own is not None)
+                bar.update(len(part.scores))
+        return Score(total, n_tokens - 1)
+
+    def report(self) -> dict[str, Any]:
+        """What the ranks hold and how they talk; bytes are those of the largest rank."""
+        report: RunnerReport = self._executor.call("report")
+        return {
+            "device": report.device,
+            "dtype": report.dtype,
+            "tp": self.config.tp,
+            "weight_bytes_per_rank": max(report.weight_bytes),
+            "state_bytes_per_sequence": max(report.slot_bytes),
+            "state_slots": report.pool.n_slots,
+            "kv_cache_tokens": report.pool.n_pages * report.pool.page_size,
+            "kv_cache_bytes": report.pool.n_pages * max(report.page_bytes),
+            "collectives": report.collectives,
+            "collectives_per_token": report.collectives_per_step,
+        }
+
+    @property
+    def counters(self) -> Counters:
+        """Steps and tokens since the start."""
+        return self._engine.counters
+
+    def close(self) -> None:
+        """End the ranks and free their memory. Calling twice is fine."""
+        self._dispatcher.closed = self._dispatcher.closed or "close() was called"
+        self._executor.close()
+        torch.set_num_threads(self._threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _start(self) -> Executor:
+        try:
+            return start_executor(self.config, self.model_config)
+        except BaseException:
+            torch.set_num_threads(self._threads)
+            raise
+
+    def _stream(self, call: Call) -> Generator[Increment, None, None]:
+        with closing(self._increments([call])) as increments:
+            yield from (part for part in increments if part.token_ids)
+
+    def _increments(self, calls: Sequence[Call]) -> Generator[Increment, None, None]:
+        try:
+            yield from self._dispatcher.increments(calls)
+        finally:
+            if self._dispatcher.closed is not None:
+                self.close()
+
+    def _limits(self, report: RunnerReport) -> Limits:
+        if report.pool.n_slots < self.config.max_batch_size:
+            warnings.warn(
+                f"memory holds {report.pool.n_slots} sequences at once, not max_batch_size="
+                f"{self.config.max_batch_size}; the others wait",
+                stacklevel=3,
+            )
+        return Limits(
+            n_slots=report.pool.n_slots,
+            max_step_tokens=self.config.max_step_tokens,
+            max_logit_rows=max(1, LOGITS_PER_BLOCK // self.model_config.vocab_size),
+            n_pages=report.pool.n_pages,
+            page_size=report.pool.page_size,
+        )
