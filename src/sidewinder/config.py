@@ -140,6 +140,7 @@ class EngineConfig:
         timeout_s: seconds after which a silent rank is declared dead.
         load_format: "auto" (the checkpoint's files) or "random" (config only; for benchmarks).
         seed: default seed of sampling; None draws one.
+        progress: show progress bars on standard error.
     """
 
     model: str
@@ -159,6 +160,7 @@ class EngineConfig:
     timeout_s: float = 60.0
     load_format: str = "auto"
     seed: int | None = None
+    progress: bool = False
 
     def __post_init__(self) -> None:
         self._check_text("model", required=True)
@@ -178,6 +180,8 @@ class EngineConfig:
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name}={value!r} is not supported; use {' or '.join(choices)}")
+        if not isinstance(self.progress, bool):
+            raise ValueError(f"progress={self.progress!r} is not True or False")
         if not _is_number(self.timeout_s) or not 0 < self.timeout_s < math.inf:
             raise ValueError(f"timeout_s={self.timeout_s!r} is not a positive number of seconds")
 
