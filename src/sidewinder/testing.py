@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from sidewinder.checkpoint.config_readers import parse_model_config
 from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.threads import ThreadCollectives, ThreadGroup
+from sidewinder.config import ModelConfig
 from sidewinder.parallel.group import TensorParallel
 
 Result = TypeVar("Result")
@@ -47,6 +49,11 @@ TINY: dict[str, dict[str, Any]] = {
 """Default tiny configuration of each family, as keyword arguments of transformers' config."""
 
 
+def tiny_config(family: str, **overrides: Any) -> ModelConfig:
+    """The architecture of `TINY[family]`, with overrides, without any weights."""
+    return parse_model_config(TINY[family] | overrides)
+
+
 def tiny_oracle(family: str, seed: int = 0, **overrides: Any) -> Any:
     """transformers' model of `family` with random weights in float32, in eval mode.
 
@@ -68,6 +75,10 @@ def tiny_oracle(family: str, seed: int = 0, **overrides: Any) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_random_like(name, parameter, generator))
+    # transformers gives Zamba's layers blocks of their own where the embeddings are not tied.
+    shared = [part for name, part in model.named_modules() if name.endswith("shared_transf")]
+    for copy in shared[1:]:
+        copy.load_state_dict(shared[0].state_dict())
     return model
 
 

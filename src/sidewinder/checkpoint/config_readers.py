@@ -38,20 +38,25 @@ def read_model_config(path: Path) -> ModelConfig:
         ValueError: if the file is missing, is not JSON, or describes a model that is not supported.
     """
     file = path / "config.json" if path.is_dir() else path
-    values = ConfigValues(_read_json(file), str(file))
-    if "model_type" in values:
-        config = _transformers_config(values)
-    elif "d_model" in values and "n_layer" in values:
-        config = _authors_config(values)
-    else:
-        raise _unknown_layout(values)
+    values = _read_json(file)
+    config = parse_model_config(values, str(file))
     if values.get("dtype") is None and values.get("torch_dtype") is None:
         config = replace(config, dtype=stored_dtype(file.parent) or config.dtype)
     return config
 
 
-def _unknown_layout(values: ConfigValues) -> ValueError:
-    return values.error(
+def parse_model_config(contents: dict[str, Any], source: str = "config.json") -> ModelConfig:
+    """The model that the values of a `config.json` describe; `source` names it in errors.
+
+    Raises:
+        ValueError: if it is not supported, or a value does not fit.
+    """
+    values = ConfigValues(contents, source)
+    if "model_type" in values:
+        return _transformers_config(values)
+    if "d_model" in values and "n_layer" in values:
+        return _authors_config(values)
+    raise values.error(
         "it names neither `model_type` (transformers' layout) nor `d_model` and `n_layer` "
         f"(the authors'); supported architectures: {', '.join(SUPPORTED_MODEL_TYPES)}"
     )

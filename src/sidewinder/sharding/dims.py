@@ -9,13 +9,7 @@ from dataclasses import dataclass
 
 from sidewinder.config import ModelConfig
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.sharding.shares import (
-    Share,
-    format_ranges,
-    split_channels,
-    split_rows,
-    split_units,
-)
+from sidewinder.sharding.shares import Share, split_channels, split_units
 
 
 @dataclass(frozen=True)
@@ -61,29 +55,21 @@ def x_proj_partition(config: ModelConfig, parts: int) -> tuple[tuple[int, ...], 
     return (tuple(range(parts)),)
 
 
-def valid_tp(config: ModelConfig) -> list[int]:
-    """Every `tp` that gives each rank at least one unit of everything that is split."""
-    limit = min(config.d_inner, config.vocab_size)
-    if config.family == "mamba2":
-        limit = config.n_heads
+def largest_tp(config: ModelConfig) -> int:
+    """The largest `tp` that gives each rank a unit of everything that is split; all below work."""
+    units = [config.vocab_size, config.n_heads if config.family == "mamba2" else config.d_inner]
     if config.attention is not None:
-        limit = min(limit, config.attention.n_kv_heads, config.attention.d_ff)
-    return [size for size in range(1, limit + 1) if _rows_for_all(config, size)]
-
-
-def _rows_for_all(config: ModelConfig, size: int) -> bool:
-    """Whether the last of `size` ranks still gets a row of the vocabulary."""
-    each = -(-config.vocab_size // size)
-    return each * (size - 1) < config.vocab_size
+        units += [config.attention.n_kv_heads, config.attention.d_ff]
+    return min(units)
 
 
 def check_tp(config: ModelConfig, size: int) -> None:
-    """Raise ValueError, listing the sizes that work, unless `size` ranks can split the model."""
-    valid = valid_tp(config)
-    if size not in valid:
+    """Raise ValueError, naming the sizes that work, unless `size` ranks can split the model."""
+    largest = largest_tp(config)
+    if not 1 <= size <= largest:
         raise ValueError(
             f"tp={size} does not fit this {config.family} model ({_what_limits(config)}); "
-            f"valid tp: {format_ranges(valid)}"
+            f"valid tp: {'1' if largest == 1 else f'1 to {largest}'}"
         )
 
 
@@ -161,10 +147,10 @@ class LocalDims:
         """The shares of rank `tp.rank`.
 
         Raises:
-            ValueError: if the model cannot be split over `tp.size` ranks; lists the valid sizes.
+            ValueError: if the model cannot be split over `tp.size` ranks; names the valid sizes.
         """
         check_tp(config, tp.size)
-        rows = split_rows(config.vocab_size, tp.size)
+        rows = split_units(config.vocab_size, tp.size)
         channels = channel_shares(config, tp.size)[tp.rank]
         heads, groups, head_group = _mamba2_shares(config, tp)
         kv_heads, queries, d_ff = _attention_shares(config, tp)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from sidewinder.config import AttentionConfig, ModelConfig
 from sidewinder.sharding.dims import channel_shares, check_tp, group_shares
-from sidewinder.sharding.shares import Share, split_channels, split_rows, split_units
+from sidewinder.sharding.shares import Share, split_channels, split_units
 from sidewinder.sharding.slicing import Band, Bands, Replicate, Rule, Split
 
 Entry = tuple[str, tuple[int, ...], Rule]
@@ -27,7 +27,7 @@ def sharding_plan(config: ModelConfig, size: int) -> dict[str, Rule]:
     """The rule of every parameter for a group of `size` ranks.
 
     Raises:
-        ValueError: if the model cannot be split over `size` ranks; lists the sizes that work.
+        ValueError: if the model cannot be split over `size` ranks; names the sizes that work.
     """
     check_tp(config, size)
     return {name: rule for name, _, rule in _entries(config, size)}
@@ -40,7 +40,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def _entries(config: ModelConfig, size: int) -> Iterator[Entry]:
     whole = Replicate()
-    rows = Split(0, "row", split_rows(config.vocab_size, size))
+    rows = Split(0, "row", split_units(config.vocab_size, size))
     table = (config.vocab_size, config.d_model)
     yield "embedding.weight", table, rows
     if not config.tie_embeddings:

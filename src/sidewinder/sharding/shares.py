@@ -1,6 +1,5 @@
 """Cutting a range into shares, one per rank, at multiples of a unit. Plain arithmetic."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -48,22 +47,3 @@ def split_channels(n_channels: int, parts: int) -> tuple[Share, ...]:
     """Shares of `n_channels` channels in blocks of `channel_unit`."""
     unit = channel_unit(n_channels, parts)
     return split_units(n_channels // unit, parts, unit)
-
-
-def split_rows(n_rows: int, parts: int) -> tuple[Share, ...]:
-    """Vocabulary shares: `ceil(n_rows / parts)` rows each, the last ranks what is left."""
-    each = -(-n_rows // parts)
-    return tuple(
-        Share(min(part * each, n_rows), min((part + 1) * each, n_rows)) for part in range(parts)
-    )
-
-
-def format_ranges(values: Sequence[int]) -> str:
-    """Ascending integers in short: `1-8, 10`."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and runs[-1][-1] == value - 1:
-            runs[-1][1:] = [value]
-        else:
-            runs.append([value])
-    return ", ".join("-".join(str(edge) for edge in run) for run in runs)

@@ -1,0 +1,99 @@
+"""The plan covers every parameter, for tiny and published models."""
+
+import pytest
+
+from sidewinder.bench.shapes import SHAPES
+from sidewinder.checkpoint.config_readers import parse_model_config
+from sidewinder.checkpoint.names import checkpoint_sources
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.sharding.dims import LocalDims
+from sidewinder.sharding.plan import parameter_shapes, sharding_plan
+from sidewinder.sharding.slicing import Bands, Replicate, local_shape
+from sidewinder.testing import TINY, tiny_config
+
+REPLICATED = (
+    "norm.weight", "input_norm.weight", "pre_ff_norm.weight", "final_norm.weight",
+    "out_proj.bias", "linear.weight",
+)  # fmt: skip
+
+PUBLISHED = {
+    # name: d_model, layers, d_inner, d_state, dt_rank, vocabulary (docs/sharding.md)
+    "mamba-130m": (768, 24, 1536, 16, 48, 50280),
+    "mamba-370m": (1024, 48, 2048, 16, 64, 50280),
+    "mamba-790m": (1536, 48, 3072, 16, 96, 50280),
+    "mamba-1.4b": (2048, 48, 4096, 16, 128, 50280),
+    "mamba-2.8b": (2560, 64, 5120, 16, 160, 50280),
+    "falcon-mamba-7b": (4096, 64, 8192, 16, 256, 65024),
+    "zamba-7b": (3712, 76, 7424, 16, 232, 32000),
+    "mamba2-2.7b": (2560, 64, 5120, 128, 0, 50288),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name, size):
+    config = parse_model_config(SHAPES[name])
+    sizes = (config.d_model, config.n_layers, config.d_inner, config.d_state, config.dt_rank)
+    assert (*sizes, config.vocab_size) == PUBLISHED[name]
+    shapes, plan = parameter_shapes(config), sharding_plan(config, size)
+    ranks = [LocalDims.of(config, TensorParallel(rank, size)) for rank in range(size)]
+    assert sum(dims.d_inner_local for dims in ranks) == config.d_inner
+    assert max(dims.d_inner_local for dims in ranks) <= 1.15 * config.d_inner / size
+    for name_, rule in plan.items():
+        if not isinstance(rule, Replicate):
+            total = sum(local_shape(rule, shapes[name_], rank)[rule.dim] for rank in range(size))
+            assert total >= shapes[name_][rule.dim]
+
+
+def test_published_hybrid_and_heads():
+    zamba = parse_model_config(SHAPES["zamba-7b"])
+    assert zamba.attention is not None
+    assert len(zamba.attention.layers) == 13
+    assert (zamba.attention.n_heads, zamba.attention.head_dim) == (16, 464)
+    mamba2 = parse_model_config(SHAPES["mamba2-2.7b"])
+    assert (mamba2.n_heads, mamba2.head_dim, mamba2.n_groups) == (80, 64, 1)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("family", TINY)
+def test_only_listed_parameters_are_replicated(family, size):
+    config = tiny_config(family)
+    for name, rule in sharding_plan(config, size).items():
+        gated = family == "mamba2" and name.endswith("mixer.norm.weight")
+        assert isinstance(rule, Replicate) == (name.endswith(REPLICATED) and not gated), name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", TINY)
+def test_plan_shapes_and_sources_name_the_same_parameters(family, tied):
+    config = tiny_config(family, tie_word_embeddings=tied)
+    assert set(sharding_plan(config, 2)) == set(parameter_shapes(config))
+    assert set(checkpoint_sources(config)) == set(parameter_shapes(config))
+    assert ("lm_head.weight" in parameter_shapes(config)) is not tied
+
+
+def test_bands_add_up_to_the_packed_parameter():
+    for family in TINY:
+        config = tiny_config(family)
+        shapes = parameter_shapes(config)
+        for name, rule in sharding_plan(config, 2).items():
+            if isinstance(rule, Bands):
+                assert sum(band.size for band in rule.bands) == shapes[name][rule.dim]
+
+
+def test_local_sizes_agree_with_local_dims():
+    config = tiny_config("mamba2", use_bias=True)
+    shapes, plan = parameter_shapes(config), sharding_plan(config, 3)
+    for rank in range(3):
+        dims = LocalDims.of(config, TensorParallel(rank, 3))
+        bands = dims.d_inner_local + dims.conv_dim_local + dims.n_heads_local
+        for name, expected in (
+            ("layers.0.mixer.conv.weight", (config.d_conv, dims.conv_dim_local)),
+            ("layers.0.mixer.in_proj.bias", (bands,)),
+        ):
+            assert local_shape(plan[name], shapes[name], rank) == expected
+
+
+def test_too_many_ranks_are_refused():
+    with pytest.raises(ValueError, match=r"tp=9 .* 8 SSM heads.*valid tp: 1 to 8"):
+        sharding_plan(tiny_config("mamba2"), 9)

@@ -1,0 +1,59 @@
+"""User options: every rejection names the value and the remedy."""
+
+import math
+import re
+
+import pytest
+
+from sidewinder.config import EngineConfig, engine_config
+
+
+def test_defaults_are_valid():
+    config = engine_config(model="folder")
+    assert config == EngineConfig(model="folder")
+    assert (config.tp, config.device, config.all_reduce) == (1, "auto", "auto")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": ""}, ["model=''", "folder"]),
+        ({"model": 3}, ["model=3"]),
+        ({"revision": ""}, ["revision=''"]),
+        ({"tokenizer": ""}, ["tokenizer=''"]),
+        ({"tp": 0}, ["tp=0", "at least 1"]),
+        ({"tp": True}, ["tp=True", "integer"]),
+        ({"tp": 2.0}, ["tp=2.0", "integer"]),
+        ({"max_batch_size": 0}, ["max_batch_size=0", "at least 1"]),
+        ({"max_step_tokens": -5}, ["max_step_tokens=-5", "at least 1"]),
+        ({"threads": 0}, ["threads=0", "at least 1", "None"]),
+        ({"max_model_len": 0}, ["max_model_len=0", "None"]),
+        ({"kv_cache_tokens": -1}, ["kv_cache_tokens=-1", "None"]),
+        ({"seed": -1}, ["seed=-1", "at least 0"]),
+        ({"seed": 2**63}, ["at most 9223372036854775807"]),
+        ({"seed": "7"}, ["seed='7'"]),
+        ({"device": "tpu"}, ["device='tpu'", "auto or cpu or cuda"]),
+        ({"dtype": "int8"}, ["dtype='int8'", "bfloat16"]),
+        ({"state_dtype": "float16"}, ["state_dtype='float16'", "float32 or bfloat16"]),
+        ({"all_reduce": "int8"}, ["all_reduce='int8'", "not available yet", "exact"]),
+        ({"all_reduce": "int6"}, ["all_reduce='int6'", "not available yet"]),
+        ({"all_reduce": "int4"}, ["all_reduce='int4'", "not available yet"]),
+        ({"all_reduce": "fast"}, ["all_reduce='fast'", "auto or exact"]),
+        ({"launch": "mpi"}, ["launch='mpi'", "process or torchrun"]),
+        ({"load_format": "gguf"}, ["load_format='gguf'", "auto or random"]),
+        ({"timeout_s": 0}, ["timeout_s=0", "positive"]),
+        ({"timeout_s": math.inf}, ["timeout_s=inf"]),
+        ({"timeout_s": math.nan}, ["timeout_s=nan"]),
+        ({"timeout_s": "60"}, ["timeout_s='60'"]),
+    ],
+    ids=str,
+)
+def test_rejects(options, words):
+    with pytest.raises(ValueError, match=re.escape(words[0])) as error:
+        engine_config(**({"model": "folder"} | options))
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_unknown_keyword_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown option tensor_parallel; known: model, tp, dev"):
+        engine_config(model="folder", tensor_parallel=2)
