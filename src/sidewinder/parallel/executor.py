@@ -1,5 +1,7 @@
 """How the engine drives its ranks: one call, made on every rank."""
 
+import importlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from sidewinder.collectives.base import Collectives
@@ -43,3 +45,10 @@ class InlineExecutor:
     def close(self) -> None:
         self._runner = None
         self.collectives.close()
+
+
+def resolve_target(target: str) -> Callable[..., object]:
+    """The function that "module:function" names; it builds a rank's runner."""
+    module, _, function = target.partition(":")
+    found: Callable[..., object] = getattr(importlib.import_module(module), function)
+    return found

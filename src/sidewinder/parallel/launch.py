@@ -14,10 +14,9 @@ from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.parallel.cores import threads_per_rank
 from sidewinder.parallel.devices import resolve_device, resolve_dtype
 from sidewinder.parallel.errors import RankFailure
-from sidewinder.parallel.executor import Executor, InlineExecutor
+from sidewinder.parallel.executor import Executor, InlineExecutor, resolve_target
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.process_executor import ProcessExecutor
-from sidewinder.parallel.worker import resolve_target
 
 RUNNER = "sidewinder.engine.runner:build_runner"
 

@@ -2,19 +2,18 @@
 
 import argparse
 import contextlib
-import importlib
 import os
 import pickle
 import signal
 import socket
 import sys
-from collections.abc import Callable
 
 import torch
 
 from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.distributed import TorchCollectives, c10d
 from sidewinder.parallel.channel import Channel
+from sidewinder.parallel.executor import resolve_target
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.lifeline import die_with_parent, start_lifeline
 from sidewinder.parallel.protocol import EMPTY, Raised, WorkerSetup, decode, encode_answer
@@ -77,13 +76,6 @@ def build(setup: WorkerSetup, collectives: Collectives) -> object:
     if setup.device != "cpu":
         torch.cuda.set_device(setup.device)
     return resolve_target(setup.target)(setup.engine, setup.model, collectives.tp, collectives)
-
-
-def resolve_target(target: str) -> Callable[..., object]:
-    """The function that "module:function" names."""
-    module, _, function = target.partition(":")
-    found: Callable[..., object] = getattr(importlib.import_module(module), function)
-    return found
 
 
 def _serve(channel: Channel, runner: object, is_first: bool) -> None:

@@ -1,0 +1,59 @@
+"""What needs no rank: one process, and what is refused before anything starts."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sidewinder.config import EngineConfig
+from sidewinder.parallel.executor import InlineExecutor, resolve_target
+from sidewinder.parallel.group import SINGLE
+from sidewinder.parallel.launch import start_executor
+
+MODEL = SimpleNamespace(dtype="float16")
+
+
+class Recorder:
+    def __init__(self, *given: object) -> None:
+        self.given = given
+
+    def get(self) -> tuple[object, ...]:
+        return self.given
+
+
+def refuse(*_: object) -> None:
+    raise ValueError("no weights")
+
+
+def engine(**values: object) -> EngineConfig:
+    return EngineConfig(model="none", **{"device": "cpu", **values})
+
+
+def test_one_rank_runs_in_this_process_with_settings_resolved():
+    threads = torch.get_num_threads()
+    executor = start_executor(engine(dtype="float32", threads=1), MODEL, f"{__name__}:Recorder")
+    resolved, model, tp, collectives = executor.call("get")
+    assert isinstance(executor, InlineExecutor)
+    assert (resolved.device, resolved.dtype, resolved.threads) == ("cpu", "float32", 1)
+    assert (model, tp, collectives.path) == (MODEL, SINGLE, "none")
+    executor.close()
+    executor.close()
+    with pytest.raises(RuntimeError, match="the executor is closed"):
+        executor.call("get")
+    torch.set_num_threads(threads)
+
+
+def test_error_of_the_target_travels():
+    with pytest.raises(ValueError, match="no weights"):
+        start_executor(engine(dtype="float32", threads=1), MODEL, f"{__name__}:refuse")
+
+
+def test_torchrun_is_not_guessed_and_not_assumed(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match="launch='torchrun' needs torchrun's variables"):
+        start_executor(engine(tp=2, launch="torchrun"), MODEL)
+
+
+def test_unknown_target():
+    with pytest.raises(AttributeError):
+        resolve_target(f"{__name__}:absent")
