@@ -1,0 +1,243 @@
+"""A rank's shard is exactly its part of the checkpoint: every family, layout and file format."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sidewinder.checkpoint.reader import load_shard
+from sidewinder.config import load_model_config
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.sharding.plan import is_float32, parameter_shapes, sharding_plan
+from sidewinder.sharding.slicing import local_shape, reassemble, shard
+from sidewinder.testing import TINY, authors_layout
+
+WHOLE = TensorParallel(0, 1)
+
+
+def load(folder, rank=0, size=1, dtype=torch.float32, **options):
+    return load_shard(
+        folder, load_model_config(folder), TensorParallel(rank, size), dtype, **options
+    )
+
+
+def expected_mamba(stored, layer):
+    """Ours of a Mamba layer, written out by hand from the stored tensors."""
+    mixer = f"backbone.layers.{layer}.mixer."
+    ours = {
+        name: stored[mixer + name]
+        for name in ("in_proj.weight", "x_proj.weight", "dt_proj.weight", "dt_proj.bias", "D",
+                     "out_proj.weight")
+    }  # fmt: skip
+    ours["A_log"] = stored[mixer + "A_log"].T
+    ours["conv.weight"] = stored[mixer + "conv1d.weight"][:, 0].T
+    ours["conv.bias"] = stored[mixer + "conv1d.bias"]
+    for name in ("in_proj.bias", "out_proj.bias"):
+        if mixer + name in stored:
+            ours[name] = stored[mixer + name]
+    return ours
+
+
+def expected_mamba2(stored, layer):
+    mixer = f"backbone.layers.{layer}.mixer."
+    names = ("in_proj.weight", "A_log", "D", "dt_bias", "norm.weight", "out_proj.weight")
+    ours = {name: stored[mixer + name] for name in names}
+    ours["conv.weight"] = stored[mixer + "conv1d.weight"][:, 0].T
+    ours["conv.bias"] = stored[mixer + "conv1d.bias"]
+    return ours
+
+
+def expected_zamba(stored, layer):
+    mixer = f"model.layers.{layer}.mamba."
+    if mixer + "D" not in stored:
+        mixer = f"model.layers.{layer}.mamba_decoder.mamba."
+    in_proj = stored[mixer + "in_proj.weight"]
+    return {
+        "in_proj.weight": torch.cat([in_proj[0::2], in_proj[1::2]]),
+        "conv.weight": stored[mixer + "conv1d.weight"][:, 0].T,
+        "conv.bias": stored[mixer + "conv1d.bias"],
+        "x_proj.weight": torch.cat(list(stored[mixer + "x_proj_weight"]), dim=1),
+        "dt_proj.weight": stored[mixer + "dt_proj_weight"].flatten(0, 1),
+        "dt_proj.bias": stored[mixer + "dt_proj_bias"].flatten(),
+        "A_log": stored[mixer + "A_log"].flatten(0, 1).T,
+        "D": stored[mixer + "D"].flatten(),
+        "out_proj.weight": stored[mixer + "out_proj.weight"],
+    }
+
+
+EXPECTED = {
+    "mamba": expected_mamba,
+    "falcon_mamba": expected_mamba,
+    "mamba2": expected_mamba2,
+    "zamba": expected_zamba,
+}
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_whole_model_holds_the_stored_tensors(family, tiny_folder):
+    folder = tiny_folder(family)
+    stored, ours = load_file(folder / "model.safetensors"), load(folder)
+    for layer in range(TINY[family]["num_hidden_layers"]):
+        for name, value in EXPECTED[family](stored, layer).items():
+            assert torch.equal(ours[f"layers.{layer}.mixer.{name}"], value), name
+    embedding = "model.embed_tokens.weight" if family == "zamba" else "backbone.embeddings.weight"
+    assert torch.equal(ours["embedding.weight"], stored[embedding])
+
+
+def test_zamba_shared_block_and_linears(tiny_folder):
+    folder = tiny_folder("zamba")
+    stored, ours = load_file(folder / "model.safetensors"), load(folder)
+    block = "model.layers.2.shared_transf."
+    assert torch.equal(ours["shared.attention.o.weight"], stored[block + "self_attn.o_proj.weight"])
+    assert torch.equal(ours["shared.mlp.up.weight"], stored[block + "feed_forward.up_proj.weight"])
+    norm = stored[block + "pre_ff_layernorm.weight"]
+    assert torch.equal(ours["shared.pre_ff_norm.weight"], norm)
+    linear = stored["model.layers.5.linear.weight"]
+    assert torch.equal(ours["layers.5.linear.weight"], linear)
+    final = stored["model.final_layernorm.weight"]
+    assert torch.equal(ours["final_norm.weight"], final)
+
+
+VARIANTS = [
+    ("mamba", {}),
+    ("mamba", {"use_bias": True, "tie_word_embeddings": False, "conv_kernel": 2}),
+    ("mamba", {"use_conv_bias": False}),
+    ("falcon_mamba", {}),
+    ("mamba2", {}),
+    ("mamba2", {"n_groups": 1, "use_bias": True}),
+    ("mamba2", {"n_groups": 4, "tie_word_embeddings": True}),
+    ("zamba", {}),
+    ("zamba", {"n_mamba_heads": 4, "num_key_value_heads": 4, "mamba_proj_bias": True}),
+    ("zamba", {"n_mamba_heads": 1, "tie_word_embeddings": False}),
+]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize(("family", "overrides"), VARIANTS, ids=str)
+def test_shards_are_parts_of_the_whole(family, overrides, size, tiny_folder):
+    folder = tiny_folder(family, **overrides)
+    config = load_model_config(folder)
+    plan, whole = sharding_plan(config, size), load(folder)
+    shards = [load(folder, rank, size) for rank in range(size)]
+    assert all(list(part) == list(plan) == list(whole) for part in shards)
+    for name, rule in plan.items():
+        for rank in range(size):
+            expected = shard(rule, whole[name], TensorParallel(rank, size))
+            assert torch.equal(shards[rank][name], expected), name
+        assert torch.equal(reassemble(rule, [part[name] for part in shards]), whole[name])
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_results_own_contiguous_memory_in_the_right_dtype(family, tiny_folder):
+    folder = tiny_folder(family)
+    config = load_model_config(folder)
+    plan, shapes = sharding_plan(config, 2), parameter_shapes(config)
+    for name, tensor in load(folder, rank=1, size=2, dtype=torch.bfloat16).items():
+        assert tensor.is_contiguous()
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize
+        assert tensor.dtype == (torch.float32 if is_float32(name) else torch.bfloat16)
+        assert tensor.shape == local_shape(plan[name], shapes[name], 1)
+
+
+def test_conversion_rounds_as_torch_does(tiny_folder):
+    folder = tiny_folder("mamba")
+    full, half = load(folder), load(folder, dtype=torch.bfloat16)
+    for name, tensor in half.items():
+        assert torch.equal(tensor, full[name].to(tensor.dtype)), name
+
+
+def split_files(folder, target, save, pattern):
+    """Save `folder`'s weights in two files with an index."""
+    target.mkdir(exist_ok=True)
+    (target / "config.json").write_text((folder / "config.json").read_text())
+    stored = load_file(folder / "model.safetensors")
+    keys = sorted(stored)
+    parts = [keys[: len(keys) // 2], keys[len(keys) // 2 :]]
+    names = [pattern.format(number) for number in (1, 2)]
+    for name, part in zip(names, parts, strict=True):
+        save({key: stored[key] for key in part}, target / name)
+    index = {key: name for name, part in zip(names, parts, strict=True) for key in part}
+    suffix = "model.safetensors" if pattern.endswith("safetensors") else "pytorch_model.bin"
+    (target / f"{suffix}.index.json").write_text(json.dumps({"weight_map": index}))
+    return target
+
+
+def assert_same(first, second):
+    assert list(first) == list(second)
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_every_file_format_gives_the_same(family, tiny_folder, tmp_path):
+    folder = tiny_folder(family)
+    single_bin = tmp_path / "bin"
+    single_bin.mkdir()
+    (single_bin / "config.json").write_text((folder / "config.json").read_text())
+    torch.save(load_file(folder / "model.safetensors"), single_bin / "pytorch_model.bin")
+    sharded = split_files(folder, tmp_path / "s", save_file, "model-{}-of-2.safetensors")
+    sharded_bin = split_files(folder, tmp_path / "b", torch.save, "pytorch_model-{}-of-2.bin")
+    expected = load(folder, rank=1, size=3)
+    for other in (single_bin, sharded, sharded_bin):
+        assert_same(load(other, rank=1, size=3), expected)
+
+
+def test_bin_of_the_old_format(tiny_folder, tmp_path):
+    folder = tiny_folder("mamba")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    stored = load_file(folder / "model.safetensors")
+    torch.save(stored, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert_same(load(tmp_path), load(folder))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+def test_authors_layout(family, tied, tiny_folder, tmp_path):
+    folder = tiny_folder(family, tie_word_embeddings=tied)
+    authors = authors_layout(folder, tmp_path, pad_vocab_size_multiple=8)
+    ours, theirs = load(folder), load(authors)
+    rows = len(ours["embedding.weight"])
+    for name in ("embedding.weight", "lm_head.weight"):
+        if name in theirs:
+            assert not theirs[name][rows:].any()
+            theirs[name] = theirs[name][:rows]
+    assert_same(ours, theirs)
+
+
+def test_zamba_block_repeated_at_every_hybrid_layer(tiny_folder, tmp_path):
+    folder = tiny_folder("zamba")
+    stored = load_file(folder / "model.safetensors")
+    repeated = stored | {
+        key.replace("layers.2.", "layers.5."): value.clone()
+        for key, value in stored.items()
+        if "shared_transf" in key
+    }
+    only_last = {
+        key.replace("layers.2.", "layers.5.") if "shared_transf" in key else key: value
+        for key, value in stored.items()
+    }
+    for number, weights in enumerate((repeated, only_last)):
+        target = tmp_path / str(number)
+        target.mkdir()
+        (target / "config.json").write_text((folder / "config.json").read_text())
+        save_file(weights, target / "model.safetensors")
+        assert_same(load(target), load(folder))
+
+
+def test_tied_head_as_the_only_copy(tiny_folder, tmp_path):
+    folder = tiny_folder("mamba")
+    stored = load_file(folder / "model.safetensors")
+    stored["lm_head.weight"] = stored.pop("backbone.embeddings.weight")
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    save_file(stored, tmp_path / "model.safetensors")
+    assert_same(load(tmp_path), load(folder))
+
+
+def test_progress_goes_to_standard_error(tiny_folder, capsys):
+    load(tiny_folder("mamba"), progress=True)
+    captured = capsys.readouterr()
+    assert "weights: 100%" in captured.err
+    assert captured.out == ""
+    load(tiny_folder("mamba"))
+    assert capsys.readouterr().err == ""
