@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def optimizers(
-    model: nn.Module, lr: float = 4e-3, muon_lr: float = 0.02
+    model: nn.Module, lr: float = 2.5e-3, muon_lr: float = 0.01
 ) -> list[torch.optim.Optimizer]:
     """[Muon over hidden matrices, AdamW over embeddings, convolutions, dt, A, D and norms]."""
     hidden: list[nn.Parameter] = []
@@ -70,6 +70,6 @@ def optimizers(
     return [Muon(hidden, lr=muon_lr), adam]
 
 
-def schedule(progress: float, warmup: float = 0.02, decay: float = 0.7) -> float:
-    """Learning-rate factor at ``progress`` in [0, 1]: warm up, hold, fall linearly to zero."""
+def schedule(progress: float, warmup: float = 0.02, decay: float = 0.98) -> float:
+    """Learning-rate factor at ``progress`` in [0, 1]: warm up, then fall linearly to zero."""
     return max(0.0, min(1.0, progress / warmup, (1 - progress) / decay))

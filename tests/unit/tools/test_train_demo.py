@@ -127,14 +127,22 @@ def test_five_steps_lower_the_loss_and_a_checkpoint_restores_them(
     assert last[0] == pytest.approx(last[1], rel=1e-5)
 
 
+def test_a_checkpoint_of_another_size_is_refused(tmp_path: Path) -> None:
+    arguments = ["--family", "mamba", "--d-model", "32", "--work", str(tmp_path), "--layers"]
+    train_demo.Run("mamba", train_demo.parse_arguments([*arguments, "1"]), 64).save()
+    with pytest.raises(ValueError, match="--fresh"):
+        train_demo.Run("mamba", train_demo.parse_arguments([*arguments, "2"]), 64).restore()
+
+
 def test_orthogonalise_brings_singular_values_near_one() -> None:
     torch.manual_seed(0)
     values = torch.linalg.svdvals(optim.orthogonalise(torch.randn(3, 24, 8)))
     assert 0.5 < values.min() <= values.max() < 1.5
 
 
-def test_schedule_warms_up_holds_and_ends_at_zero() -> None:
-    assert [optim.schedule(p) for p in (0.0, 0.01, 0.2, 1.0)] == [0.0, 0.5, 1.0, 0.0]
+def test_schedule_warms_up_then_falls_to_zero() -> None:
+    factors = [optim.schedule(p) for p in (0.0, 0.01, 0.02, 0.51, 1.0)]
+    assert factors == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
 
 
 @functools.cache
