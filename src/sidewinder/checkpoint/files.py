@@ -2,7 +2,6 @@
 
 import json
 import math
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from sidewinder.checkpoint.layouts import Shape, View
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
-ENDS = ("", INDEX_SUFFIX)
 """`<name>.index.json` lists the shards of a checkpoint in several files."""
 
 STORED_DTYPES = {
@@ -58,11 +56,15 @@ def open_weights(folder: Path) -> dict[str, StoredTensor]:
 def stored_dtype(folder: Path) -> str | None:
     """Name of the dtype in which `folder` stores most of its weights; None without weight files.
 
-    For configurations that do not say it. Judged by the largest tensor of the first file.
+    For configurations that do not say it. Judged by the largest tensor of the first file there is;
+    the files may be missing where only the configuration is wanted.
     """
-    if not any((folder / (name + end)).is_file() for name in (SAFETENSORS, BIN) for end in ENDS):
-        return None
-    tensors = _open_file(weight_files(folder)[0]).values()
+    files = [folder / SAFETENSORS, folder / BIN]
+    for name in (SAFETENSORS, BIN):
+        if (index := folder / (name + INDEX_SUFFIX)).is_file():
+            files += _indexed_files(index)
+    first = next((file for file in files if file.is_file()), None)
+    tensors = _open_file(first).values() if first else ()
     if not tensors:
         return None
     largest = max(tensors, key=lambda tensor: math.prod(tensor.shape))
@@ -81,7 +83,7 @@ def weight_files(folder: Path) -> list[Path]:
         if single.is_file():
             return [single]
         if index.is_file():
-            return _indexed_files(index)
+            return _require(_indexed_files(index), index)
     raise ValueError(
         f"{folder} holds no weights; expected {SAFETENSORS} or {BIN}, or their {INDEX_SUFFIX} "
         "with its shards"
@@ -91,11 +93,17 @@ def weight_files(folder: Path) -> list[Path]:
 def _indexed_files(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [index.parent / name for name in names]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{index} is not a checkpoint index ({error!r}); fetch it again"
         ) from error
-    files = [index.parent / name for name in names]
+    if not files:
+        raise ValueError(f"{index} names no weight files; fetch it again")
+    return files
+
+
+def _require(files: list[Path], index: Path) -> list[Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ValueError(
@@ -130,7 +138,8 @@ def _open_bin(file: Path) -> dict[str, StoredTensor]:
         # Files older than the zip format cannot be mapped: they are read as a whole.
         mapped = zipfile.is_zipfile(file)
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+    except Exception as error:
+        # A damaged pickle fails in the unpickler's own ways: KeyError, AssertionError, ...
         raise _unreadable(file, error) from error
     if not isinstance(weights, Mapping) or not all(
         isinstance(value, Tensor) for value in weights.values()

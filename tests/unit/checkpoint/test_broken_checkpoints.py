@@ -104,6 +104,19 @@ def test_truncated_bin(broken, keep):
     fails(broken, r"pytorch_model\.bin is truncated, corrupt .*fetch it again")
 
 
+def test_damaged_bin_fails_with_a_value_error_wherever_it_is_damaged(broken):
+    file = to_bin(broken)
+    content, config = file.read_bytes(), load_model_config(broken)
+    start, failures = content.index(b"backbone"), 0
+    for offset in range(start, start + 300, 7):
+        file.write_bytes(content[:offset] + b"\x00" + content[offset + 1 :])
+        try:
+            load_shard(broken, config, TensorParallel(), torch.float32)
+        except ValueError:
+            failures += 1
+    assert failures > 30, "a few bytes do not matter, most do"
+
+
 class Stranger:
     """Not a tensor: loading it would run code."""
 
@@ -139,11 +152,13 @@ def test_parameter_in_two_shards(broken):
     fails(broken, r"model-2\.safetensors holds backbone\..*model-1\.safetensors holds too")
 
 
-@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"weight_map": 3}'])
+@pytest.mark.parametrize(
+    "text", ["{", "{}", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', '{"weight_map": {}}']
+)
 def test_broken_index(broken, text):
     write_index(broken, {})
     (broken / "model.safetensors.index.json").write_text(text)
-    fails(broken, "is not a checkpoint index")
+    fails(broken, "is not a checkpoint index|names no weight files")
 
 
 def test_too_many_ranks(broken):

@@ -164,6 +164,13 @@ def test_dtype_that_the_config_does_not_say_is_the_weights(tmp_path):
     weights = torch.load(folder / "pytorch_model.bin")
     torch.save({key: value.half() for key, value in weights.items()}, folder / "pytorch_model.bin")
     assert load_model_config(folder).dtype == "float16"
+    # Configuration alone, as for a plan: an index without its shards.
+    (folder / "pytorch_model.bin").rename(folder / "shard.bin")
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "gone.bin", "b": "shard.bin"}}))
+    assert load_model_config(folder).dtype == "float16"
+    (folder / "shard.bin").unlink()
+    assert load_model_config(folder).dtype == "float32"
 
 
 @pytest.mark.parametrize(
