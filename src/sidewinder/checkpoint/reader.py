@@ -19,9 +19,6 @@ from sidewinder.sharding.slicing import Replicate, Rule, Split, local_shape, pie
 
 NAMES_IN_ERRORS = 6
 
-IGNORED_KEYS: frozenset[str] = frozenset()
-"""Keys that some checkpoints hold and no model needs, beyond second copies of tied parameters."""
-
 
 def load_shard(
     folder: str | Path,
@@ -106,7 +103,7 @@ def _match(
             "config.json and weights do not belong together, or a file is incomplete"
         )
     known = {key for source in sources.values() for key in source.keys}
-    extra = sorted(set(weights) - known - IGNORED_KEYS)
+    extra = sorted(set(weights) - known)
     if extra:
         raise ValueError(
             f"{folder} holds {len(extra)} parameters that this model lacks: {_some(extra)}; "

@@ -1,0 +1,45 @@
+"""The tables of docs/sharding.md say what the plan says."""
+
+import re
+from pathlib import Path
+
+from sidewinder.planning import describe_rule
+from sidewinder.sharding.plan import sharding_plan
+from sidewinder.testing import tiny_config
+
+DOCS = Path(__file__).parents[3] / "docs" / "sharding.md"
+
+MODELS = {
+    "## Mamba, Falcon-Mamba": ("mamba", {"use_bias": True}),
+    "## Mamba-2": ("mamba2", {"use_bias": True}),
+    "## Zamba": ("zamba", {"mamba_proj_bias": True}),
+}
+
+
+def planned(family, overrides):
+    config = tiny_config(family, tie_word_embeddings=False, **overrides)
+    return {
+        re.sub(r"layers\.\d+", "layers.{i}", name): describe_rule(rule)
+        for name, rule in sharding_plan(config, 2).items()
+    }
+
+
+def documented():
+    """The rule table of each family's section."""
+    sections = re.split(r"^(?=## )", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for heading, model in MODELS.items():
+        section = next(part for part in sections if part.startswith(heading))
+        yield model, dict(re.findall(r"^\| `([^`|]+)` \| ([^|]+) \|$", section, re.MULTILINE))
+
+
+def test_tables_are_the_plan():
+    base = None
+    for (family, overrides), table in documented():
+        rules = planned(family, overrides)
+        if base is None:
+            base = rules
+            assert table == rules
+        else:
+            # The other families' tables list what is not as in the first.
+            different = {name: rule for name, rule in rules.items() if base.get(name) != rule}
+            assert table == different, family
