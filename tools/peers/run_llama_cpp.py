@@ -37,7 +37,8 @@ def run(context: object, batch: object, entries: list[tuple[int, int, int, bool]
 
 def measure(path: str, threads: int, prompt: int, new: int, batch_size: int) -> dict[str, float]:
     """Seconds of prefill (per sequence, in turn) and of `new` decode steps of the whole batch."""
-    ll.llama_log_set(ll.llama_log_callback(lambda *_: None), ctypes.c_void_p(0))
+    silence = ll.llama_log_callback(lambda *_: None)  # kept: the library calls it until the end
+    ll.llama_log_set(silence, ctypes.c_void_p(0))
     ll.llama_backend_init()
     model = ll.llama_model_load_from_file(path.encode(), ll.llama_model_default_params())
     context = open_context(model, threads, batch_size, batch_size * (prompt + new + 8))
