@@ -75,15 +75,7 @@ def plan_report(
             "bytes": sum(each.layers * each.bytes for each in collectives),
         },
         "ranks": [
-            {
-                "rank": rank,
-                "weight_bytes": sum(each["bytes"][rank] for each in parameters),
-                "decode_weight_bytes": sum(
-                    each["bytes"][rank] * _reads_per_step(config, each["name"])
-                    for each in parameters
-                ),
-            }
-            | _state_bytes(config, TensorParallel(rank, size), dtype, state_dtype)
+            _rank_bytes(config, TensorParallel(rank, size), parameters, dtype, state_dtype)
             for rank in range(size)
         ],
         "total": {
@@ -125,11 +117,20 @@ def _itemsize(name: str, dtype: torch.dtype) -> int:
     return 4 if is_float32(name) else dtype.itemsize
 
 
-def _state_bytes(
-    config: ModelConfig, tp: TensorParallel, dtype: torch.dtype, state_dtype: torch.dtype
+def _rank_bytes(
+    config: ModelConfig,
+    tp: TensorParallel,
+    parameters: list[dict[str, Any]],
+    dtype: torch.dtype,
+    state_dtype: torch.dtype,
 ) -> dict[str, int]:
     spec = StateSpec.of(config, LocalDims.of(config, tp))
     return {
+        "rank": tp.rank,
+        "weight_bytes": sum(each["bytes"][tp.rank] for each in parameters),
+        "decode_weight_bytes": sum(
+            each["bytes"][tp.rank] * _reads_per_step(config, each["name"]) for each in parameters
+        ),
         "state_bytes_per_sequence": spec.slot_bytes(dtype, state_dtype),
         "kv_bytes_per_token": spec.page_bytes(dtype, page_size=1),
     }
