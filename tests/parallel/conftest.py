@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 
+from sidewinder.collectives.shared_memory import native
+from sidewinder.parallel.launch import choose_transport
 from sidewinder.parallel.process_executor import ProcessExecutor
 
 TOY = "rank_toys:build_toy"
@@ -12,20 +15,21 @@ Start = Callable[..., ProcessExecutor]
 
 
 def start_toy(size: int, **options: object) -> ProcessExecutor:
-    """Ranks that serve `rank_toys.Toy`; `model` and `timeout_s` may be given."""
-    model = options.pop("model", None)
-    return ProcessExecutor(size, TOY, {"name": "toy"}, model, **options)
+    """Ranks that serve `rank_toys.Toy`, over the transport that the engine would choose."""
+    options.setdefault("transport", choose_transport(torch.device("cpu"), {}))
+    return ProcessExecutor(size, TOY, {"name": "toy"}, options.pop("model", None), **options)
 
 
 @pytest.fixture(scope="session")
-def pool() -> Iterator[Callable[[int], ProcessExecutor]]:
-    """Executor by size, started at first use; for tests that leave it as they found it."""
-    started: dict[int, ProcessExecutor] = {}
+def pool() -> Iterator[Start]:
+    """Executor by size and transport, started at first use; for tests that leave it as it was."""
+    started: dict[tuple[int, str], ProcessExecutor] = {}
 
-    def get(size: int) -> ProcessExecutor:
-        if size not in started:
-            started[size] = start_toy(size)
-        return started[size]
+    def get(size: int, transport: str = "gloo") -> ProcessExecutor:
+        key = size, transport
+        if key not in started:
+            started[key] = start_toy(size, transport=transport)
+        return started[key]
 
     yield get
     for executor in started.values():
@@ -44,3 +48,17 @@ def start() -> Iterator[Start]:
     yield begin
     for executor in started:
         executor.close()
+
+
+@pytest.fixture(
+    params=[
+        "gloo",
+        pytest.param(
+            "shared memory",
+            marks=pytest.mark.skipif(native is None, reason="native module not built"),
+        ),
+    ]
+)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Every transport of CPU ranks."""
+    return request.param

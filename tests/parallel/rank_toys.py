@@ -1,6 +1,7 @@
 """A runner without a model, for tests that need real ranks."""
 
 import os
+import random
 import signal
 import sys
 import time
@@ -113,3 +114,29 @@ class Toy:
 
     def unpicklable(self) -> object:
         return lambda: None
+
+    def hammer(self, calls: int, seed: int) -> int:
+        """Many calls of changing sizes and verbs, each checked; the number made."""
+        choose = random.Random(seed)
+        ranks = range(self.tp.size)
+        for i in range(calls):
+            n = choose.choice((1, 3, 64 * self.tp.size + 1, 1000, 5000, choose.randrange(20_000)))
+            verb = choose.choice(("sum", "sum", "sum", "gather", "broadcast", "barrier"))
+            mine = torch.full((n,), float(self.tp.rank + i % 50))
+            if verb == "sum":
+                expected = sum(rank + i % 50 for rank in ranks)
+                assert (self.collectives.all_reduce(mine) == expected).all(), (i, n)
+            elif verb == "gather":
+                result = self.collectives.all_gather(mine, [n] * self.tp.size)
+                assert result.view(-1, n)[:, -1].tolist() == [rank + i % 50 for rank in ranks]
+            elif verb == "broadcast":
+                assert (self.collectives.broadcast(mine, i % self.tp.size) == mine[0]).all()
+                assert mine[0] == i % self.tp.size + i % 50
+            else:
+                self.collectives.barrier()
+        return calls
+
+    def gather_affinity(self) -> list[set[int]]:
+        mine = torch.tensor([[core in os.sched_getaffinity(0) for core in range(1024)]])
+        everyone = self.collectives.all_gather(mine, [1024] * self.tp.size)
+        return [set(row.nonzero().view(-1).tolist()) for row in everyone.view(-1, 1024)]

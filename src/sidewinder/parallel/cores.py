@@ -1,9 +1,19 @@
 """How many cores this process may use, and how ranks divide them."""
 
 import os
+import socket
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from sidewinder.collectives.shared_memory import native
+
 CGROUP_ROOT = Path("/sys/fs/cgroup")
+CPU_ROOT = Path("/sys/devices/system/cpu")
+HOLD_PREFIX = "\0sidewinder-core-"
+"""Of the abstract socket names that stand for cores."""
 
 
 def usable_cores() -> int:
@@ -78,3 +88,72 @@ def _quota_v1(folder: Path) -> float | None:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
+
+
+def use_threads(threads: int) -> None:
+    """Let torch's operators and the native kernels of this process use `threads` threads."""
+    torch.set_num_threads(threads)
+    if native is not None:
+        native.set_threads(threads)
+
+
+class CoreLease:
+    """Disjoint cores for the ranks of one group, held against other groups on this machine.
+
+    A core is held by a socket name in Linux's abstract namespace, which the kernel frees when its
+    holder ends, however it ends.
+
+    Attributes:
+        cores: each rank's cores, in rank order.
+    """
+
+    def __init__(self, cores: Sequence[tuple[int, ...]], holds: Sequence[socket.socket]) -> None:
+        self.cores = tuple(cores)
+        self._holds = list(holds)
+
+    def close(self) -> None:
+        """Let other groups have the cores; calling twice is fine."""
+        while self._holds:
+            self._holds.pop().close()
+
+
+def lease_cores(ranks: int, threads: int) -> CoreLease | None:
+    """Cores for `ranks` ranks of `threads` threads each, neighbours together, if they can be had.
+
+    They can be had if the affinity mask and the cgroup's quota give every thread its own core, and
+    no other group holds them.
+    """
+    wanted = ranks * threads
+    if sys.platform != "linux" or usable_cores() < wanted:
+        return None
+    free: list[int] = []
+    holds: list[socket.socket] = []
+    for core in sorted(affinity(), key=_place):
+        if len(free) < wanted and (hold := _hold(core)) is not None:
+            free.append(core)
+            holds.append(hold)
+    cores = [tuple(free[rank * threads : (rank + 1) * threads]) for rank in range(ranks)]
+    lease = CoreLease(cores, holds)
+    if len(free) < wanted:
+        lease.close()
+        return None
+    return lease
+
+
+def _hold(core: int) -> socket.socket | None:
+    hold = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        hold.bind(f"{HOLD_PREFIX}{core}")
+    except OSError:
+        hold.close()
+        return None
+    return hold
+
+
+def _place(core: int) -> tuple[int, int, int]:
+    """Package and physical core of a logical one: its hardware threads stay together."""
+    topology = CPU_ROOT / f"cpu{core}" / "topology"
+    package, physical = (
+        int((_lines(topology / name) or ["0"])[0]) for name in ("physical_package_id", "core_id")
+    )
+    return package, physical, core

@@ -1,22 +1,26 @@
 """From an `EngineConfig` to ranks that run: the one place that chooses how they start."""
 
+import functools
 import itertools
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
 
+from sidewinder.collectives import shared_memory
 from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.distributed import TorchCollectives, c10d
 from sidewinder.config import EngineConfig, ModelConfig
-from sidewinder.parallel.cores import threads_per_rank
+from sidewinder.parallel.cores import threads_per_rank, use_threads
 from sidewinder.parallel.devices import resolve_device, resolve_dtype
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.parallel.executor import Executor, InlineExecutor, resolve_target
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.process_executor import ProcessExecutor
+from sidewinder.parallel.protocol import Transport
 
 RUNNER = "sidewinder.engine.runner:build_runner"
 
@@ -35,20 +39,54 @@ def start_executor(engine: EngineConfig, model: ModelConfig, target: str = RUNNE
         target: "module:function", `(engine, model, tp, collectives) -> runner`.
 
     Raises:
-        ValueError: if device, dtype, threads or launch cannot be had.
+        ValueError: if the device cannot be had, or torchrun's variables do not fit.
         RankFailure: if a rank fails while it starts.
     """
     if engine.launch == "torchrun":
         return _start_in_torchrun(engine, model, target)
-    if engine.launch != "process":
-        raise ValueError(f"launch={engine.launch!r} is unknown; choose process or torchrun")
     device = resolve_device(engine.device, 0, engine.tp)
     engine = _resolved(engine, model, device, engine.tp)
     if engine.tp == 1:
         return _start_inline(engine, model, target, SingleRank(), device)
     assert engine.threads is not None
     return ProcessExecutor(
-        engine.tp, target, engine, model, device.type, engine.threads, engine.timeout_s
+        engine.tp,
+        target,
+        engine,
+        model,
+        device=device.type,
+        transport=choose_transport(device, os.environ),
+        threads=engine.threads,
+        timeout_s=engine.timeout_s,
+    )
+
+
+def choose_transport(device: torch.device, environment: Mapping[str, str]) -> Transport:
+    """The fastest exact transport between worker processes on this machine.
+
+    `SIDEWINDER_TRANSPORT=gloo` keeps CPU ranks off shared memory, to compare the two.
+
+    Raises:
+        ValueError: if that variable is anything else.
+    """
+    forced = environment.get("SIDEWINDER_TRANSPORT", "")
+    if forced not in ("", "gloo"):
+        raise ValueError(f"SIDEWINDER_TRANSPORT={forced!r} is unknown; set gloo, or nothing")
+    if device.type == "cuda":
+        return "nccl"
+    if forced == "gloo":
+        return "gloo"
+    if shared_memory.native is None:
+        _say_gloo()
+        return "gloo"
+    return "shared memory"
+
+
+@functools.cache
+def _say_gloo() -> None:
+    warnings.warn(
+        "the native module is not built: ranks talk over gloo, much slower than shared memory",
+        stacklevel=4,
     )
 
 
@@ -72,7 +110,7 @@ def _start_inline(
     device: torch.device,
 ) -> InlineExecutor:
     assert engine.threads is not None
-    torch.set_num_threads(engine.threads)
+    use_threads(engine.threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:

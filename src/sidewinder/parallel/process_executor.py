@@ -9,9 +9,10 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from sidewinder.parallel.cores import CoreLease, lease_cores
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.parallel.lifeline import heard
-from sidewinder.parallel.protocol import Raised, WorkerSetup, decode, encode_call
+from sidewinder.parallel.protocol import Raised, Transport, WorkerSetup, decode, encode_call
 from sidewinder.parallel.rendezvous import Rendezvous
 from sidewinder.parallel.spawn import Worker, beat_s, how_it_ended, spawn_worker, stop_workers
 
@@ -33,6 +34,7 @@ class ProcessExecutor:
         target: "module:function"; builds a rank's runner from `(engine, model, tp, collectives)`.
         engine, model: for the target; picklable.
         device: "cpu", or "cuda" for GPU `r` on rank `r`.
+        transport: of the collectives.
         threads: CPU threads per rank.
         timeout_s: seconds without a heartbeat, or behind the first answer, after which a rank
             counts as hung.
@@ -48,6 +50,7 @@ class ProcessExecutor:
         engine: object,
         model: object,
         device: str = "cpu",
+        transport: Transport = "gloo",
         threads: int = 1,
         timeout_s: float = 60.0,
     ) -> None:
@@ -57,8 +60,9 @@ class ProcessExecutor:
         self._workers: list[Worker] = []
         self._by_fd: dict[int, Worker] = {}
         self._poll = select.poll()
-        self._finalizer = weakref.finalize(self, stop_workers, self._workers, os.getpid())
-        rendezvous = Rendezvous()
+        lease = lease_cores(size, threads) if transport == "shared memory" else None
+        self._finalizer = weakref.finalize(self, _release, self._workers, os.getpid(), lease)
+        rendezvous = Rendezvous(size if transport == "shared memory" else 0)
         setups = [
             WorkerSetup(
                 rank=rank,
@@ -66,9 +70,12 @@ class ProcessExecutor:
                 target=target,
                 engine=engine,
                 model=model,
+                transport=transport,
                 rendezvous=rendezvous.path,
+                segment=rendezvous.segment,
                 device=device if device == "cpu" else f"{device}:{rank}",
                 threads=threads,
+                cores=lease.cores[rank] if lease else None,
                 timeout_s=timeout_s,
             )
             for rank in range(size)
@@ -194,3 +201,9 @@ class ProcessExecutor:
         for worker in self._workers:
             worker.process.kill()
         self._finalizer()
+
+
+def _release(workers: list[Worker], owner: int, lease: CoreLease | None) -> None:
+    stop_workers(workers, owner)
+    if lease is not None:
+        lease.close()

@@ -7,9 +7,11 @@ answers when the runner is built, and from then on answers calls until it gets t
 import pickle
 import traceback
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sidewinder.parallel.errors import RankError, RankFailure
+
+Transport = Literal["shared memory", "gloo", "nccl"]
 
 EMPTY = b""
 """From the caller: stop. From a worker: done, nothing to return."""
@@ -29,9 +31,12 @@ class WorkerSetup:
         rank, size: its place in the group.
         target: "module:function" that builds the runner from `(engine, model, tp, collectives)`.
         engine, model: passed to the target (`EngineConfig`, `ModelConfig`).
-        rendezvous: path of the file through which the ranks find each other.
+        transport: of the collectives: "shared memory", "gloo" or "nccl".
+        rendezvous: path of the file through which gloo's and NCCL's ranks find each other.
+        segment: file descriptor of the shared memory.
         device: the rank's device, "cpu" or "cuda:<index>".
         threads: CPU threads of this rank.
+        cores: cores that only this rank may use; None if there are not enough.
         timeout_s: seconds after which a missing peer is an error.
     """
 
@@ -40,9 +45,12 @@ class WorkerSetup:
     target: str
     engine: Any
     model: Any
+    transport: Transport
     rendezvous: str
+    segment: int
     device: str
     threads: int
+    cores: tuple[int, ...] | None
     timeout_s: float
 
 

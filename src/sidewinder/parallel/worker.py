@@ -12,7 +12,9 @@ import torch
 
 from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.distributed import TorchCollectives, c10d
+from sidewinder.collectives.shared_memory import SharedMemoryCollectives, open_segment
 from sidewinder.parallel.channel import Channel
+from sidewinder.parallel.cores import use_threads
 from sidewinder.parallel.executor import resolve_target
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.lifeline import die_with_parent, start_lifeline
@@ -49,6 +51,8 @@ def _parse_arguments() -> argparse.Namespace:
 def _run(channel: Channel, setup: WorkerSetup) -> int:
     with contextlib.ExitStack() as resources:
         try:
+            if setup.cores is not None:
+                os.sched_setaffinity(0, setup.cores)
             collectives = open_collectives(setup)
             resources.callback(collectives.close)
             runner = build(setup, collectives)
@@ -66,13 +70,16 @@ def open_collectives(setup: WorkerSetup) -> Collectives:
     tp = TensorParallel(setup.rank, setup.size)
     if tp.size == 1:
         return SingleRank(tp)
+    if setup.transport == "shared memory":
+        segment = open_segment(setup.segment, tp.size)
+        return SharedMemoryCollectives(tp, segment, setup.timeout_s, setup.cores is not None)
     store = c10d.FileStore(setup.rendezvous, tp.size)
     return TorchCollectives(tp, store, torch.device(setup.device), setup.timeout_s)
 
 
 def build(setup: WorkerSetup, collectives: Collectives) -> object:
     """The runner that `setup.target` names, on this rank's device and threads."""
-    torch.set_num_threads(setup.threads)
+    use_threads(setup.threads)
     if setup.device != "cpu":
         torch.cuda.set_device(setup.device)
     return resolve_target(setup.target)(setup.engine, setup.model, collectives.tp, collectives)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,33 @@ def test_given_threads_are_kept_and_checked():
     assert cores.threads_per_rank(7, 2) == 7
     with pytest.raises(ValueError, match="threads=0: a rank needs 1 thread or more"):
         cores.threads_per_rank(0, 2)
+
+
+@pytest.fixture
+def eight_cores(monkeypatch):
+    """Eight usable cores of two packages, with two hardware threads each: (0, 4), (1, 5), ..."""
+    monkeypatch.setattr(cores, "HOLD_PREFIX", f"\0sidewinder-test-{os.getpid()}-")
+    monkeypatch.setattr(cores, "affinity", lambda: list(range(8)))
+    monkeypatch.setattr(cores, "cgroup_quota", lambda: None)
+    monkeypatch.setattr(cores, "_place", lambda core: (core % 4 // 2, core % 4, core))
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_lease_keeps_neighbours_together_and_others_out():
+    first = cores.lease_cores(2, 2)
+    assert first.cores == ((0, 4), (1, 5))
+    second = cores.lease_cores(1, 3)
+    assert second.cores == ((2, 6, 3),)
+    assert cores.lease_cores(2, 1) is None, "one core is left"
+    first.close()
+    first.close()
+    third = cores.lease_cores(2, 1)
+    assert third.cores == ((0,), (4,))
+    for lease in (second, third):
+        lease.close()
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_no_lease_beyond_the_quota(monkeypatch):
+    monkeypatch.setattr(cores, "cgroup_quota", lambda: 3.0)
+    assert cores.lease_cores(2, 2) is None

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sidewinder.collectives import shared_memory
 from sidewinder.config import EngineConfig
+from sidewinder.parallel import launch
 from sidewinder.parallel.executor import InlineExecutor, resolve_target
 from sidewinder.parallel.group import SINGLE
-from sidewinder.parallel.launch import start_executor
+from sidewinder.parallel.launch import choose_transport, start_executor
 
 MODEL = SimpleNamespace(dtype="float16")
 
@@ -57,3 +59,25 @@ def test_torchrun_is_not_guessed_and_not_assumed(monkeypatch):
 def test_unknown_target():
     with pytest.raises(AttributeError):
         resolve_target(f"{__name__}:absent")
+
+
+@pytest.mark.parametrize(
+    ("device", "forced", "expected"),
+    [("cuda", "", "nccl"), ("cpu", "", "shared memory"), ("cpu", "gloo", "gloo")],
+)
+def test_transport(monkeypatch, device, forced, expected):
+    monkeypatch.setattr(shared_memory, "native", object())
+    environment = {"SIDEWINDER_TRANSPORT": forced}
+    assert choose_transport(torch.device(device), environment) == expected
+
+
+def test_without_the_native_module_gloo_is_used_and_said(monkeypatch):
+    monkeypatch.setattr(shared_memory, "native", None)
+    launch._say_gloo.cache_clear()
+    with pytest.warns(UserWarning, match="ranks talk over gloo, much slower than shared memory"):
+        assert choose_transport(torch.device("cpu"), {}) == "gloo"
+
+
+def test_unknown_transport():
+    with pytest.raises(ValueError, match="SIDEWINDER_TRANSPORT='tcp' is unknown; set gloo"):
+        choose_transport(torch.device("cpu"), {"SIDEWINDER_TRANSPORT": "tcp"})

@@ -1,0 +1,106 @@
+// Collectives between processes of one machine over a segment of shared memory.
+//
+// The segment holds areas, one for each group that is formed on it. In an area every rank has a
+// mailbox (an epoch that only it advances) and two slots (only it writes them). An operation writes
+// its own slot, advances its own epoch ("publish"), waits for the others' epochs and reads their
+// slots. Slots alternate, so that no barrier is needed after reading: a slot is written again only
+// when everybody has published past the operation that read it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace sidewinder {
+
+enum class SumType : int { f32 = 0, bf16 = 1, f16 = 2, f64 = 3 };
+
+// Room for one rank's part of a message; longer messages travel in pieces.
+constexpr int64_t kSlotBytes = int64_t{1} << 20;
+constexpr int kAreas = 8;
+
+struct alignas(128) Mailbox {
+    std::atomic<uint32_t> epoch;     // the futex word
+    std::atomic<uint32_t> sleepers;  // waiters that must be woken
+    std::atomic<int32_t> pid;
+};
+static_assert(std::atomic<uint32_t>::is_always_lock_free);
+
+// The mapping; unmapped with its last user.
+class Segment {
+   public:
+    Segment(int fd, int ranks);
+    ~Segment();
+    Segment(const Segment&) = delete;
+    Segment& operator=(const Segment&) = delete;
+
+    static int64_t bytes(int ranks);
+    int ranks() const { return ranks_; }
+    Mailbox& mailbox(int area, int rank) const;
+    char* slot(int area, int rank, int which) const;
+
+   private:
+    int64_t area_bytes() const;
+    char* base_;
+    int ranks_;
+};
+
+// How long to wait before the kernel is asked to wake us.
+struct Patience {
+    int spins;   // looks with a pause between
+    int yields;  // looks with sched_yield between
+    double timeout_s;
+};
+
+// One group: `members` are ranks of the segment, `index` is this rank's place among them.
+// Every member makes the same calls in the same order. After a failure the group is over.
+class ShmGroup {
+   public:
+    ShmGroup(std::shared_ptr<Segment> segment, int area, std::vector<int> members, int index,
+             Patience patience);
+    ~ShmGroup();
+    ShmGroup(const ShmGroup&) = delete;
+    ShmGroup& operator=(const ShmGroup&) = delete;
+
+    void all_reduce(char* x, int64_t count, SumType type, int64_t two_shot_bytes);
+    // Rank r gives [rows, row_bytes[r]]; out is [rows, sum of row_bytes].
+    void all_gather(const char* x, char* out, int64_t rows, const std::vector<int64_t>& row_bytes);
+    void broadcast(char* x, int64_t bytes, int root);
+    void barrier();
+    // Nanoseconds of each of `calls` epoch exchanges that only spin: what the machine itself allows.
+    std::vector<float> bare_exchanges(int calls);
+
+   private:
+    int size() const { return static_cast<int>(members_.size()); }
+    Mailbox& mailbox(int r) const { return segment_->mailbox(area_, members_[r]); }
+    char* slot(int r) const { return segment_->slot(area_, members_[r], which_); }
+
+    char* open_slot();
+    void close_slot() { free_at_[which_] = epoch_ + 1; }
+    void publish();
+    void wait(int r, uint32_t epoch);
+    void wait_all(uint32_t epoch);
+    void sleep_until(int r, uint32_t epoch);
+    bool dead(int r);
+    [[noreturn]] void fail(int r, const std::string& what);
+
+    void reduce_one_shot(char* x, int64_t count, SumType type);
+    void reduce_two_shot(char* x, int64_t count, SumType type);
+    void gather_block(const char* x, char* out, int64_t rows, const std::vector<int64_t>& row_bytes,
+                      int64_t column, int64_t width);
+
+    const std::shared_ptr<Segment> segment_;
+    const int area_;
+    const std::vector<int> members_;
+    const int index_;
+    const Patience patience_;
+    std::vector<int> pidfds_;
+    uint32_t epoch_ = 0;
+    int which_ = 0;
+    uint32_t free_at_[2] = {0, 0};
+    bool broken_ = false;
+};
+
+}  // namespace sidewinder

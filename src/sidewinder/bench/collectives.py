@@ -1,0 +1,120 @@
+"""How long collectives take, by the definitions of nccl-tests.
+
+`S` is the size of one rank's uncompressed message and `t` the time of a call, the slowest rank's:
+algbw = S / t, and busbw = algbw · 2(W-1)/W for an all-reduce among W ranks, which compares with
+the hardware's bandwidth whatever W is. Of many calls, the median and the 99.9th percentile count.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidewinder.bench.machine import machine_info
+from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.shared_memory import SharedMemoryCollectives
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.parallel.process_executor import ProcessExecutor
+from sidewinder.parallel.protocol import Transport
+
+TARGET = f"{__name__}:build_bench"
+
+WARM_UP = 20
+BYTES_PER_SIZE = 1 << 30
+"""Large messages are repeated less often: so many bytes in all, but 20 times at least."""
+
+
+def bench_all_reduce(
+    tp: int,
+    transport: Transport,
+    sizes: Sequence[int],
+    dtype: str = "bfloat16",
+    calls: int = 1000,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Time all-reduces among `tp` fresh CPU ranks; a JSON-able report.
+
+    Args:
+        tp: number of ranks, 2 or more.
+        transport: "shared memory" or "gloo".
+        sizes: bytes of one rank's message.
+        dtype: "float32", "bfloat16" or "float16".
+        calls: how often each size is called, large ones less often.
+        threads: CPU threads per rank.
+    """
+    executor = ProcessExecutor(tp, TARGET, None, None, transport=transport, threads=threads)
+    try:
+        rows = [executor.call("all_reduce", size, dtype, calls) for size in sizes]
+        floor = executor.call("bare_exchanges", calls) if transport == "shared memory" else None
+    finally:
+        executor.close()
+    return {
+        "what": "all_reduce",
+        "machine": machine_info(),
+        "tp": tp,
+        "transport": transport,
+        "dtype": dtype,
+        "bare_exchange": floor,
+        "rows": rows,
+    }
+
+
+def build_bench(_: object, __: object, tp: TensorParallel, collectives: Collectives) -> "Bench":
+    """The worker's target."""
+    return Bench(tp, collectives)
+
+
+class Bench:
+    """One rank's part of a measurement."""
+
+    def __init__(self, tp: TensorParallel, collectives: Collectives) -> None:
+        self._tp, self._collectives = tp, collectives
+
+    def all_reduce(self, size: int, dtype: str, calls: int) -> dict[str, float]:
+        """Check and time messages of about `size` bytes; one row of the report."""
+        element = getattr(torch, dtype)
+        x = torch.empty(max(1, size // element.itemsize), dtype=element)
+        self._check_sum(x)
+        calls = min(calls, max(20, BYTES_PER_SIZE // max(1, size)))
+        x.zero_()  # So that repeated sums in place stay finite.
+        for _ in range(WARM_UP):
+            x = self._collectives.all_reduce(x)
+        seconds = self._slowest([self._timed(x) for _ in range(calls)])
+        return {"bytes": x.nbytes, "calls": calls} | _summary(seconds) | self._bandwidth(x, seconds)
+
+    def bare_exchanges(self, calls: int) -> dict[str, float]:
+        """What two ranks see that do nothing but spin on each other's flag, over shared memory."""
+        assert isinstance(self._collectives, SharedMemoryCollectives)
+        seconds = [nanoseconds * 1e-9 for nanoseconds in self._collectives.bare_exchanges(calls)]
+        return {"calls": calls} | _summary(self._slowest(seconds))
+
+    def _timed(self, x: Tensor) -> float:
+        start = time.perf_counter()
+        self._collectives.all_reduce(x)
+        return time.perf_counter() - start
+
+    def _check_sum(self, x: Tensor) -> None:
+        pattern = torch.arange(x.numel()) % 64
+        result = self._collectives.all_reduce(x.copy_(pattern + self._tp.rank))
+        expected = pattern * self._tp.size + sum(range(self._tp.size))
+        assert torch.equal(result, expected.to(x.dtype)), f"wrong sum of {x.nbytes} bytes"
+
+    def _slowest(self, seconds: list[float]) -> Tensor:
+        """Of every call, the slowest rank's time."""
+        mine = torch.tensor([seconds], dtype=torch.float64)
+        everyone = self._collectives.all_gather(mine, [len(seconds)] * self._tp.size)
+        return everyone.view(self._tp.size, -1).amax(0)
+
+    def _bandwidth(self, x: Tensor, seconds: Tensor) -> dict[str, float]:
+        algbw = x.nbytes / float(seconds.median()) / 1e9
+        return {"algbw_gbps": algbw, "busbw_gbps": algbw * 2 * (self._tp.size - 1) / self._tp.size}
+
+
+def _summary(seconds: Tensor) -> dict[str, float]:
+    return {
+        "median_us": float(seconds.median()) * 1e6,
+        "p999_us": float(seconds.quantile(0.999)) * 1e6,
+        "max_us": float(seconds.max()) * 1e6,
+    }
