@@ -42,7 +42,18 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> 
     )
     model.to(torch.bfloat16).save_pretrained(folder)
     model.to(torch.float32)
+    save_tokenizer(tokenizer, folder)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save the tokenizer, chat template included, without traces of where it was trained."""
     tokenizer.save_pretrained(folder, save_jinja_files=False)
+    path = folder / "tokenizer_config.json"
+    settings: dict[str, Any] = json.loads(path.read_text())
+    for local in ("backend", "is_local", "local_files_only"):
+        settings.pop(local, None)
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def save_log(log: list[dict[str, float]], path: Path) -> None:
@@ -66,3 +77,15 @@ def record(path: Path, family: str, entry: dict[str, float], text: str) -> None:
     figures["xz_9_bits_per_byte"] = round(xz_bits_per_byte(text), 4)
     figures["models"][family] = entry
     path.write_text(json.dumps(figures, indent=2, sort_keys=True) + "\n")
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures of ``heldout.json`` as the Markdown table of docs/demo-models.md."""
+    head = "family | parameters | tokens seen | minutes | held-out bits per byte"
+    lines = [f"| {head} |", "|---|--:|--:|--:|--:|"]
+    for family, entry in figures["models"].items():
+        size, seen = entry["parameters"] / 1e6, entry["tokens_seen"] / 1e6
+        bits, minutes = entry["bits_per_byte"], entry["minutes"]
+        lines.append(f"| {family} | {size:.2f} M | {seen:.1f} M | {minutes:.0f} | {bits:.2f} |")
+    lines.append(f"| `xz -9` | | | | {figures['xz_9_bits_per_byte']:.2f} |")
+    return "\n".join(lines)

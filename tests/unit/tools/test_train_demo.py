@@ -117,13 +117,13 @@ def test_five_steps_lower_the_loss_and_a_checkpoint_restores_them(
     options = train_demo.parse_arguments([*arguments, "--layers", str(layers_of(family))])
     run = train_demo.Run(family, options, vocab_size=64)
     tokens = torch.arange(128).reshape(2, 64) % 7
-    losses = [run.train_step(tokens[:, :-1], tokens[:, 1:], 0.5) for _ in range(5)]
-    assert losses[-1] < 0.9 * losses[0], losses
+    losses = [run.train_step(tokens[:, :-1], tokens[:, 1:], 1.0) for _ in range(5)]
+    assert losses[-1] < 0.95 * losses[0], losses
     run.save()
     again = train_demo.Run(family, options, vocab_size=64)
     again.restore()
     assert (again.step, again.tokens) == (5, 5 * 2 * 63)
-    last = [r.train_step(tokens[:, :-1], tokens[:, 1:], 0.5) for r in (run, again)]
+    last = [r.train_step(tokens[:, :-1], tokens[:, 1:], 1.0) for r in (run, again)]
     assert last[0] == pytest.approx(last[1], rel=1e-5)
 
 
@@ -251,3 +251,10 @@ def test_heldout_text_is_written_once(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("kept")
     assert export.heldout(path) == "kept"
+
+
+def test_docs_quote_the_recorded_figures() -> None:
+    shipped("zamba")
+    figures = json.loads((MODELS / "heldout.json").read_text())
+    text = (ROOT / "docs" / "demo-models.md").read_text(encoding="utf-8")
+    assert export.table(figures) in text
