@@ -104,13 +104,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "state_dtype": ("float32", "bfloat16"),
-    "all_reduce": ("auto", "exact"),
+    "all_reduce": ("auto", "exact", "int8", "int6", "int4"),
     "launch": ("process", "torchrun"),
     "load_format": ("auto", "random"),
 }
 """Values of the options that are one of a few words."""
-
-PLANNED_CODECS = ("int8", "int6", "int4")
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,9 @@ class EngineConfig:
         dtype: "auto" (the checkpoint's; float16 becomes bfloat16 on CPU), "float32", "bfloat16" or
             "float16".
         state_dtype: dtype of the SSM state, "float32" or "bfloat16".
-        all_reduce: "auto" or "exact" (codecs are not available yet).
+        all_reduce: how deltas are summed over ranks: "auto" or "exact" in the model's dtype;
+            "int8", "int6" or "int4" with so few bits on the wire; or a JSON file that ends in
+            ".json", with a codec per layer (docs/quantised-all-reduce.md).
         threads: CPU threads per rank; None divides the usable cores among the ranks.
         revision: hub revision.
         tokenizer: folder or hub id of the tokenizer when it is not the model's.
@@ -172,14 +172,13 @@ class EngineConfig:
         for name in ("threads", "max_model_len", "kv_cache_tokens"):
             self._check_integer(name, optional=True)
         self._check_integer("seed", optional=True, minimum=0, maximum=2**63 - 1)
-        if self.all_reduce in PLANNED_CODECS:
-            raise ValueError(
-                f"all_reduce={self.all_reduce!r} is not available yet; use 'auto' or 'exact'"
-            )
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name}={value!r} is not supported; use {' or '.join(choices)}")
+            is_policy = name == "all_reduce" and isinstance(value, str) and value.endswith(".json")
+            if value not in choices and not is_policy:
+                others = " or a .json file" if name == "all_reduce" else ""
+                listed = " or ".join(choices) + others
+                raise ValueError(f"{name}={value!r} is not supported; use {listed}")
         if not isinstance(self.progress, bool):
             raise ValueError(f"progress={self.progress!r} is not True or False")
         if not _is_number(self.timeout_s) or not 0 < self.timeout_s < math.inf:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives
+from sidewinder.collectives.quantised.policy import policy_of
 from sidewinder.collectives.rank_order import sum_in_rank_order
 from sidewinder.parallel.group import TensorParallel
 
@@ -55,6 +57,16 @@ class Toy:
         assert result.dtype == dtype
         assert result.shape == shape
         assert torch.equal(result, reference), f"rank {self.tp.rank}: {shape} {dtype}"
+        return self.same_everywhere(result)
+
+    def check_delta(
+        self, shape: tuple[int, ...], dtype: torch.dtype, seed: int, codec: str, expected: Tensor
+    ) -> bool:
+        """A quantised sum has the expected bits, on every rank."""
+        quantised = QuantisedCollectives(self.collectives, policy_of(codec))
+        mine = part(self.tp.rank, shape, dtype, seed)
+        result = quantised.all_reduce_delta(mine, "layers.0.mixer.out_proj", 0)
+        assert torch.equal(result, expected), f"rank {self.tp.rank}: {shape} {dtype} {codec}"
         return self.same_everywhere(result)
 
     def check_gather(self, rows: int, sizes: list[int], dtype: torch.dtype) -> bool:

@@ -35,10 +35,9 @@ def test_defaults_are_valid():
         ({"device": "tpu"}, ["device='tpu'", "auto or cpu or cuda"]),
         ({"dtype": "int8"}, ["dtype='int8'", "bfloat16"]),
         ({"state_dtype": "float16"}, ["state_dtype='float16'", "float32 or bfloat16"]),
-        ({"all_reduce": "int8"}, ["all_reduce='int8'", "not available yet", "exact"]),
-        ({"all_reduce": "int6"}, ["all_reduce='int6'", "not available yet"]),
-        ({"all_reduce": "int4"}, ["all_reduce='int4'", "not available yet"]),
+        ({"all_reduce": "int3"}, ["all_reduce='int3'", "int6 or int4 or a .json file"]),
         ({"all_reduce": "fast"}, ["all_reduce='fast'", "auto or exact"]),
+        ({"all_reduce": 8}, ["all_reduce=8", "auto or exact"]),
         ({"launch": "mpi"}, ["launch='mpi'", "process or torchrun"]),
         ({"load_format": "gguf"}, ["load_format='gguf'", "auto or random"]),
         ({"timeout_s": 0}, ["timeout_s=0", "positive"]),
@@ -52,6 +51,11 @@ def test_rejects(options, words):
     with pytest.raises(ValueError, match=re.escape(words[0])) as error:
         engine_config(**({"model": "folder"} | options))
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize("value", ["auto", "exact", "int8", "int6", "int4", "policy.json"])
+def test_ways_to_sum(value):
+    assert engine_config(model="folder", all_reduce=value).all_reduce == value
 
 
 def test_unknown_keyword_lists_the_known_ones():

@@ -10,6 +10,7 @@ import torch
 from sidewinder.bench.shapes import SHAPES
 from sidewinder.checkpoint.config_readers import parse_model_config
 from sidewinder.checkpoint.random import random_shard
+from sidewinder.collectives.base import Collectives
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.planning import describe_rule, format_plan, plan_report
@@ -27,7 +28,7 @@ CASES = [
 ]  # fmt: skip
 
 
-class Counting:
+class Counting(Collectives):
     """Collectives that note what passes: (operation, ranks, elements per row, bytes per row)."""
 
     def __init__(self, inner, seen):

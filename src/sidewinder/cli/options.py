@@ -14,7 +14,7 @@ _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
     ("device", str, "auto, cpu or cuda"),
     ("dtype", str, "auto (the checkpoint's), float32, bfloat16 or float16"),
     ("state_dtype", str, "dtype of the recurrent state: float32 or bfloat16"),
-    ("all_reduce", str, "auto (fastest exact path) or exact"),
+    ("all_reduce", str, "sums over ranks: auto, exact, int8, int6, int4 or a policy file"),
     ("threads", int, "CPU threads per rank (default: usable cores / tp)"),
     ("revision", str, "revision of a hub model"),
     ("tokenizer", str, "tokenizer folder or hub id, when it is not the model's"),

@@ -12,6 +12,7 @@ class Collectives(Protocol):
     """Communication among one group's ranks; each makes the same calls in the same order.
 
     All results are bit-identical on all ranks: sums are formed in rank order, or by one rank.
+    Verbs with a body serve every transport that has no better way; wrappers pass them on.
     """
 
     tp: TensorParallel
@@ -22,9 +23,29 @@ class Collectives(Protocol):
         """Sum of every rank's `x` (of equal shape and dtype). May overwrite and return `x`."""
         ...
 
+    def all_reduce_delta(self, x: Tensor, site: str, n_decodes: int) -> Tensor:  # noqa: ARG002
+        """Sum of every rank's `x`, a delta `[T, d_model]`; the only sum that may be quantised.
+
+        Args:
+            x: this rank's term; may be overwritten and returned.
+            site: the projection that made it, by the name of its parameters.
+            n_decodes: leading rows that are tokens of decoding sequences; the others are prefill.
+        """
+        return self.all_reduce(x)
+
+    def is_exact(self, site: str) -> bool:  # noqa: ARG002
+        """Whether `all_reduce_delta` is `all_reduce` at this site."""
+        return True
+
     def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """Concatenate along the last dimension in rank order; rank `r` gives `[..., sizes[r]]`."""
         ...
+
+    def all_to_all(self, x: Tensor) -> Tensor:
+        """Row `q` of rank `r`'s `x` `[ranks, n]` becomes row `r` of rank `q`'s result."""
+        ranks = self.tp.size
+        parts = self.all_gather(x.reshape(1, -1), [x.numel()] * ranks)
+        return parts.view(ranks, ranks, -1)[:, self.tp.rank]
 
     def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
         """Rank `root`'s `x` on every rank. May overwrite and return `x`."""
@@ -43,7 +64,7 @@ class Collectives(Protocol):
         ...
 
 
-class SingleRank:
+class SingleRank(Collectives):
     """The group of one rank: every verb is the identity."""
 
     def __init__(self, tp: TensorParallel = SINGLE) -> None:

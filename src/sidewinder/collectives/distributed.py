@@ -24,7 +24,7 @@ ONE_SHOT_BYTES = 64 * 1024
 """Below this size every rank gathers all parts and sums them; above, each sums one stripe."""
 
 
-class TorchCollectives:
+class TorchCollectives(Collectives):
     """One group of ranks over torch.distributed.
 
     Args:
@@ -77,12 +77,14 @@ class TorchCollectives:
         stripe = -(-flat.numel() // self.tp.size)
         padded = flat.new_zeros(self.tp.size, stripe)
         padded.view(-1)[: flat.numel()] = flat
-        mine = torch.empty_like(padded)
-        self._wait(
-            "all_reduce",
-            lambda: self._group.alltoall_base(_bytes(mine), _bytes(padded), [], []),
-        )
+        mine = self._exchange("all_reduce", padded)
         return self._gather_equal(sum_in_rank_order(mine)).view(-1)[: flat.numel()]
+
+    def _exchange(self, verb: str, rows: Tensor) -> Tensor:
+        """Every rank's contiguous row for this one, `[ranks, n]`."""
+        mine = torch.empty_like(rows)
+        self._wait(verb, lambda: self._group.alltoall_base(_bytes(mine), _bytes(rows), [], []))
+        return mine
 
     def _gather_equal(self, part: Tensor) -> Tensor:
         """Every rank's contiguous `part` (equal shapes), stacked: `[ranks, *part.shape]`."""
@@ -101,6 +103,10 @@ class TorchCollectives:
         padded[..., : x.shape[-1]] = x
         parts = self._gather_equal(padded)
         return torch.cat([part[..., :size] for part, size in zip(parts, sizes, strict=True)], -1)
+
+    def all_to_all(self, x: Tensor) -> Tensor:
+        assert x.shape[0] == self.tp.size, f"{x.shape[0]} rows for {self.tp.size} ranks"
+        return self._exchange("all_to_all", x.contiguous()) if x.numel() else x
 
     def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
         x = x.contiguous()

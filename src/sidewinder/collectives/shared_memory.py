@@ -57,7 +57,7 @@ def open_segment(fd: int, ranks: int) -> Any:
         os.close(fd)
 
 
-class SharedMemoryCollectives:
+class SharedMemoryCollectives(Collectives):
     """One group of ranks over a shared segment.
 
     Every rank copies its part into memory that all can read, raises a flag, waits for the others'

@@ -50,7 +50,7 @@ class ThreadGroup:
             group.abort()
 
 
-class ThreadCollectives:
+class ThreadCollectives(Collectives):
     """The collectives of one thread; sums in rank order, so bit-identical everywhere.
 
     Args:
@@ -58,9 +58,8 @@ class ThreadCollectives:
         rank: this thread's.
     """
 
-    path = "threads"
-
     def __init__(self, group: ThreadGroup, rank: int) -> None:
+        self.path = "threads"
         self.tp = TensorParallel(rank, group.size)
         self._group = group
 
@@ -75,6 +74,12 @@ class ThreadCollectives:
         joined = torch.cat(parts, dim=-1)
         self._group.wait()
         return joined
+
+    def all_to_all(self, x: Tensor) -> Tensor:
+        parts = self._group.exchange(self.tp.rank, x)
+        mine = torch.stack([part[self.tp.rank] for part in parts])
+        self._group.wait()
+        return mine
 
     def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
         value: Tensor = self._group.exchange(self.tp.rank, x)[root].clone()

@@ -14,7 +14,7 @@ class CallCounter:
         self.calls = 0
 
 
-class CountedCollectives:
+class CountedCollectives(Collectives):
     """`inner` with every call counted; subgroups share the counter.
 
     Args:
@@ -32,9 +32,20 @@ class CountedCollectives:
         self._count()
         return self._inner.all_reduce(x)
 
+    def all_reduce_delta(self, x: Tensor, site: str, n_decodes: int) -> Tensor:
+        self._count()
+        return self._inner.all_reduce_delta(x, site, n_decodes)
+
+    def is_exact(self, site: str) -> bool:
+        return self._inner.is_exact(site)
+
     def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         self._count()
         return self._inner.all_gather(x, sizes)
+
+    def all_to_all(self, x: Tensor) -> Tensor:
+        self._count()
+        return self._inner.all_to_all(x)
 
     def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
         self._count()

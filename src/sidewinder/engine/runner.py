@@ -9,6 +9,7 @@ from torch import Tensor
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.checkpoint.reader import load_shard
 from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.quantised.all_reduce import quantised
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.counted import CallCounter, CountedCollectives
 from sidewinder.engine.memory import PoolSize, fit_pool, gather_integer, least_free_bytes
@@ -64,8 +65,10 @@ def build_runner(
         collectives: the group of `tp`.
 
     Raises:
-        ValueError: if the checkpoint or `tp` does not fit, or memory is too small.
+        ValueError: if the checkpoint, `tp` or the policy of sums does not fit, or memory is too
+            small.
     """
+    collectives = quantised(collectives, engine.all_reduce, model)
     device, dtype = _torch_device(engine.device), DTYPES[engine.dtype]
     weights = _load(engine, model, tp, dtype, device)
     weight_bytes = sum(tensor.nbytes for tensor in weights.values())

@@ -55,7 +55,7 @@ class Attention:
                 seqs.bounds[:-1], seqs.bounds[1:], index.read, strict=True
             )
         ]
-        return self.o(torch.cat(outputs))
+        return self.o(torch.cat(outputs), seqs)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """One sequence: its last `len(q)` tokens over all of its `len(k)` tokens."""
@@ -97,8 +97,8 @@ class GatedMLP:
         self.up = ColumnParallelLinear(weights.under("up"))
         self.down = RowParallelLinear(weights.under("down"), collectives)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+    def __call__(self, x: Tensor, seqs: Sequences) -> Tensor:
+        return self.down(self.activation(self.gate(x)) * self.up(x), seqs)
 
 
 class SharedBlock:
@@ -136,4 +136,4 @@ class SharedBlock:
         """`[T, d_model]` from the residual stream and the original embedding, as wide each."""
         x = rms_norm(torch.cat([hidden, embedded], dim=-1), self.input_norm, self.norm_eps)
         x = self.attention(x, kv, invocation, index, seqs)
-        return self.mlp(rms_norm(x, self.pre_ff_norm, self.norm_eps))
+        return self.mlp(rms_norm(x, self.pre_ff_norm, self.norm_eps), seqs)

@@ -6,7 +6,7 @@ The norm's groups are the model's; ranks may cut them. Four ways, chosen once at
 - `WholeGroupsOutput`: every rank holds whole groups; nothing to exchange.
 - `OneGroupOutput`: one group over all ranks. The norm is one factor per token and the projection is
   linear, so the unnormalised values are projected, the sum of squares travels with the partial sum,
-  and the factor is applied afterwards: still one collective.
+  and the factor is applied afterwards: still one collective (two if the partial sum is quantised).
 - `CutGroupsOutput`: groups cut between ranks: one small float32 sum of squares per group first.
 """
 
@@ -22,12 +22,13 @@ from sidewinder.layers.linear import RowParallelLinear
 from sidewinder.layers.weights import Weights
 from sidewinder.ops.gated_rms_norm import gated_rms_norm
 from sidewinder.sharding.dims import LocalDims, channel_shares
+from sidewinder.state.batch import Sequences
 
 
 class GatedOutput(Protocol):
     """From scan output and gate, `[T, d_inner_local]` each, to the layer's delta `[T, d_model]`."""
 
-    def __call__(self, x: Tensor, z: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor: ...
 
 
 def gated_output(
@@ -54,8 +55,8 @@ class GateOutput:
     def __init__(self, out_proj: RowParallelLinear) -> None:
         self.out_proj = out_proj
 
-    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
-        return self.out_proj((x.float() * F.silu(z.float())).to(x.dtype))
+    def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
+        return self.out_proj((x.float() * F.silu(z.float())).to(x.dtype), seqs)
 
 
 class WholeGroupsOutput:
@@ -68,9 +69,9 @@ class WholeGroupsOutput:
         self.norm_before_gate = config.norm_before_gate
         self.out_proj = out_proj
 
-    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
         normed = gated_rms_norm(x, z, self.weight, self.eps, self.group_size, self.norm_before_gate)
-        return self.out_proj(normed)
+        return self.out_proj(normed, seqs)
 
 
 class OneGroupOutput:
@@ -83,13 +84,20 @@ class OneGroupOutput:
         self.norm_before_gate = config.norm_before_gate
         self.out_proj = out_proj
 
-    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
         normalised, scaled = _gate(x, z, self.weight, self.norm_before_gate)
         mean_square = normalised.square().sum(-1, keepdim=True) / self.d_inner
         partial = self.out_proj.partial(scaled.to(x.dtype))
-        total, mean_square = sum_with_scalar(partial, mean_square, self.out_proj.collectives)
+        total, mean_square = self._sums(partial, mean_square, seqs)
         delta = total.float() * torch.rsqrt(mean_square + self.eps)
         return self.out_proj.add_bias(delta.to(x.dtype))
+
+    def _sums(self, partial: Tensor, scalar: Tensor, seqs: Sequences) -> tuple[Tensor, Tensor]:
+        """Both over ranks: together, or apart where the first is quantised and the second not."""
+        collectives = self.out_proj.collectives
+        if collectives.is_exact(self.out_proj.name):
+            return sum_with_scalar(partial, scalar, collectives)
+        return self.out_proj.sum(partial, seqs), collectives.all_reduce(scalar)
 
 
 class CutGroupsOutput:
@@ -114,13 +122,13 @@ class CutGroupsOutput:
         self.out_proj = out_proj
         self.channel_group = channel_group
 
-    def __call__(self, x: Tensor, z: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
         normalised, scaled = _gate(x, z, self.weight, self.norm_before_gate)
         squares = normalised.new_zeros(x.shape[0], self.n_groups)
         squares.index_add_(1, self.channel_group, normalised.square())
         squares = self.out_proj.collectives.all_reduce(squares)
         factor = torch.rsqrt(squares / self.group_size + self.eps)[:, self.channel_group]
-        return self.out_proj((scaled * factor).to(x.dtype))
+        return self.out_proj((scaled * factor).to(x.dtype), seqs)
 
 
 def _gate(x: Tensor, z: Tensor, weight: Tensor, norm_before_gate: bool) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from torch import Tensor
 from sidewinder.collectives.base import Collectives
 from sidewinder.layers.weights import Weights
 from sidewinder.ops.linear import linear
+from sidewinder.state.batch import Sequences
 
 
 class ColumnParallelLinear:
@@ -25,7 +26,8 @@ class ColumnParallelLinear:
 class RowParallelLinear:
     """`[T, i_local] -> [T, o]`: a sum over ranks of what each makes from its inputs.
 
-    The sum is in the activations' dtype; the bias, whole on every rank, is added once, after it.
+    The sum is in the activations' dtype, or quantised if the collectives have a codec for this
+    layer's name; the bias, whole on every rank, is added once, after it.
 
     Args:
         weights: `weight` `[o, i_local]` and, if the model has it, `bias` `[o]`.
@@ -36,13 +38,18 @@ class RowParallelLinear:
         self.weight = weights["weight"]
         self.bias = weights.get("bias")
         self.collectives = collectives
+        self.name = weights.name
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.add_bias(self.collectives.all_reduce(self.partial(x)))
+    def __call__(self, x: Tensor, seqs: Sequences) -> Tensor:
+        return self.add_bias(self.sum(self.partial(x), seqs))
 
     def partial(self, x: Tensor) -> Tensor:
         """This rank's term of the sum, `[T, o]`."""
         return linear(x, self.weight)
+
+    def sum(self, partial: Tensor, seqs: Sequences) -> Tensor:
+        """The sum over ranks of what `partial` returned, `[T, o]`."""
+        return self.collectives.all_reduce_delta(partial, self.name, seqs.n_decodes)
 
     def add_bias(self, total: Tensor) -> Tensor:
         """The sum, with the bias."""

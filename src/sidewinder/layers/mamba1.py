@@ -108,7 +108,8 @@ class Mamba1Mixer:
             piece.scan(x, z, parameters[head], state.ssm, seqs)
             for piece, head in zip(self.pieces, self.piece_heads, strict=True)
         ]
-        return self.out_proj(outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1))
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return self.out_proj(y, seqs)
 
     def _scan_parameters(self, x: Tensor) -> tuple[Tensor, ...]:
         """`dt, B, C` (`[T, R + 2N]`) of each head that this rank's group of ranks holds."""

@@ -66,4 +66,4 @@ class Mamba2Mixer:
             self.dt_limit,
             self.head_group,
         )
-        return self.output(y.flatten(1), z)
+        return self.output(y.flatten(1), z, seqs)

@@ -17,6 +17,11 @@ class Weights:
         self._tensors = tensors
         self._prefix = prefix
 
+    @property
+    def name(self) -> str:
+        """What the view is of: its prefix without the final dot."""
+        return self._prefix.removesuffix(".")
+
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[self._prefix + name]
 

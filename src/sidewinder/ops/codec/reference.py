@@ -89,7 +89,8 @@ def _scales(groups: Tensor, codec: Codec) -> Tensor:
     magnitude = groups.abs().amax(-1)
     scale = (magnitude / codec.levels).to(torch.bfloat16).to(torch.float32)
     scale = scale.clamp(SMALLEST_SCALE, LARGEST_BF16 / codec.levels)
-    scale = torch.where(groups.amax(-1) == magnitude, -scale, scale)
+    negative = (groups.amax(-1) == magnitude) & (magnitude > 0)
+    scale = torch.where(negative, -scale, scale)
     return torch.where(magnitude.isfinite(), scale, torch.nan)
 
 

@@ -1,0 +1,1 @@
+"""Sums of few bits: which deltas are quantised (`policy`), and how (`all_reduce`)."""
