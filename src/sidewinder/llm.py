@@ -167,6 +167,13 @@ class LLM:
             n_filled[part.request_id] += len(rows)
         return list(results.values())
 
+    def stream_logits(self, prompt: Prompt) -> Generator[Tensor, None, None]:
+        """The rows of `logits([prompt])`, in blocks as they are made: memory does not grow."""
+        with closing(self._increments([self._intake.reading(prompt, True)])) as increments:
+            for part in increments:
+                if part.logits is not None:
+                    yield torch.from_numpy(part.logits)
+
     def score(self, prompts: Prompt | Sequence[Prompt]) -> list[Tensor]:
         """Float32 CPU logprobs `[len - 1]` of every prompt's tokens after the first."""
         calls = [self._intake.reading(prompt) for prompt in prompt_list(prompts)]

@@ -1,9 +1,13 @@
 """Quantised sums between real ranks, over every transport."""
 
+import json
+
 import pytest
 import torch
 from rank_toys import part
 
+from sidewinder.cli import main
+from sidewinder.cli.main import DONE
 from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives
 from sidewinder.collectives.quantised.policy import policy_of
 from sidewinder.llm import LLM
@@ -49,3 +53,20 @@ def test_a_policy_that_does_not_fit_is_the_user_s_error(tmp_path):
     file.write_text('{"sites": {"layers.7.mixer.out_proj": "int8"}}')
     with pytest.raises(ValueError, match=r"layers\.7\.mixer\.out_proj, which this model does not"):
         LLM(folder, tp=2, device="cpu", threads=1, all_reduce=str(file))
+
+
+def test_eval_compares_with_the_exact_sum(tmp_path, capsys):
+    folder = save_tokenizer(save_tiny("mamba2", tmp_path, vocab_size=300, n_groups=1))
+    text = tmp_path / "text.txt"
+    text.write_text("def f(x):\n    return x + 1\n" * 8)
+    command = ["eval", str(folder), "--text", str(text), "--device", "cpu", "--json"]
+    ranks = ["--tp", "2", "--threads", "1", "--max-step-tokens", "50"]
+    assert main([*command, *ranks, "--all-reduce", "int8"]) == DONE
+    int8 = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert main([*command, "--all-reduce", "int8"]) == DONE
+    single = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert int8["collectives"].endswith("deltas int8")
+    assert int8["reference_perplexity"] == pytest.approx(single["perplexity"], rel=1e-4)
+    assert 0 < int8["mean_kl"] < int8["p99_kl"] < 0.1
+    assert int8["top1_agreement"] > 0.9
+    assert "mean_kl" not in single
