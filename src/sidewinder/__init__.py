@@ -1,9 +1,13 @@
 """Sidewinder: tensor-parallel inference for selective state-space models."""
 
-__version__ = "0.1.0"
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from sidewinder.llm import LLM, Increment, Metrics, RequestOutput, Score
-from sidewinder.sampling import SamplingParams, TokenLogprobs
+if TYPE_CHECKING:
+    from sidewinder.llm import LLM, Increment, Metrics, RequestOutput, Score
+    from sidewinder.sampling import SamplingParams, TokenLogprobs
+
+__version__ = "0.1.0"
 
 __all__ = [
     "LLM",
@@ -15,3 +19,11 @@ __all__ = [
     "TokenLogprobs",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when they are first used: worker processes need none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    in_sampling = name in ("SamplingParams", "TokenLogprobs")
+    return getattr(import_module("sidewinder.sampling" if in_sampling else "sidewinder.llm"), name)

@@ -61,6 +61,11 @@ class Engine:
         """Whether any request is waiting or running."""
         return bool(self._live)
 
+    @property
+    def n_running(self) -> int:
+        """Requests that hold a slot."""
+        return self._scheduler.n_running
+
     def add(
         self, request: Request, tokenizer: Tokenizer | None = None, prompt: str | None = None
     ) -> None:

@@ -58,7 +58,6 @@ class Sequence:
         pages: hybrids: KV pages reserved for `request.max_stored_tokens`.
         n_stored: tokens already in the state.
         output: tokens drawn so far.
-        last_step: number of the step it last took part in.
     """
 
     request: Request
@@ -66,7 +65,6 @@ class Sequence:
     pages: tuple[int, ...] = ()
     n_stored: int = 0
     output: list[int] = field(default_factory=list)
-    last_step: int = 0
 
     @property
     def n_unstored(self) -> int:

@@ -77,7 +77,6 @@ class Scheduler:
         self._free_slots = list(reversed(range(limits.n_slots)))
         self._free_pages = list(reversed(range(limits.n_pages)))
         self._planned: list[tuple[Sequence, SequenceStep]] = []
-        self._n_steps = 0
 
     @property
     def n_waiting(self) -> int:
@@ -108,7 +107,6 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """Choose the next step, admitting what fits; None if there is nothing to do."""
         assert not self._planned, "the planned step was not committed"
-        self._n_steps += 1
         admitted = self._admit()
         chosen = self._choose()
         # One-token sequences first: operators have a fast path for them.
@@ -143,14 +141,11 @@ class Scheduler:
 
     def _choose(self) -> list[tuple[Sequence, SequenceStep]]:
         running = list(self._running.values())
-        decoding = [sequence for sequence in running if not sequence.prefilling]
-        # Those that waited longest come first: more may decode than fit in one step.
-        decoding.sort(key=lambda sequence: sequence.last_step)
-        chosen = [(sequence, 1) for sequence in decoding[: self.limits.max_step_tokens]]
+        chosen = [(sequence, 1) for sequence in running if not sequence.prefilling]
+        # Each of them once finished its prompt in a step that had room for it beside the others.
+        assert len(chosen) <= self.limits.max_step_tokens
         prefilling = [sequence for sequence in running if sequence.prefilling]
         chosen += self._chunks(prefilling, self.limits.max_step_tokens - len(chosen))
-        for sequence, _ in chosen:
-            sequence.last_step = self._n_steps
         return [
             (sequence, sequence.next_step(n_tokens, self.limits.page_size))
             for sequence, n_tokens in chosen

@@ -1,0 +1,282 @@
+"""`AsyncEngine`: one thread steps the engine; coroutines add requests and await increments.
+
+Everything but the thread's loop runs on the event loop's thread, so the bookkeeping needs no lock;
+only the commands to the thread (add, abort, stop) pass through one.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sidewinder.engine.engine import Engine
+from sidewinder.engine.intake import Call
+from sidewinder.engine.outputs import Increment
+
+
+class Overloaded(RuntimeError):
+    """The queue is full.
+
+    Attributes:
+        retry_after_s: when there may be room again.
+    """
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineClosed(RuntimeError):
+    """The engine failed or was closed; nothing more will come."""
+
+
+class Observer(Protocol):
+    """Is told, on the event loop's thread, what happens to requests."""
+
+    def tokens(self, n_tokens: int, seconds: float, first: bool) -> None:
+        """New tokens came `seconds` after the request (`first`) or its last token."""
+        ...
+
+    def finished(self, reason: str, seconds: float) -> None:
+        """A request ended after `seconds`: "stop", "length", "abort" or "error"."""
+        ...
+
+
+@dataclass
+class _Open:
+    """A request that was submitted and is not complete."""
+
+    stream: "RequestStream"
+    arrived_s: float
+    last_token_s: float
+
+
+@dataclass
+class _Commands:
+    """What the event loop asks of the engine's thread; guarded by `ready`."""
+
+    ready: threading.Condition = field(default_factory=threading.Condition)
+    queue: deque[Call | int] = field(default_factory=deque)
+    stop: bool = False
+
+    def put(self, command: Call | int) -> None:
+        with self.ready:
+            self.queue.append(command)
+            self.ready.notify()
+
+
+class RequestStream:
+    """Increments of requests that were submitted together, in the order in which they come.
+
+    Iterating ends when all are complete. `close` drops what is left of them, at once.
+    """
+
+    def __init__(self, engine: "AsyncEngine", ids: Sequence[int]) -> None:
+        self._engine = engine
+        self._pending = set(ids)
+        self._inbox: asyncio.Queue[Increment | EngineClosed] = asyncio.Queue()
+
+    def __aiter__(self) -> "RequestStream":
+        return self
+
+    async def __anext__(self) -> Increment:
+        """The next increment.
+
+        Raises:
+            EngineClosed: if the engine failed or was closed.
+        """
+        if not self._pending:
+            raise StopAsyncIteration
+        increment = await self._inbox.get()
+        if isinstance(increment, EngineClosed):
+            raise increment
+        if increment.output is not None:
+            self._pending.discard(increment.request_id)
+        return increment
+
+    def close(self) -> None:
+        """Abort the requests that are not complete. Calling twice is fine."""
+        self._engine.abort(self._pending)
+        self._pending.clear()
+
+    def put(self, item: Increment | EngineClosed) -> None:
+        """For the engine: hand an increment, or the end of everything, to the reader."""
+        self._inbox.put_nowait(item)
+
+
+class Reservation:
+    """Places in the queue, held while a request's prompts are still being prepared."""
+
+    def __init__(self, engine: "AsyncEngine", n_places: int) -> None:
+        self._engine = engine
+        self.n_places = n_places
+
+    def release(self) -> None:
+        """Give back the places that were not used. Calling twice is fine."""
+        self._engine.release(self)
+
+
+class AsyncEngine:
+    """Runs requests of many coroutines. Make it, and call it, inside a running event loop.
+
+    Args:
+        engine: nobody else may step it.
+        max_open: requests that may be open at once, waiting or running.
+        observer: is told about tokens and ends.
+
+    Attributes:
+        failure: why it takes no more requests; None while it does.
+        failed: whether that is because a step failed: the ranks' state is unknown then, so the
+            owner closes the executor and ends the process.
+    """
+
+    def __init__(self, engine: Engine, max_open: int, observer: Observer | None = None) -> None:
+        self._engine = engine
+        self._max_open = max_open
+        self._observer = observer
+        self._loop = asyncio.get_running_loop()
+        self._commands = _Commands()
+        self._open: dict[int, _Open] = {}
+        self._n_reserved = 0
+        self._mean_s = 1.0
+        self.failure: str | None = None
+        self.failed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def n_open(self) -> int:
+        """Requests that are not complete, those being prepared included."""
+        return len(self._open) + self._n_reserved
+
+    def reserve(self, n_places: int) -> Reservation:
+        """Keep places for requests that `submit` will bring.
+
+        Raises:
+            Overloaded: if there are not so many.
+            EngineClosed: if the engine failed or was closed.
+        """
+        self._check_open()
+        if self.n_open + n_places > self._max_open:
+            seconds = min(60, max(1, round(self._mean_s)))
+            raise Overloaded(
+                f"{self.n_open} requests are open and {self._max_open} may be; try again in "
+                f"{seconds} s",
+                seconds,
+            )
+        self._n_reserved += n_places
+        return Reservation(self, n_places)
+
+    def release(self, reservation: Reservation) -> None:
+        """Give back unused places."""
+        self._n_reserved -= reservation.n_places
+        reservation.n_places = 0
+
+    def submit(
+        self, calls: Sequence[Call], reservation: Reservation, arrived_s: float | None = None
+    ) -> RequestStream:
+        """Put requests in the queue, in the places of `reservation`.
+
+        Args:
+            calls: as many as the reservation has places.
+            reservation: is used up.
+            arrived_s: when their caller came (`time.perf_counter`), for the observer.
+
+        Raises:
+            EngineClosed: if the engine failed or was closed.
+        """
+        assert len(calls) == reservation.n_places, "one place per request"
+        self._check_open()
+        self.release(reservation)
+        stream = RequestStream(self, [call.request.id for call in calls])
+        arrived_s = time.perf_counter() if arrived_s is None else arrived_s
+        for call in calls:
+            self._open[call.request.id] = _Open(stream, arrived_s, arrived_s)
+            self._commands.put(call)
+        return stream
+
+    def abort(self, request_ids: set[int]) -> None:
+        """Drop requests; their slots are free before the next step."""
+        for request_id in request_ids:
+            if request_id in self._open:
+                self._end(request_id, "abort", time.perf_counter())
+                self._commands.put(request_id)
+
+    def fail_open(self, reason: str) -> None:
+        """End every open request with `EngineClosed(reason)` and take no more."""
+        self.failure = self.failure or reason
+        for request_id, request in list(self._open.items()):
+            request.stream.put(EngineClosed(self.failure))
+            self._end(request_id, "error", time.perf_counter())
+            self._commands.put(request_id)
+
+    def close(self) -> None:
+        """End what is open, and the thread, after the step that it is in. Does not close the ranks.
+
+        Calling twice is fine.
+        """
+        self.fail_open("the engine was closed")
+        with self._commands.ready:
+            self._commands.stop = True
+            self._commands.ready.notify()
+        self._thread.join()
+
+    def _check_open(self) -> None:
+        if self.failure is not None:
+            raise EngineClosed(self.failure)
+
+    def _end(self, request_id: int, reason: str, now_s: float) -> None:
+        seconds = now_s - self._open.pop(request_id).arrived_s
+        if reason in ("stop", "length"):
+            self._mean_s += 0.1 * (seconds - self._mean_s)
+        if self._observer is not None:
+            self._observer.finished(reason, seconds)
+
+    def _deliver(self, increments: Sequence[Increment], now_s: float) -> None:
+        for increment in increments:
+            request = self._open.get(increment.request_id)
+            if request is None:  # aborted while the step ran
+                continue
+            request.stream.put(increment)
+            if increment.token_ids and self._observer is not None:
+                first = request.last_token_s == request.arrived_s
+                seconds = now_s - request.last_token_s
+                self._observer.tokens(len(increment.token_ids), seconds, first)
+                request.last_token_s = now_s
+            if increment.finish_reason is not None:
+                self._end(increment.request_id, increment.finish_reason, now_s)
+
+    def _fail(self, reason: str) -> None:
+        self.failed = True
+        self.fail_open(reason)
+
+    def _run(self) -> None:
+        """The thread: take commands, step, deliver."""
+        try:
+            while self._take_commands():
+                increments = self._engine.step()
+                self._call_soon(self._deliver, increments, time.perf_counter())
+        # Whatever went wrong, the open requests must end and the process must learn of it.
+        except BaseException as error:
+            self._call_soon(self._fail, f"a step failed ({type(error).__name__}: {error})")
+
+    def _take_commands(self) -> bool:
+        """Wait for work; False when it is time to stop."""
+        commands = self._commands
+        with commands.ready:
+            while not (commands.queue or commands.stop or self._engine.has_work):
+                commands.ready.wait()
+            taken, commands.queue = commands.queue, deque()
+        for command in taken:
+            if isinstance(command, int):
+                self._engine.abort(command)
+            else:
+                self._engine.add(command.request, command.tokenizer, command.prompt)
+        return not commands.stop
+
+    def _call_soon(self, function: Callable[..., None], *args: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)

@@ -1,0 +1,85 @@
+"""An executor without ranks or tensors: a toy recurrent model that checks what it is asked."""
+
+from sidewinder.engine.plan import SequenceResult, StepResult
+from sidewinder.sampling import TokenLogprobs
+
+VOCAB = 50
+
+
+def next_state(state, token):
+    return (state * 31 + token + 1) % 9973
+
+
+def toy_output(prompt, n_tokens):
+    """What the toy model generates, from a plain loop."""
+    state = 0
+    for token in prompt:
+        state = next_state(state, token)
+    output = []
+    for _ in range(n_tokens):
+        output.append(state % VOCAB)
+        state = next_state(state, output[-1])
+    return output
+
+
+def toy_score(token):
+    return TokenLogprobs(token, -token / 10, 1)
+
+
+class ToyExecutor:
+    """Keeps a state and a token count per slot; asserts the contract of `StepPlan`."""
+
+    def __init__(self, limits):
+        self.limits = limits
+        self.slots = {}
+        self.admitted = {}
+        self.plans = []
+        self.closed = False
+
+    def call(self, method, *args):
+        return getattr(self, method)(*args)
+
+    def close(self):
+        self.closed = True
+
+    def step(self, plan):
+        self.plans.append(plan)
+        for admission in plan.admissions:
+            self.admitted[admission.slot] = admission
+        self._check(plan)
+        return StepResult([self._run(part) for part in plan.sequences])
+
+    def _check(self, plan):
+        lengths = [len(part.tokens) for part in plan.sequences]
+        slots = [part.slot for part in plan.sequences]
+        assert lengths, "an empty step"
+        assert sum(lengths) <= self.limits.max_step_tokens
+        assert len(set(slots)) == len(slots)
+        assert all(0 <= slot < self.limits.n_slots for slot in slots)
+        ones = [length == 1 for length in lengths]
+        assert ones == sorted(ones, reverse=True), "one-token sequences come first"
+        rows = sum(len(part.tokens) for part in plan.sequences if part.return_logits)
+        assert rows <= self.limits.max_logit_rows
+
+    def _run(self, part):
+        state, n_stored = (0, 0) if part.start == 0 else self.slots[part.slot]
+        assert n_stored == part.start, "tokens run once each, in order"
+        rows = []
+        for token in part.tokens:
+            assert 0 <= token < VOCAB
+            state = next_state(state, token)
+            rows.append(state % VOCAB)
+        n_stored += len(part.tokens)
+        self.slots[part.slot] = (state, n_stored)
+        if self.limits.page_size:
+            assert len(part.pages) == -(-n_stored // self.limits.page_size)
+        result = SequenceResult()
+        result.scores = [None if token == -1 else toy_score(token) for token in part.score]
+        if part.return_logits:
+            result.logits = rows
+        if part.sample:
+            assert self.admitted[part.slot] is not None
+            result.token = rows[-1]
+            if self.admitted[part.slot].params.logprobs is not None:
+                result.logprobs = toy_score(rows[-1])
+        return result

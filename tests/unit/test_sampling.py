@@ -1,0 +1,339 @@
+"""Sampling against plain definitions and transformers' own processors."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidewinder.engine.plan import Admission
+from sidewinder.sampling import SamplingParams, filters
+from sidewinder.sampling.sampler import (
+    Sampler,
+    check_finite,
+    draw,
+    token_logprobs,
+    uniform_bits,
+)
+
+VOCAB = 37
+
+
+def random_logits(seed, rows=1, vocab=VOCAB, scale=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, vocab, generator=generator) * scale
+
+
+def sampler_with(*params, prompt=(), eos=(), seed=11):
+    sampler = Sampler(VOCAB)
+    for slot, own in enumerate(params):
+        sampler.admit(Admission(slot, own, seed, tuple(prompt), tuple(eos)))
+    return sampler
+
+
+# --- parameters --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"max_tokens": -3}, "max_tokens=-3"),
+        ({"max_tokens": 2.5}, "max_tokens=2.5"),
+        ({"max_tokens": True}, "max_tokens=True"),
+        ({"min_tokens": -1}, "min_tokens=-1"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens=9 is above max_tokens=8"),
+        ({"temperature": -0.1}, "temperature=-0.1"),
+        ({"temperature": math.nan}, "temperature=nan"),
+        ({"temperature": math.inf}, "temperature=inf"),
+        ({"temperature": "hot"}, "temperature='hot'"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1.1}, "top_p=1.1"),
+        ({"min_p": -0.5}, "min_p=-0.5"),
+        ({"min_p": 2}, "min_p=2"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
+        ({"presence_penalty": 2.5}, "presence_penalty=2.5"),
+        ({"frequency_penalty": -2.5}, "frequency_penalty=-2.5"),
+        ({"seed": 1.5}, "seed=1.5"),
+        ({"stop": ("",)}, "stop=''"),
+        ({"stop": [3]}, "stop=3"),
+        ({"stop": 3}, "stop=3"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids=-1"),
+        ({"logprobs": -1}, "logprobs=-1"),
+        ({"prompt_logprobs": 1000}, "prompt_logprobs=1000"),
+        ({"ignore_eos": 1}, "ignore_eos=1"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_params_reject(values, message):
+    with pytest.raises(ValueError, match=message):
+        SamplingParams(**values)
+
+
+def test_params_accept_one_stop_string():
+    assert SamplingParams(stop="end").stop == ("end",)
+    assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
+
+
+# --- filters -----------------------------------------------------------------------------------
+
+
+def oracle(processor, logits, ids=None):
+    ids = torch.zeros(1, 0, dtype=torch.long) if ids is None else ids
+    return processor(ids, logits.clone())
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("k", [1, 2, 7, VOCAB, VOCAB + 5])
+def test_top_k_equals_transformers(seed, k):
+    from transformers import TopKLogitsWarper
+
+    logits = random_logits(seed)
+    assert torch.equal(filters.top_k(logits[0], k), oracle(TopKLogitsWarper(k), logits)[0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("p", [0.001, 0.3, 0.9, 0.999, 1.0])
+def test_top_p_equals_transformers(seed, p):
+    from transformers import TopPLogitsWarper
+
+    logits = random_logits(seed)
+    assert torch.equal(filters.top_p(logits[0], p), oracle(TopPLogitsWarper(p), logits)[0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("p", [0.0, 0.01, 0.2, 1.0])
+def test_min_p_equals_transformers(seed, p):
+    from transformers import MinPLogitsWarper
+
+    logits = random_logits(seed)
+    assert torch.equal(filters.min_p(logits[0], p), oracle(MinPLogitsWarper(p), logits)[0])
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.3])
+def test_repetition_penalty_equals_transformers(penalty):
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    logits, seen = random_logits(0), torch.tensor([[3, 5, 3, 36]])
+    mask = torch.zeros(VOCAB, dtype=torch.bool)
+    mask[seen[0]] = True
+    expected = oracle(RepetitionPenaltyLogitsProcessor(penalty), logits, seen)[0]
+    assert torch.equal(filters.repetition_penalty(logits[0], mask, penalty), expected)
+
+
+def test_output_penalties_by_definition():
+    logits = random_logits(1)[0]
+    counts = torch.zeros(VOCAB)
+    counts[4], counts[9] = 3, 1
+    expected = [
+        float(logit) - 0.25 * float(n) - (0.5 if n else 0.0)
+        for logit, n in zip(logits, counts, strict=True)
+    ]
+    result = filters.output_penalties(logits, counts, presence=0.5, frequency=0.25)
+    torch.testing.assert_close(result, torch.tensor(expected))
+
+
+def test_top_p_takes_the_lower_id_among_equals():
+    kept = torch.isfinite(filters.top_p(torch.zeros(8), 0.5))
+    assert kept.tolist() == [True] * 4 + [False] * 4
+
+
+@pytest.mark.parametrize("p", [0.2, 0.9])
+def test_top_p_of_a_flat_distribution_needs_more_than_its_candidates(p):
+    logits = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 0.01
+    probabilities = torch.softmax(logits, 0).double()
+    values, order = probabilities.sort(descending=True, stable=True)
+    n_kept = int((values.cumsum(0) < p).sum()) + 1
+    kept = torch.nonzero(torch.isfinite(filters.top_p(logits, p)))[:, 0]
+    assert set(kept.tolist()) == set(order[:n_kept].tolist())
+
+
+# --- drawing -----------------------------------------------------------------------------------
+
+
+def test_uniform_bits_are_splitmix64():
+    """The reference sequence of the published generator, seeded with 1234567."""
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    mask = 2**64 - 1
+
+    def next_of(state):
+        z = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & mask
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
+        return z ^ (z >> 31)
+
+    gamma = 0x9E3779B97F4A7C15
+    assert [next_of((1234567 + gamma * n) & mask) for n in (1, 2, 3)] == expected
+    mixed = next_of(99)
+    assert uniform_bits(99, 4) == next_of((mixed + 5 * gamma) & mask)
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 10_000))
+def test_draw_inverts_the_cumulative_distribution(bits, seed):
+    logits = random_logits(seed)
+    token = draw(logits, [bits])[0]
+    cumulative = torch.softmax(logits[0], 0).double().cumsum(0)
+    place = bits / 2**64 * float(cumulative[-1])
+    below = float(cumulative[token - 1]) if token else 0.0
+    assert below - 1e-9 <= place <= float(cumulative[token]) + 1e-9
+
+
+@pytest.mark.parametrize("bits", [0, 2**63, 2**64 - 1], ids=["least", "middle", "greatest"])
+def test_draw_never_takes_what_was_filtered_out(bits):
+    logits = torch.full((1, VOCAB), -math.inf)
+    logits[0, [5, 20]] = torch.tensor([0.0, 1.0])
+    assert draw(logits, [bits])[0] in (5, 20)
+
+
+def test_frequencies_follow_the_distribution():
+    n, logits = 20_000, torch.tensor([[0.0, 1.0, 2.0, -1.0]])
+    tokens = draw(logits.expand(n, 4), [uniform_bits(7, i) for i in range(n)])
+    expected = torch.softmax(logits[0], 0)
+    found = torch.bincount(torch.tensor(tokens), minlength=4) / n
+    # Five standard deviations of a binomial proportion.
+    assert torch.all((found - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt())
+
+
+# --- the sampler -------------------------------------------------------------------------------
+
+
+def test_greedy_takes_the_lowest_id_on_ties():
+    logits = torch.zeros(2, VOCAB)
+    logits[0, [7, 30]] = 2.0
+    sampler = sampler_with(SamplingParams(temperature=0), SamplingParams(temperature=0))
+    assert sampler.sample(logits, [0, 1]) == [7, 0]
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-45])
+def test_tiny_temperatures_are_greedy(temperature):
+    sampler = sampler_with(SamplingParams(temperature=temperature))
+    logits = random_logits(3)
+    assert sampler.sample(logits, [0]) == [int(logits.argmax())]
+
+
+def test_draws_do_not_depend_on_the_batch():
+    params = [
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=0.7, top_k=9, top_p=0.8, min_p=0.01),
+        SamplingParams(temperature=1.3, frequency_penalty=0.5),
+    ]
+    together = sampler_with(*params)
+    alone = [Sampler(VOCAB) for _ in params]
+    for slot, own in enumerate(params):
+        alone[slot].admit(Admission(0, own, 11, ()))
+    for step in range(6):
+        logits = random_logits(step, rows=3)
+        tokens = together.sample(logits[[2, 0, 1]], [2, 0, 1])
+        expected = [alone[slot].sample(logits[slot : slot + 1], [0])[0] for slot in (2, 0, 1)]
+        assert tokens == expected
+
+
+def test_filters_apply_one_after_the_other():
+    params = SamplingParams(temperature=0.8, top_k=10, top_p=0.7, min_p=0.05)
+    logits = random_logits(5)
+    row = filters.top_k(logits[0] / 0.8, 10)
+    allowed = torch.isfinite(filters.min_p(filters.top_p(row, 0.7), 0.05))
+    drawn = {sampler_with(params, seed=s).sample(logits, [0])[0] for s in range(300)}
+    assert drawn == set(torch.nonzero(allowed)[:, 0].tolist())
+
+
+def test_penalties_know_prompt_and_output():
+    params = SamplingParams(temperature=0, repetition_penalty=1e6)
+    sampler = sampler_with(params, prompt=[1])
+    logits = torch.zeros(1, VOCAB)
+    logits[0, :4] = torch.tensor([1.0, 4.0, 3.0, 2.0])
+    # 1 is in the prompt; each drawn token is then avoided too.
+    assert [sampler.sample(logits, [0])[0] for _ in range(3)] == [2, 3, 0]
+
+
+def test_frequency_penalty_counts_output_only():
+    params = SamplingParams(temperature=0, frequency_penalty=1.0)
+    sampler = sampler_with(params, prompt=[1, 1, 1])
+    logits = torch.zeros(1, VOCAB)
+    logits[0, 1:3] = torch.tensor([2.5, 1.2])
+    assert [sampler.sample(logits, [0])[0] for _ in range(4)] == [1, 1, 2, 1]
+
+
+def test_endings_are_masked_until_min_tokens():
+    params = SamplingParams(temperature=0, min_tokens=2, stop_token_ids=(4,))
+    sampler = sampler_with(params, eos=[3])
+    logits = torch.zeros(1, VOCAB)
+    logits[0, 3], logits[0, 4], logits[0, 5] = 9.0, 8.0, 7.0
+    assert [sampler.sample(logits, [0])[0] for _ in range(3)] == [5, 5, 3]
+
+
+def test_a_slot_forgets_its_last_sequence():
+    params = SamplingParams(temperature=0, repetition_penalty=1e6)
+    sampler = sampler_with(params)
+    logits = random_logits(8).abs()
+    first = sampler.sample(logits, [0])
+    assert sampler.sample(logits, [0]) != first
+    sampler.admit(Admission(0, params, 1, ()))
+    assert sampler.sample(logits, [0]) == first
+
+
+def test_logits_are_not_changed():
+    params = SamplingParams(
+        temperature=0.5, repetition_penalty=1.5, presence_penalty=1, min_tokens=1
+    )
+    logits = random_logits(2)
+    before = logits.clone()
+    sampler_with(params, prompt=[1, 2], eos=[0]).sample(logits, [0])
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_raise(value, temperature):
+    logits = random_logits(1, rows=2)
+    logits[1, 5] = value
+    params = SamplingParams(temperature=temperature)
+    with pytest.raises(RuntimeError, match="row 1 of 2"):
+        sampler_with(params, params).sample(logits, [0, 1])
+
+
+def test_check_finite_allows_filtered_tokens():
+    logits = random_logits(1)
+    logits[0, :5] = -math.inf
+    assert int(check_finite(logits)[0]) == int(logits.argmax())
+
+
+# --- logprobs ----------------------------------------------------------------------------------
+
+
+def test_token_logprobs_by_definition():
+    logits = random_logits(4, rows=3)
+    reports = token_logprobs(logits, [0, 10, 36], n_top=4)
+    for row, token, report in zip(logits.double(), [0, 10, 36], reports, strict=True):
+        expected = torch.log_softmax(row, 0)
+        assert report.token_id == token
+        assert report.logprob == pytest.approx(float(expected[token]), abs=1e-5)
+        assert report.rank == 1 + int((expected > expected[token]).sum())
+        best = expected.sort(descending=True)
+        assert [pair[0] for pair in report.top] == best.indices[:4].tolist()
+        assert [pair[1] for pair in report.top] == pytest.approx(best.values[:4].tolist(), abs=1e-5)
+
+
+def test_logprobs_are_reported_to_those_who_ask():
+    wishes = [None, 0, 2, VOCAB + 5]
+    params = [SamplingParams(temperature=0, logprobs=wish) for wish in wishes]
+    logits = random_logits(6, rows=4)
+    sampler = sampler_with(*params)
+    tokens = sampler.sample(logits, [0, 1, 2, 3])
+    reports = sampler.logprobs(logits, [0, 1, 2, 3], tokens)
+    assert reports[0] is None
+    assert [len(report.top) for report in reports[1:]] == [0, 2, VOCAB]
+    assert all(report.rank == 1 for report in reports[1:])
+    assert reports[2].top[0] == (tokens[2], reports[2].logprob)
+    total = sum(math.exp(logprob) for _, logprob in reports[3].top)
+    assert total == pytest.approx(1.0, abs=1e-5)
+
+
+def test_logprobs_are_of_the_model_not_of_the_sampler():
+    params = SamplingParams(temperature=0, repetition_penalty=5.0, logprobs=0)
+    logits = random_logits(9)
+    sampler = sampler_with(params, prompt=range(VOCAB))
+    (token,) = sampler.sample(logits, [0])
+    (report,) = sampler.logprobs(logits, [0], [token])
+    assert report.logprob == pytest.approx(float(torch.log_softmax(logits[0], 0)[token]), abs=1e-5)

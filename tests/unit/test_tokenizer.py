@@ -1,0 +1,174 @@
+"""Tokenizer, incremental detokenisation, and stop strings."""
+
+import shutil
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidewinder.testing import save_tokenizer
+from sidewinder.tokenizer import REPLACEMENT, Detokenizer, StopStrings, Tokenizer
+
+TEXTS = ["the self.return", "naïve café – 日本語 🙂🙂 end", "  two\n\n\tspaces", "�real�", "é"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return Tokenizer(str(folder))
+
+
+def pieces_of(tokenizer, tokens, context=(), skip=True):
+    detokenizer = Detokenizer(tokenizer, context, skip)
+    pieces = [detokenizer.push(token) for token in tokens]
+    return [*pieces, detokenizer.finish()]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_encode_and_decode_are_inverse(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_bos_as_the_tokenizer_is_configured(tokenizer, tmp_path):
+    with_bos = Tokenizer(str(save_tokenizer(tmp_path, bos=True)))
+    assert with_bos.encode("the") == [0, *tokenizer.encode("the")]
+    assert with_bos.decode(with_bos.encode("the")) == "the"
+    assert with_bos.decode(with_bos.encode("the"), skip_special_tokens=False) == "<|end|>the"
+
+
+def test_a_missing_tokenizer_raises_when_it_is_needed(tmp_path):
+    tokenizer = Tokenizer(str(tmp_path))
+    with pytest.raises(ValueError, match=r"no usable tokenizer in .*tokenizer=<folder"):
+        tokenizer.encode("text")
+
+
+def test_a_broken_tokenizer_raises_when_it_is_needed(folder, tmp_path):
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / "tokenizer.json").write_text('{"version": "1.0", "model":')
+    with pytest.raises(ValueError, match="no usable tokenizer"):
+        Tokenizer(str(broken)).load()
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("context", ["", "before ", "é"], ids=["alone", "after-text", "after-é"])
+def test_pieces_join_to_the_full_decode(tokenizer, text, context):
+    tokens, before = tokenizer.encode(text), tokenizer.encode(context) if context else []
+    assert "".join(pieces_of(tokenizer, tokens, before)) == text
+
+
+def test_no_piece_holds_part_of_a_character(tokenizer):
+    text = "a🙂é日b"
+    tokens = tokenizer.encode(text)
+    assert len(tokens) > len(text), "characters of several tokens, or the test shows nothing"
+    pieces = pieces_of(tokenizer, tokens)
+    assert [piece for piece in pieces if piece] == list(text)
+
+
+@given(tokens=st.lists(st.integers(0, 286), max_size=40), n_context=st.integers(0, 10))
+def test_any_tokens_join_to_the_full_decode(tokenizer, tokens, n_context):
+    context = tokenizer.encode("some words before")[:n_context]
+    joined = "".join(pieces_of(tokenizer, tokens, context))
+    assert joined == tokenizer.decode(tokens)
+
+
+def test_a_prompt_that_ends_inside_a_character_does_not_matter(tokenizer):
+    tokens = tokenizer.encode("🙂x")
+    for cut in range(1, 4):
+        joined = "".join(pieces_of(tokenizer, tokens[cut:], context=tokens[:cut]))
+        assert joined == tokenizer.decode(tokens[cut:])
+
+
+def test_special_tokens_are_skipped_or_shown(tokenizer):
+    tokens = [*tokenizer.encode("the"), 0, *tokenizer.encode("self"), 0]
+    assert "".join(pieces_of(tokenizer, tokens)) == "theself"
+    assert "".join(pieces_of(tokenizer, tokens, skip=False)) == "the<|end|>self<|end|>"
+
+
+def test_an_unfinished_character_comes_out_at_the_end(tokenizer):
+    tokens = tokenizer.encode("ok🙂")
+    pieces = pieces_of(tokenizer, tokens[:-1])
+    assert "".join(pieces[:-1]) == "ok"
+    assert set(pieces[-1]) == {REPLACEMENT}
+    assert "".join(pieces) == tokenizer.decode(tokens[:-1])
+
+
+class SpacedWords:
+    """A toy tokenizer that writes a space between words, as sentencepiece does."""
+
+    special_ids = frozenset[int]()
+
+    def decode(self, ids, skip_special_tokens=True):  # noqa: ARG002
+        return " ".join(f"w{i}" for i in ids)
+
+
+def test_the_prompt_decides_how_the_first_token_is_written():
+    assert "".join(pieces_of(SpacedWords(), [1, 2], context=[7])) == " w1 w2"
+    assert "".join(pieces_of(SpacedWords(), [1, 2])) == "w1 w2"
+
+
+# --- chat --------------------------------------------------------------------------------------
+
+
+def test_chat_goes_through_the_template(tokenizer):
+    ids = tokenizer.chat([{"role": "user", "content": "the"}])
+    assert tokenizer.decode(ids) == "user: the\nassistant:"
+
+
+@pytest.mark.parametrize(
+    "messages", [[], "hello", [{"role": "user"}], [{"role": "user", "content": 3}], ["hi"]]
+)
+def test_chat_rejects_what_is_no_conversation(tokenizer, messages):
+    with pytest.raises(ValueError, match="role"):
+        tokenizer.chat(messages)
+
+
+def test_chat_without_a_template_raises(folder, tmp_path):
+    plain = shutil.copytree(folder, tmp_path / "plain")
+    (plain / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="no chat template"):
+        Tokenizer(str(plain)).chat([{"role": "user", "content": "the"}])
+
+
+# --- stop strings ------------------------------------------------------------------------------
+
+
+def search(pieces, stops, include=False):
+    found = StopStrings(stops, include)
+    shown = []
+    for piece in pieces:
+        shown.append(found.push(piece))
+        if found.found is not None:
+            return shown, found.found
+    return [*shown, found.finish()], None
+
+
+def test_text_before_a_stop_string_is_shown():
+    assert search(["some EN", "D more"], ["END"]) == (["some ", ""], "END")
+    assert search(["some EN", "D more"], ["END"], include=True) == (["some ", "END"], "END")
+
+
+def test_what_may_begin_a_stop_string_is_held_back():
+    assert search(["aab", "a", "ac"], ["aac"]) == (["aab", "", ""], "aac")
+    assert search(["aab", "a", "ab"], ["aac"]) == (["aab", "", "aab", ""], None)
+
+
+def test_the_first_of_several_stop_strings_counts():
+    assert search(["one, two"], ["two", ","]) == (["one"], ",")
+
+
+@given(
+    text=st.text("ab", max_size=30),
+    cuts=st.lists(st.integers(0, 30), max_size=6),
+    stop=st.text("ab", min_size=1, max_size=4),
+)
+def test_search_does_not_depend_on_the_pieces(text, cuts, stop):
+    edges = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
+    pieces = [text[a:b] for a, b in pairwise(edges)]
+    shown, found = search(pieces, [stop])
+    assert "".join(shown) == text.partition(stop)[0]
+    assert found == (stop if stop in text else None)
