@@ -1,0 +1,73 @@
+"""The codecs in C++ (`csrc/codec.h`), where the extension module was built with them.
+
+Float16, rows that are not contiguous and tensors on other devices go to the reference.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidewinder.ops.codec import reference
+from sidewinder.ops.codec.formats import Codec
+
+try:
+    _native: Any = import_module("sidewinder._native")
+except ImportError:
+    _native = None
+
+
+def is_available() -> bool:
+    """Whether the extension module was built and has the codecs."""
+    return hasattr(_native, "codec_encode")
+
+
+def encode(x: Tensor, codec: Codec, stripes: int = 1) -> Tensor:
+    """As `reference.encode`."""
+    if not _is_served(x):
+        return reference.encode(x, codec, stripes)
+    rows, width = x.shape
+    n_bytes = codec.stripe_bytes(rows, width, stripes)
+    messages = torch.empty(stripes, n_bytes, dtype=torch.uint8)
+    _native.codec_encode(
+        x.data_ptr(), x.stride(0), x.dtype == torch.bfloat16, rows, width,
+        messages.data_ptr(), stripes, n_bytes, codec.bits,
+    )  # fmt: skip
+    return messages
+
+
+def reduce(parts: Tensor, codec: Codec) -> Tensor:
+    """As `reference.reduce`."""
+    if not parts.is_cpu:
+        return reference.reduce(parts, codec)
+    parts = _bytes(parts)
+    ranks, n_bytes = parts.shape
+    total = torch.empty(n_bytes, dtype=torch.uint8)
+    _native.codec_reduce(parts.data_ptr(), ranks, n_bytes, total.data_ptr(), codec.bits)
+    return total
+
+
+def decode(parts: Tensor, codec: Codec, out: Tensor) -> Tensor:
+    """As `reference.decode`."""
+    if not _is_served(out):
+        return reference.decode(parts, codec, out)
+    parts = _bytes(parts)
+    rows, width = out.shape
+    _native.codec_decode(
+        parts.data_ptr(), *parts.shape,
+        out.data_ptr(), out.stride(0), out.dtype == torch.bfloat16, rows, width, codec.bits,
+    )  # fmt: skip
+    return out
+
+
+def _is_served(x: Tensor) -> bool:
+    """Whether the native codecs take these activations, `[rows, width]`."""
+    contiguous_rows = x.shape[1] == 1 or x.stride(1) == 1
+    return x.is_cpu and x.dtype in (torch.float32, torch.bfloat16) and contiguous_rows
+
+
+def _bytes(parts: Tensor) -> Tensor:
+    assert parts.is_cpu, "messages and activations are on different devices"
+    assert parts.dtype == torch.uint8, f"messages are bytes, not {parts.dtype}"
+    return parts.contiguous()
