@@ -146,7 +146,7 @@ def token_streams(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> tuple
 
 
 def _join(documents: list[list[int]]) -> Tensor:
-    return torch.tensor([token for document in documents for token in document])
+    return torch.tensor([token for ids in documents for token in ids], dtype=torch.long)
 
 
 def sample_batch(

@@ -134,6 +134,26 @@ def test_a_checkpoint_of_another_size_is_refused(tmp_path: Path) -> None:
         train_demo.Run("mamba", train_demo.parse_arguments([*arguments, "2"]), 64).restore()
 
 
+@needs_compiler
+def test_a_short_run_exports_a_model_with_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ['def f(x):\n    """Add one."""\n    return x + 1\n' * 40]
+    monkeypatch.setattr(corpus, "training_files", lambda: texts)
+    monkeypatch.setattr(export, "heldout", lambda _: texts[0])
+    sizes = ["--d-model", "32", "--layers", "1", "--length", "16", "--batch", "2"]
+    folders = ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "models")]
+    assert train_demo.main(["--family", "mamba", "--minutes", "0.01", *sizes, *folders]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    figures = json.loads((tmp_path / "models" / "heldout.json").read_text())
+    assert printed == {"family": "mamba", **figures["models"]["mamba"]}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "models" / "mamba")
+    assert model.dtype == torch.bfloat16
+    assert model.generation_config.eos_token_id == [corpus.EOS, corpus.END]
+    log = (tmp_path / "models" / "mamba" / "training.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["tokens"] == printed["tokens_seen"]
+
+
 def test_orthogonalise_brings_singular_values_near_one() -> None:
     torch.manual_seed(0)
     values = torch.linalg.svdvals(optim.orthogonalise(torch.randn(3, 24, 8)))
