@@ -1,0 +1,235 @@
+"""Runs our models the ways a server would, and checks them against the oracle's whole forward."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidewinder.checkpoint.reader import load_shard
+from sidewinder.collectives.base import Collectives
+from sidewinder.config import ModelConfig, load_model_config
+from sidewinder.models.base import Model
+from sidewinder.models.registry import build_model
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.state.batch import pack
+from sidewinder.state.pool import StatePool
+from sidewinder.testing import assert_close, run_ranks
+
+TOLERANCE = 1e-4
+N_SLOTS = 3
+PAGE_SIZE = 8
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba": ("mamba", {}),
+    "mamba-odd": (
+        "mamba",
+        {"hidden_size": 13, "expand": 3, "state_size": 7, "time_step_rank": 1, "conv_kernel": 2,
+         "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False,
+         "vocab_size": 37, "residual_in_fp32": False},
+    ),
+    "falcon": ("falcon_mamba", {}),
+    "falcon-tied": (
+        "falcon_mamba",
+        {"hidden_size": 22, "time_step_rank": 3, "use_bias": False, "conv_kernel": 4,
+         "tie_word_embeddings": True, "use_conv_bias": False},
+    ),
+    "mamba2-two-groups": ("mamba2", {}),
+    "mamba2-one-group": (
+        "mamba2",
+        {"n_groups": 1, "use_bias": True, "use_conv_bias": False, "conv_kernel": 2,
+         "tie_word_embeddings": True, "time_step_limit": (0.05, 0.2), "vocab_size": 61},
+    ),
+    "mamba2-three-groups": (
+        "mamba2",
+        {"hidden_size": 15, "num_heads": 6, "head_dim": 5, "n_groups": 3, "conv_kernel": 3,
+         "time_step_limit": (0.0, 0.1), "chunk_size": 16},
+    ),
+    "zamba-two-heads": ("zamba", {}),
+    "zamba-one-head": (
+        "zamba",
+        {"n_mamba_heads": 1, "num_attention_heads": 8, "num_key_value_heads": 4,
+         "mamba_conv_bias": False, "mamba_proj_bias": True, "mamba_d_conv": 2,
+         "tie_word_embeddings": False},
+    ),
+    "zamba-four-heads": (
+        "zamba",
+        {"n_mamba_heads": 4, "mamba_dt_rank": 5, "mamba_d_conv": 3, "intermediate_size": 29,
+         "vocab_size": 53, "hidden_act": "silu"},
+    ),
+}  # fmt: skip
+"""Configurations with odd sizes: family and what replaces `testing.TINY`."""
+
+
+def random_case(family: str, seed: int) -> dict[str, Any]:
+    """Random odd sizes of `family`, valid for tp 1 to 4."""
+    draw = random.Random(f"{family}-{seed}")
+    width = draw.randrange(9, 27)
+    common = {"vocab_size": draw.randrange(30, 90), "tie_word_embeddings": draw.random() < 0.5}
+    if family == "zamba":
+        heads, per_kv = draw.choice([4, 5]), draw.choice([1, 2])
+        return common | {
+            "hidden_size": heads * per_kv * 4,
+            "num_attention_heads": heads * per_kv, "num_key_value_heads": heads,
+            "n_mamba_heads": draw.choice([1, 2, 4]), "mamba_d_state": draw.randrange(1, 8),
+            "mamba_dt_rank": draw.randrange(1, 7), "mamba_d_conv": draw.randrange(2, 5),
+            "intermediate_size": draw.randrange(8, 50), "mamba_proj_bias": draw.random() < 0.5,
+        }  # fmt: skip
+    common |= {
+        "conv_kernel": draw.randrange(2, 5), "state_size": draw.randrange(1, 9),
+        "use_bias": draw.random() < 0.5, "use_conv_bias": draw.random() < 0.5,
+        "residual_in_fp32": draw.random() < 0.5,
+    }  # fmt: skip
+    if family == "mamba2":
+        groups, per_group, head_dim = draw.choice([(1, 5, 4), (2, 3, 4), (5, 1, 6), (3, 2, 2)])
+        heads = groups * per_group
+        return common | {
+            "n_groups": groups, "num_heads": heads, "head_dim": head_dim,
+            "hidden_size": heads * head_dim // 2, "chunk_size": draw.randrange(4, 20),
+        }  # fmt: skip
+    return common | {"hidden_size": width, "time_step_rank": draw.randrange(1, 8)}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A tiny checkpoint, its oracle's logits of some sequences, and what we read of it."""
+
+    folder: Path
+    config: ModelConfig
+    sequences: list[list[int]]
+    logits: list[Tensor]
+
+
+def random_tokens(config_vocab: int, lengths: list[int], seed: int = 0) -> list[list[int]]:
+    """Sequences of random ids."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, config_vocab, (n,), generator=generator).tolist() for n in lengths]
+
+
+@torch.no_grad()
+def oracle_logits(oracle: Any, sequences: list[list[int]]) -> list[Tensor]:
+    """The oracle's whole, uncached forward of each sequence alone."""
+    return [
+        oracle(torch.tensor([tokens], dtype=torch.int64), use_cache=False).logits[0]
+        for tokens in sequences
+    ]
+
+
+def make_checkpoint(folder: Path, oracle: Any, lengths: list[int]) -> Checkpoint:
+    """Save the oracle's weights, and its logits of random sequences of `lengths`."""
+    oracle.save_pretrained(folder)
+    config = load_model_config(folder)
+    sequences = random_tokens(config.vocab_size, lengths)
+    return Checkpoint(folder, config, sequences, oracle_logits(oracle, sequences))
+
+
+class Driver:
+    """Feeds sequences through one rank's model step by step, in slots and pages of a small pool.
+
+    Slots and pages are poisoned when they are given back, and soon used again.
+    """
+
+    def __init__(self, model: Model, longest: int, dtype: torch.dtype) -> None:
+        self.model = model
+        pages = N_SLOTS * (longest // PAGE_SIZE + 1)
+        self.pool = StatePool(
+            model.config,
+            model.dims,
+            N_SLOTS,
+            dtype,
+            n_pages=pages,
+            page_size=PAGE_SIZE,
+            poison=True,
+        )
+
+    def run(self, sequences: list[list[int]], chunks: list[int]) -> list[Tensor]:
+        """Logits of every token; each sequence's next part is as long as the next of `chunks`.
+
+        As many sequences as there are slots run at once, mixed in one batch; when one ends, the
+        next takes its slot.
+        """
+        turn = 0
+        waiting = list(enumerate(sequences))
+        running: list[_Running] = []
+        logits: list[list[Tensor]] = [[] for _ in sequences]
+        while waiting or running:
+            while waiting and len(running) < N_SLOTS:
+                number, tokens = waiting.pop(0)
+                running.append(_Running(number, tokens, self.pool.allocate()))
+            for sequence in running:
+                sequence.size = min(chunks[turn % len(chunks)], sequence.left)
+                turn += 1
+            running.sort(key=lambda sequence: sequence.size > 1)
+            for sequence, rows in zip(running, self._step(running), strict=True):
+                logits[sequence.number].append(rows)
+            running = [sequence for sequence in running if not self._ended(sequence)]
+        return [torch.cat(rows) for rows in logits]
+
+    def _step(self, running: list["_Running"]) -> tuple[Tensor, ...]:
+        for sequence in running:
+            while self.pool.kv and len(sequence.pages) * PAGE_SIZE < sequence.done + sequence.size:
+                sequence.pages.append(self.pool.kv.allocate())
+        batch = pack(
+            [sequence.tokens[sequence.done :][: sequence.size] for sequence in running],
+            [sequence.slot for sequence in running],
+            [sequence.done for sequence in running],
+            [sequence.pages for sequence in running],
+        )
+        logits = self.model.logits(self.model.forward(batch, self.pool))
+        return logits.split([sequence.size for sequence in running])
+
+    def _ended(self, sequence: "_Running") -> bool:
+        sequence.done += sequence.size
+        if sequence.left:
+            return False
+        self.pool.free(sequence.slot)
+        if self.pool.kv:
+            for page in sequence.pages:
+                self.pool.kv.free(page)
+        return True
+
+
+class _Running:
+    """A sequence in a slot."""
+
+    def __init__(self, number: int, tokens: list[int], slot: int) -> None:
+        self.number, self.tokens, self.slot = number, tokens, slot
+        self.pages: list[int] = []
+        self.done = self.size = 0
+
+    @property
+    def left(self) -> int:
+        return len(self.tokens) - self.done
+
+
+def run_sharded(
+    checkpoint: Checkpoint,
+    tp: int,
+    chunks: list[int],
+    sequences: list[list[int]] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> list[Tensor]:
+    """Logits of the checkpoint's sequences from all ranks together; checks that the ranks agree."""
+    sequences = checkpoint.sequences if sequences is None else sequences
+
+    def rank(group: TensorParallel, collectives: Collectives) -> list[Tensor]:
+        weights = load_shard(checkpoint.folder, checkpoint.config, group, dtype)
+        model = build_model(checkpoint.config, group, weights, collectives)
+        return Driver(model, max(map(len, sequences)), dtype).run(sequences, chunks)
+
+    first, *others = run_ranks(tp, rank)
+    for other in others:
+        assert all(map(torch.equal, first, other)), "ranks disagree"
+    return first
+
+
+def assert_parity(name: str, reference: Tensor, result: Tensor) -> None:
+    """Logits within TOLERANCE; equal greedy tokens wherever the two best are not nearly tied."""
+    assert_close(name, reference, result, TOLERANCE)
+    best, second = reference.topk(2, dim=-1).values.unbind(-1)
+    clear = best - second > 2 * TOLERANCE * reference.abs().max()
+    assert clear.any(), f"{name}: only near-ties"
+    same = reference.argmax(-1) == result.argmax(-1)
+    assert same[clear].all(), f"{name}: greedy tokens differ"
