@@ -156,7 +156,7 @@ class Counting:
 
 @pytest.mark.parametrize(("tp", "groups"), [(2, set()), (4, {2})])
 def test_zambas_heads_need_no_or_a_smaller_x_proj_sum(checkpoint_of, tp, groups):
-    """Sums as wide as one head's dt, B, C: none where ranks hold heads, else within a head's ranks."""
+    """Sums as wide as a head's dt, B, C: none where ranks hold heads, else among its ranks."""
     checkpoint = checkpoint_of("zamba-two-heads", *CASES["zamba-two-heads"])
     config = checkpoint.config
 
