@@ -3,4 +3,10 @@
 
 #include <nanobind/nanobind.h>
 
-namespace sidewinder {}  // namespace sidewinder
+namespace sidewinder {
+
+void bind_kernels(nanobind::module_& m);
+void bind_collectives(nanobind::module_& m);
+void bind_codec(nanobind::module_& m);
+
+}  // namespace sidewinder

@@ -3,5 +3,7 @@
 
 NB_MODULE(_native, m) {
     m.doc() = "Native CPU code of Sidewinder.";
-    m.def("abi_version", [] { return 1; });
+    sidewinder::bind_kernels(m);
+    sidewinder::bind_collectives(m);
+    sidewinder::bind_codec(m);
 }

@@ -8,9 +8,18 @@ from sidewinder.ops import (
     causal_conv1d,
     gated_rms_norm,
     linear,
+    native,
     rms_norm,
     selective_scan,
     ssd_scan,
 )
 
-__all__ = ["causal_conv1d", "gated_rms_norm", "linear", "rms_norm", "selective_scan", "ssd_scan"]
+__all__ = [
+    "causal_conv1d",
+    "gated_rms_norm",
+    "linear",
+    "native",
+    "rms_norm",
+    "selective_scan",
+    "ssd_scan",
+]

@@ -77,6 +77,11 @@ def forced(backend: str) -> Iterator[None]:
         _choose_all()
 
 
+def forced_backend() -> str | None:
+    """The backend that the environment or `forced` names, if any."""
+    return _forced or None
+
+
 def _check(backend: str) -> str:
     if backend not in BACKENDS:
         raise ValueError(

@@ -3,7 +3,12 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from sidewinder.quantise import Int8Weight
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+
+def linear(x: Tensor, weight: Tensor | Int8Weight, bias: Tensor | None = None) -> Tensor:
     """As `reference.linear`."""
+    if isinstance(weight, Int8Weight):
+        wide_bias = None if bias is None else bias.float()
+        return F.linear(x.float(), weight.dequantise(), wide_bias).to(x.dtype)
     return F.linear(x, weight, bias)

@@ -1,0 +1,116 @@
+// What the kernels take and the table of one level's kernels. Independent of the level.
+//
+// Sizes and strides count elements and are 64-bit. The last dimension of every array is contiguous.
+#pragma once
+
+#include <cstdint>
+
+#include "codec_args.h"
+
+namespace sidewinder {
+
+struct bf16 {
+    uint16_t bits;
+};
+
+enum class DType : int { f32 = 0, bf16 = 1, i8 = 2 };
+
+// An array of rows: element (r, c) is at data + r * stride + c. Null data means absent.
+struct Rows {
+    void* data;
+    int64_t stride;
+    DType dtype;
+};
+
+// State of all slots: slot s begins at data + s * slot_stride, its row r at r * row_stride.
+struct State {
+    void* data;
+    int64_t slot_stride;
+    int64_t row_stride;
+    DType dtype;
+};
+
+// A packed batch's sequences: s holds rows bounds[s] to bounds[s + 1] and the state at slots[s].
+struct Sequences {
+    const int32_t* bounds;
+    const int64_t* slots;
+    const bool* fresh;
+    int64_t count;
+};
+
+struct ConvArgs {
+    Rows x, weight, bias, y;
+    State state;
+    Sequences seqs;
+    int64_t channels, taps;
+    bool activation;
+};
+
+struct ScanArgs {
+    Rows x, dt, A, B, C, D, z, dt_bias, y;
+    State state;
+    Sequences seqs;
+    int64_t channels, d_state;
+};
+
+// x and y rows hold [heads, head_dim], B and C rows [groups, d_state]; state rows are (head, n).
+struct SsdArgs {
+    Rows x, dt, A, B, C, D, dt_bias, y;
+    State state;
+    int64_t head_stride;  // of the state
+    Sequences seqs;
+    const int64_t* head_group;
+    int64_t heads, head_dim, d_state, groups;
+    float dt_min, dt_max;
+};
+
+struct NormArgs {
+    Rows x, weight, residual, y, sum;
+    int64_t rows, width;
+    float eps;
+};
+
+struct GatedNormArgs {
+    Rows x, z, weight, y;
+    int64_t rows, width, group_size;
+    float eps;
+    bool norm_before_gate;
+};
+
+// `scales` is for int8 weights only: [outputs, ceil(inputs / group_size)], float32.
+struct LinearArgs {
+    Rows x, weight, scales, bias, y;
+    int64_t rows, inputs, outputs, group_size;
+};
+
+constexpr int kMostRanks = 64;
+
+// `type`: 0 float32, 1 bfloat16, 2 float16, 3 float64. `out` may be one of the parts.
+struct RankSumArgs {
+    const void* const* parts;
+    int ranks;
+    void* out;
+    int64_t count;
+    int type;
+};
+
+struct Kernels {
+    const char* isa;
+    void (*causal_conv1d)(const ConvArgs&);
+    void (*selective_scan)(const ScanArgs&);
+    void (*ssd_scan)(const SsdArgs&);
+    void (*rms_norm)(const NormArgs&);
+    void (*gated_rms_norm)(const GatedNormArgs&);
+    void (*linear)(const LinearArgs&);
+    void (*rank_sum)(const RankSumArgs&);
+    void (*codec_encode)(const EncodeArgs&);
+    void (*codec_reduce)(const ReduceArgs&);
+    void (*codec_decode)(const DecodeArgs&);
+};
+
+// The table in use. Chosen once, at import, from the processor and SIDEWINDER_ISA.
+const Kernels& kernels();
+// Choose another level by name; throws std::invalid_argument if this machine cannot run it.
+void set_isa(const char* name);
+
+}  // namespace sidewinder

@@ -1,0 +1,184 @@
+// Tiles of dot products: M rows of x against R rows of a weight, along the inputs.
+//
+// Weights stay as they are stored, [outputs, inputs], and stream through once. Each output is one
+// chain of multiply-adds per lane, in an order that depends on nothing but the inputs' number, so a
+// row's result is the same in every batch and on any number of threads.
+#pragma once
+
+#include "rows.h"
+
+#define SW_INLINE inline __attribute__((always_inline))
+
+namespace sidewinder::SW_LEVEL {
+
+constexpr int kTileX = 4;       // rows of x in a full tile
+constexpr int64_t kDepth = 1024;  // inputs of one block: four rows of x stay in the first-level cache
+
+#if defined(SW_AVX512)
+constexpr int kTileWeights[kTileX + 1] = {0, 8, 8, 8, 6};  // rows of weights, by rows of x
+#else
+constexpr int kTileWeights[kTileX + 1] = {0, 8, 6, 4, 3};
+#endif
+
+// A weight format: how a step of consecutive weights becomes `kParts` vectors that multiply the
+// same number of vectors of x. `arrange` lays out x to match.
+struct F32Weights {
+    using Element = float;
+    using X = float;
+    static constexpr int kParts = 1;
+    static constexpr int64_t kStep = kLanes;
+    static constexpr bool kScaled = false;
+    static SW_INLINE Vec part(const float* w, int, Vec) { return load(w); }
+    static SW_INLINE Vec multiply_add(Vec w, const float* x, Vec sum) { return fma(w, load(x), sum); }
+    static void arrange(float* dst, const void* src, DType dtype, int64_t n) {
+        load_row(dst, src, dtype, n);
+    }
+};
+
+// Two vectors per step: the even and the odd weights, each widened by one instruction.
+struct Bf16Weights {
+    using Element = bf16;
+    using X = float;
+    static constexpr int kParts = 2;
+    static constexpr int64_t kStep = 2 * kLanes;
+    static constexpr bool kScaled = false;
+    static SW_INLINE Vec part(const bf16* w, int odd, Vec) {
+        const IntVec raw = load_raw(w);
+        return (Vec)(odd ? raw & ~0xffff : raw << 16);
+    }
+    static SW_INLINE Vec multiply_add(Vec w, const float* x, Vec sum) { return fma(w, load(x), sum); }
+    static void arrange(float* dst, const void* src, DType dtype, int64_t n) {
+        int64_t i = 0;
+        if (dtype == DType::bf16) {
+            for (; i + kStep <= n; i += kStep) {
+                const IntVec raw = load_raw(static_cast<const bf16*>(src) + i);
+                store(dst + i, (Vec)(raw << 16));
+                store(dst + i + kLanes, (Vec)(raw & ~0xffff));
+            }
+        }
+        for (; i < n; i += kStep) {
+            float natural[kStep] = {};
+            const char* from = static_cast<const char*>(src) + i * element_size(dtype);
+            load_row(natural, from, dtype, smaller(kStep, n - i));
+            for (int64_t j = 0; j < kLanes; ++j) {
+                dst[i + j] = natural[2 * j];
+                dst[i + kLanes + j] = natural[2 * j + 1];
+            }
+        }
+    }
+};
+
+struct I8Weights {
+    using Element = int8_t;
+    using X = float;
+    static constexpr int kParts = 1;
+    static constexpr int64_t kStep = kLanes;
+    static constexpr bool kScaled = true;
+    static SW_INLINE Vec part(const int8_t* w, int, Vec scale) { return load(w) * scale; }
+    static SW_INLINE Vec multiply_add(Vec w, const float* x, Vec sum) { return fma(w, load(x), sum); }
+    static void arrange(float* dst, const void* src, DType dtype, int64_t n) {
+        load_row(dst, src, dtype, n);
+    }
+};
+
+#if defined(SW_AVX512_BF16)
+// Products of pairs in hardware, for bfloat16 activations.
+struct Bf16Pairs {
+    using Element = bf16;
+    using X = bf16;
+    static constexpr int kParts = 1;
+    static constexpr int64_t kStep = 2 * kLanes;
+    static constexpr bool kScaled = false;
+    static SW_INLINE Vec part(const bf16* w, int, Vec) { return (Vec)load_raw(w); }
+    static SW_INLINE Vec multiply_add(Vec w, const bf16* x, Vec sum) {
+        return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)load_raw(x));
+    }
+    static void arrange(bf16* dst, const void* src, DType, int64_t n) {
+        std::memset(dst, 0, round_up(n, kStep) * sizeof(bf16));
+        std::memcpy(dst, src, n * sizeof(bf16));
+    }
+};
+#endif
+
+// Part of a weight matrix: rows `stride` apart; scales per `group` of inputs where the format has
+// them.
+template <class W>
+struct WeightView {
+    const typename W::Element* data;
+    int64_t stride;
+    const float* scales;
+    int64_t scale_stride, group;
+};
+
+template <class W, int M, int R>
+SW_INLINE void accumulate(const typename W::X* x, int64_t x_stride, const typename W::Element* w,
+                          int64_t stride, int64_t n, const Vec* scale, Vec (&sums)[R][M]) {
+    constexpr int64_t kPartStep = W::kStep / W::kParts;
+    for (int64_t k = 0; k < n; k += W::kStep) {
+#pragma GCC unroll 2
+        for (int part = 0; part < W::kParts; ++part) {
+            Vec weights[R];
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) weights[r] = W::part(w + r * stride + k, part, scale[r]);
+#pragma GCC unroll 4
+            for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r) {
+                    const typename W::X* place = x + m * x_stride + k + part * kPartStep;
+                    sums[r][m] = W::multiply_add(weights[r], place, sums[r][m]);
+                }
+            }
+        }
+    }
+}
+
+// The same for up to a whole span of inputs, the last step of which may be partial: x is padded
+// with zeros, and the weights are copied so that nothing behind their row is read.
+template <class W, int M, int R>
+SW_INLINE void accumulate_span(const typename W::X* x, int64_t x_stride,
+                               const typename W::Element* w, int64_t stride, int64_t n,
+                               const Vec* scale, Vec (&sums)[R][M]) {
+    const int64_t whole = n / W::kStep * W::kStep;
+    accumulate<W, M, R>(x, x_stride, w, stride, whole, scale, sums);
+    if (whole < n) {
+        typename W::Element tail[R * W::kStep] = {};
+        for (int r = 0; r < R; ++r) {
+            std::memcpy(tail + r * W::kStep, w + r * stride + whole, (n - whole) * sizeof *w);
+        }
+        accumulate<W, M, R>(x + whole, x_stride, tail, W::kStep, W::kStep, scale, sums);
+    }
+}
+
+// sums[r * kTileX + m] (+)= dot products over n inputs. The view begins at the tile's first weight.
+template <class W, int M, int R>
+void dot_tile(const typename W::X* x, int64_t x_stride, const WeightView<W>& view, int64_t n,
+              bool first, float* out) {
+    Vec sums[R][M], scale[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) sums[r][m] = splat(0.0f);
+        scale[r] = splat(1.0f);
+    }
+    const int64_t span = W::kScaled ? view.group : n;
+    for (int64_t k = 0; k < n; k += span) {
+        if (W::kScaled) {
+            for (int r = 0; r < R; ++r) {
+                scale[r] = splat(view.scales[r * view.scale_stride + k / view.group]);
+            }
+        }
+        accumulate_span<W, M, R>(x + k, x_stride, view.data + k, view.stride, smaller(span, n - k),
+                                 scale, sums);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+        const Vec zero = splat(0.0f);
+        Quad total = sum4(sums[r][0], M > 1 ? sums[r][M > 1 ? 1 : 0] : zero,
+                          M > 2 ? sums[r][M > 2 ? 2 : 0] : zero,
+                          M > 3 ? sums[r][M > 3 ? 3 : 0] : zero);
+        if (!first) total += load_quad(out + r * kTileX);
+        std::memcpy(out + r * kTileX, &total, sizeof total);
+    }
+}
+
+}  // namespace sidewinder::SW_LEVEL

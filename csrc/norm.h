@@ -1,0 +1,82 @@
+// RMS norm with the residual sum before it, and Mamba-2's gated RMS norm.
+#pragma once
+
+#include "rows.h"
+#include "thread_pool.h"
+
+namespace sidewinder::SW_LEVEL {
+
+inline float reciprocal_rms(const float* row, int64_t n, float eps) {
+    Vec even = splat(0.0f), odd = splat(0.0f);
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+        even = fma(load(row + i), load(row + i), even);
+        odd = fma(load(row + i + kLanes), load(row + i + kLanes), odd);
+    }
+    for (; i + kLanes <= n; i += kLanes) even = fma(load(row + i), load(row + i), even);
+    float total = sum(even + odd);
+    for (; i < n; ++i) total += row[i] * row[i];
+    return 1.0f / __builtin_sqrtf(total / static_cast<float>(n) + eps);
+}
+
+// a *= b over n elements rounded up to whole vectors.
+inline void multiply(float* a, const float* b, int64_t n) {
+    for (int64_t i = 0; i < n; i += kLanes) store(a + i, load(a + i) * load(b + i));
+}
+
+inline void scale(float* row, int64_t n, float factor) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(row + i, load(row + i) * splat(factor));
+    for (; i < n; ++i) row[i] *= factor;
+}
+
+inline void norm_row(const NormArgs& a, int64_t t, float* row, float* other, const float* weight) {
+    load_row(row, at(a.x, t), a.x.dtype, a.width);
+    if (a.residual.data != nullptr) {
+        load_row(other, at(a.residual, t), a.residual.dtype, a.width);
+        for (int64_t i = 0; i < a.width; i += kLanes) {
+            store(row + i, load(row + i) + load(other + i));
+        }
+        store_row(at(a.sum, t), a.sum.dtype, row, a.width);
+        load_row(row, at(a.sum, t), a.sum.dtype, a.width);  // as rounded
+    }
+    scale(row, a.width, reciprocal_rms(row, a.width, a.eps));
+    if (weight != nullptr) multiply(row, weight, a.width);
+    store_row(at(a.y, t), a.y.dtype, row, a.width);
+}
+
+inline void rms_norm(const NormArgs& a) {
+    const int64_t padded = round_up(a.width, kLanes);
+    parallel(a.rows, 1 + (1 << 15) / a.width, [&](int64_t begin, int64_t end) {
+        float* row = static_cast<float*>(scratch(Scratch::range, 3 * padded * sizeof(float)));
+        float* weight = a.weight.data == nullptr ? nullptr : row + 2 * padded;
+        if (weight != nullptr) load_row(weight, at(a.weight, 0), a.weight.dtype, a.width);
+        for (int64_t t = begin; t < end; ++t) norm_row(a, t, row, row + padded, weight);
+    });
+}
+
+inline void gated_norm_row(const GatedNormArgs& a, int64_t t, float* row, float* gate,
+                           const float* weight) {
+    load_row(row, at(a.x, t), a.x.dtype, a.width);
+    load_row(gate, at(a.z, t), a.z.dtype, a.width);
+    for (int64_t i = 0; i < a.width; i += kLanes) store(gate + i, silu(load(gate + i)));
+    if (!a.norm_before_gate) multiply(row, gate, a.width);
+    for (int64_t c = 0; c < a.width; c += a.group_size) {
+        scale(row + c, a.group_size, reciprocal_rms(row + c, a.group_size, a.eps));
+    }
+    multiply(row, weight, a.width);
+    if (a.norm_before_gate) multiply(row, gate, a.width);
+    store_row(at(a.y, t), a.y.dtype, row, a.width);
+}
+
+inline void gated_rms_norm(const GatedNormArgs& a) {
+    const int64_t padded = round_up(a.width, kLanes);
+    parallel(a.rows, 1 + (1 << 14) / a.width, [&](int64_t begin, int64_t end) {
+        float* row = static_cast<float*>(scratch(Scratch::range, 3 * padded * sizeof(float)));
+        float* weight = row + 2 * padded;
+        load_row(weight, at(a.weight, 0), a.weight.dtype, a.width);
+        for (int64_t t = begin; t < end; ++t) gated_norm_row(a, t, row, row + padded, weight);
+    });
+}
+
+}  // namespace sidewinder::SW_LEVEL

@@ -1,0 +1,171 @@
+// Mamba-1's selective scan, from and into state slots.
+//
+// A tile is a block of channels by a few tokens, all float32 in the first-level cache: the block's
+// state and decay rates stay there while the tokens of a sequence pass by.
+#pragma once
+
+#include "rows.h"
+#include "thread_pool.h"
+
+namespace sidewinder::SW_LEVEL {
+
+constexpr int64_t kScanChannels = 2 * kLanes > 32 ? 2 * kLanes : 32;  // a cache line of bfloat16
+constexpr int64_t kScanTokens = 16;
+
+struct ScanTile {
+    float D[kScanChannels], dt_bias[kScanChannels];
+    float delta[kScanTokens][kScanChannels];  // softplus(dt + dt_bias)
+    float drive[kScanTokens][kScanChannels];  // delta * x
+    float x[kScanTokens][kScanChannels];
+    float z[kScanTokens][kScanChannels];
+    float* A;  // [d_state, kScanChannels], times log2(e)
+    float* h;  // [d_state, kScanChannels]
+    float* B;  // [kScanTokens, d_state]
+    float* C;
+};
+
+// One token for `kVecs` vectors of channels: h = 2^(delta A) h + drive B; returns y = sum C h.
+// The state is read and written at `h`, whose rows are `stride` apart.
+template <int kVecs>
+inline void scan_token(const ScanTile& tile, int64_t t, int64_t c, int64_t d_state, float* h,
+                       int64_t stride, float* y) {
+    Vec delta[kVecs], drive[kVecs], even[kVecs], odd[kVecs];
+    for (int v = 0; v < kVecs; ++v) {
+        delta[v] = load(tile.delta[t] + c + v * kLanes);
+        drive[v] = load(tile.drive[t] + c + v * kLanes);
+        even[v] = odd[v] = splat(0.0f);
+    }
+    const float* A = tile.A + c;
+    const float* B = tile.B + t * d_state;
+    const float* C = tile.C + t * d_state;
+    auto state = [&](int64_t n, Vec* total) {
+        const Vec b = splat(B[n]), out = splat(C[n]);
+        for (int v = 0; v < kVecs; ++v) {
+            float* place = h + n * stride + v * kLanes;
+            const Vec decay = exp2(delta[v] * load(A + n * kScanChannels + v * kLanes));
+            const Vec next = fma(decay, load(place), drive[v] * b);
+            store(place, next);
+            total[v] = fma(out, next, total[v]);
+        }
+    };
+    int64_t n = 0;
+    for (; n + 2 <= d_state; n += 2) {
+        state(n, even);
+        state(n + 1, odd);
+    }
+    if (n < d_state) state(n, even);
+    for (int v = 0; v < kVecs; ++v) store(y + v * kLanes, even[v] + odd[v]);
+}
+
+// Fill the tile's rows with tokens t to t + tokens of channels c to c + n.
+inline void load_tokens(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t tokens, int64_t c,
+                        int64_t n) {
+    for (int64_t i = 0; i < tokens; ++i) {
+        load_row(tile.x[i], at(a.x, t + i, c), a.x.dtype, n);
+        load_row(tile.delta[i], at(a.dt, t + i, c), a.dt.dtype, n);
+        if (a.z.data != nullptr) load_row(tile.z[i], at(a.z, t + i, c), a.z.dtype, n);
+        load_row(tile.B + i * a.d_state, at(a.B, t + i), a.B.dtype, a.d_state);
+        load_row(tile.C + i * a.d_state, at(a.C, t + i), a.C.dtype, a.d_state);
+        for (int64_t j = 0; j < n; j += kLanes) {
+            const Vec delta = softplus(load(tile.delta[i] + j) + load(tile.dt_bias + j));
+            store(tile.delta[i] + j, delta);
+            store(tile.drive[i] + j, delta * load(tile.x[i] + j));
+        }
+    }
+}
+
+// y[t + i] = (y + D x) silu(z), in place over the tile's x.
+inline void store_token(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t i, int64_t c,
+                        int64_t n, const float* y) {
+    for (int64_t j = 0; j < n; j += kLanes) {
+        Vec out = fma(load(tile.D + j), load(tile.x[i] + j), load(y + j));
+        if (a.z.data != nullptr) out = out * silu(load(tile.z[i] + j));
+        store(tile.x[i] + j, out);
+    }
+    store_row(at(a.y, t + i, c), a.y.dtype, tile.x[i], n);
+}
+
+inline void scan_tile(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t tokens, int64_t c,
+                      int64_t n, float* h, int64_t stride) {
+    load_tokens(tile, a, t, tokens, c, n);
+    float y[kScanChannels];
+    for (int64_t i = 0; i < tokens; ++i) {
+        int64_t j = 0;
+        for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
+            scan_token<2>(tile, i, j, a.d_state, h + j, stride, y + j);
+        }
+        for (; j < n; j += kLanes) scan_token<1>(tile, i, j, a.d_state, h + j, stride, y + j);
+        store_token(tile, a, t, i, c, n, y);
+    }
+}
+
+// Ask for the state that the next sequence needs, while this one computes.
+inline void prefetch_state(const ScanArgs& a, int64_t s, int64_t c) {
+    for (int64_t r = 0; r < a.d_state; ++r) {
+        const char* line = static_cast<const char*>(at(a.state, a.seqs.slots[s], r, c));
+        for (int64_t byte = 0; byte < kScanChannels * 4; byte += 64) {
+            __builtin_prefetch(line + byte, 1);
+        }
+    }
+}
+
+inline void scan_sequence(ScanTile& tile, const ScanArgs& a, int64_t s, int64_t c, int64_t n) {
+    const int64_t begin = a.seqs.bounds[s], end = a.seqs.bounds[s + 1], slot = a.seqs.slots[s];
+    const bool whole = n % kLanes == 0 && a.state.dtype == DType::f32;
+    if (end - begin == 1 && whole && !a.seqs.fresh[s]) {  // decode: no copy of the state
+        float* h = static_cast<float*>(at(a.state, slot, 0, c));
+        return scan_tile(tile, a, begin, 1, c, n, h, a.state.row_stride);
+    }
+    for (int64_t r = 0; r < a.d_state; ++r) {
+        float* row = tile.h + r * kScanChannels;
+        if (a.seqs.fresh[s]) zero(row, kScanChannels);
+        else load_row(row, at(a.state, slot, r, c), a.state.dtype, n);
+    }
+    for (int64_t t = begin; t < end; t += kScanTokens) {
+        scan_tile(tile, a, t, smaller(kScanTokens, end - t), c, n, tile.h, kScanChannels);
+    }
+    for (int64_t r = 0; r < a.d_state; ++r) {
+        store_row(at(a.state, slot, r, c), a.state.dtype, tile.h + r * kScanChannels, n);
+    }
+}
+
+inline ScanTile& scan_scratch(int64_t d_state) {
+    const int64_t block = d_state * kScanChannels, projections = kScanTokens * d_state + kLanes;
+    const int64_t floats = 2 * block + 2 * projections;
+    void* memory = scratch(Scratch::range, sizeof(ScanTile) + floats * sizeof(float));
+    ScanTile& tile = *static_cast<ScanTile*>(memory);
+    tile.A = reinterpret_cast<float*>(&tile + 1);
+    tile.h = tile.A + block;
+    tile.B = tile.h + block;
+    tile.C = tile.B + projections;
+    return tile;
+}
+
+inline void load_channel_constants(ScanTile& tile, const ScanArgs& a, int64_t c, int64_t n) {
+    for (int64_t r = 0; r < a.d_state; ++r) {
+        float* row = tile.A + r * kScanChannels;
+        load_row(row, at(a.A, r, c), a.A.dtype, n);
+        for (int64_t j = 0; j < n; j += kLanes) store(row + j, load(row + j) * splat(kLog2E));
+    }
+    load_row(tile.D, at(a.D, 0, c), a.D.dtype, n);
+    load_optional_row(tile.dt_bias, a.dt_bias, c, n, 0.0f);
+}
+
+inline void selective_scan(const ScanArgs& a) {
+    const int64_t blocks = (a.channels + kScanChannels - 1) / kScanChannels;
+    const int64_t work = a.seqs.bounds[a.seqs.count] * kScanChannels * a.d_state;
+    parallel(blocks, 1 + (1 << 15) / (work + 1), [&](int64_t begin, int64_t end) {
+        ScanTile& tile = scan_scratch(a.d_state);
+        for (int64_t block = begin; block < end; ++block) {
+            const int64_t c = block * kScanChannels;
+            const int64_t n = smaller(kScanChannels, a.channels - c);
+            load_channel_constants(tile, a, c, n);
+            for (int64_t s = 0; s < a.seqs.count; ++s) {
+                if (s + 1 < a.seqs.count) prefetch_state(a, s + 1, c);
+                scan_sequence(tile, a, s, c, n);
+            }
+        }
+    });
+}
+
+}  // namespace sidewinder::SW_LEVEL

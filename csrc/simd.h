@@ -1,0 +1,184 @@
+// Vectors of one instruction-set level: loads, stores and the few functions that the kernels need.
+//
+// A source that includes this is compiled once per level with SW_LEVEL set to the level's namespace
+// (avx512, avx2, portable) and, for x86 levels, SW_AVX512 or SW_AVX2 defined. Everything lives in
+// that namespace, so that the linker never mixes code of different levels.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(SW_AVX512) || defined(SW_AVX2)
+#include SW_INTRINSICS
+#endif
+
+#include "kernels.h"
+
+namespace sidewinder::SW_LEVEL {
+
+#if defined(SW_AVX512)
+constexpr int kVecBytes = 64;
+#elif defined(SW_AVX2)
+constexpr int kVecBytes = 32;
+#else
+constexpr int kVecBytes = 16;
+#endif
+constexpr int kLanes = kVecBytes / 4;
+
+typedef float Vec __attribute__((vector_size(kVecBytes)));
+typedef int32_t IntVec __attribute__((vector_size(kVecBytes)));
+typedef float Quad __attribute__((vector_size(16)));
+
+inline Vec load(const float* p) {
+    Vec v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+inline Quad load_quad(const float* p) {
+    Quad v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+inline IntVec load_raw(const void* p) {
+    IntVec v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+#if defined(SW_AVX512)
+
+inline Vec splat(float x) { return (Vec)_mm512_set1_ps(x); }
+inline Vec fma(Vec a, Vec b, Vec c) { return (Vec)_mm512_fmadd_ps(a, b, c); }
+// NaN in either operand yields the second one.
+inline Vec max(Vec a, Vec b) { return (Vec)_mm512_max_ps(a, b); }
+inline Vec min(Vec a, Vec b) { return (Vec)_mm512_min_ps(a, b); }
+inline Vec load(const bf16* p) {
+    const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16);
+}
+inline Vec load(const int8_t* p) {
+    const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(raw));
+}
+inline void store_high_halves(bf16* p, IntVec v) {
+    const __m256i packed = _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)v, 16));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
+}
+inline Quad fold(Vec v) {
+    const __m256 low = _mm512_castps512_ps256((__m512)v);
+    const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd((__m512)v), 1));
+    const __m256 sum = _mm256_add_ps(low, high);
+    return (Quad)_mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
+}
+
+#elif defined(SW_AVX2)
+
+inline Vec splat(float x) { return (Vec)_mm256_set1_ps(x); }
+inline Vec fma(Vec a, Vec b, Vec c) { return (Vec)_mm256_fmadd_ps(a, b, c); }
+// NaN in either operand yields the second one.
+inline Vec max(Vec a, Vec b) { return (Vec)_mm256_max_ps(a, b); }
+inline Vec min(Vec a, Vec b) { return (Vec)_mm256_min_ps(a, b); }
+inline Vec load(const bf16* p) {
+    const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16);
+}
+inline Vec load(const int8_t* p) {
+    const __m128i raw = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(raw));
+}
+inline void store_high_halves(bf16* p, IntVec v) {
+    const __m256i halves = _mm256_srli_epi32((__m256i)v, 16);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(halves, halves), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+}
+inline Quad fold(Vec v) {
+    return (Quad)_mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+}
+
+#else
+
+inline Vec splat(float x) { return Vec{x, x, x, x}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+// NaN in either operand yields the second one.
+inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
+inline Vec load(const bf16* p) {
+    IntVec v;
+    for (int i = 0; i < kLanes; ++i) v[i] = static_cast<int32_t>(uint32_t{p[i].bits} << 16);
+    return (Vec)v;
+}
+inline Vec load(const int8_t* p) {
+    Vec v;
+    for (int i = 0; i < kLanes; ++i) v[i] = p[i];
+    return v;
+}
+inline void store_high_halves(bf16* p, IntVec v) {
+    for (int i = 0; i < kLanes; ++i) p[i].bits = static_cast<uint16_t>(uint32_t(v[i]) >> 16);
+}
+inline Quad fold(Vec v) { return v; }
+
+#endif
+
+// Round to nearest, ties to even; NaN stays NaN.
+inline void store(bf16* p, Vec v) {
+    typedef uint32_t UintVec __attribute__((vector_size(kVecBytes)));
+    const UintVec bits = (UintVec)v;
+    const UintVec rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    store_high_halves(p, (v == v) ? (IntVec)rounded : (IntVec)(bits | 0x400000u));
+}
+
+// Lane sums of four vectors; the order of additions does not depend on the position.
+inline Quad sum4(Vec a, Vec b, Vec c, Vec d) {
+    const Quad qa = fold(a), qb = fold(b), qc = fold(c), qd = fold(d);
+    const Quad ab = __builtin_shufflevector(qa, qb, 0, 4, 1, 5) +
+                    __builtin_shufflevector(qa, qb, 2, 6, 3, 7);
+    const Quad cd = __builtin_shufflevector(qc, qd, 0, 4, 1, 5) +
+                    __builtin_shufflevector(qc, qd, 2, 6, 3, 7);
+    return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+}
+
+inline float sum(Vec v) { return sum4(v, v, v, v)[0]; }
+
+// 2^t to 2 units in the last place; t is clamped to [-126, 128), so that nothing overflows and
+// underflow ends at the smallest normal number.
+inline Vec exp2(Vec t) {
+    t = max(splat(-126.0f), min(splat(127.999f), t));
+    const Vec magic = splat(0x1.8p23f);
+    const Vec shifted = t + magic;  // low mantissa bits hold the nearest integer
+    const Vec f = t - (shifted - magic);
+    Vec p = splat(1.5353362e-4f);
+    p = fma(p, f, splat(1.3398874e-3f));
+    p = fma(p, f, splat(9.6184369e-3f));
+    p = fma(p, f, splat(5.5503324e-2f));
+    p = fma(p, f, splat(2.4022648e-1f));
+    p = fma(p, f, splat(6.9314718e-1f));
+    p = fma(p, f, splat(1.0f));
+    return (Vec)((IntVec)p + ((IntVec)shifted << 23));
+}
+
+constexpr float kLog2E = 1.44269504f;
+
+inline Vec exp(Vec x) { return exp2(x * splat(kLog2E)); }
+
+inline Vec silu(Vec x) { return x / (splat(1.0f) + exp(splat(0.0f) - x)); }
+
+// log(1 + e^x) = max(x, 0) + log1p(e^-|x|), the latter as 2 atanh(u / (2 + u)).
+inline Vec softplus(Vec x) {
+    const Vec zero = splat(0.0f);
+    const Vec u = exp(min(x, zero - x));
+    const Vec s = u / (splat(2.0f) + u);
+    const Vec w = s * s;
+    Vec p = splat(1.2150466e-1f);
+    p = fma(p, w, splat(1.0713829e-1f));
+    p = fma(p, w, splat(1.4308442e-1f));
+    p = fma(p, w, splat(1.9999439e-1f));
+    p = fma(p, w, splat(3.3333337e-1f));
+    const Vec log1p = (s + s) * fma(p, w, splat(1.0f));
+    return max(zero, x) + log1p;
+}
+
+}  // namespace sidewinder::SW_LEVEL

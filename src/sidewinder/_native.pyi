@@ -1,0 +1,81 @@
+"""Types of the extension module (csrc/). Outputs are written; every tensor is on the CPU."""
+
+from torch import Tensor
+
+def set_tensor_type(type: type, exchange: object) -> None:
+    """Learn torch's tensor type and its DLPack C exchange table, once."""
+
+def set_isa(name: str) -> None:
+    """Choose an instruction-set level; empty chooses the best. ValueError if it cannot run here."""
+
+def isa() -> str: ...
+def set_threads(n: int) -> None: ...
+def threads() -> int: ...
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    cu_seqlens: Tensor,
+    slots: Tensor,
+    fresh: Tensor,
+    activation: bool,
+    y: Tensor,
+) -> None: ...
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    state: Tensor,
+    cu_seqlens: Tensor,
+    slots: Tensor,
+    fresh: Tensor,
+    y: Tensor,
+) -> None: ...
+def ssd_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    state: Tensor,
+    cu_seqlens: Tensor,
+    slots: Tensor,
+    fresh: Tensor,
+    dt_min: float,
+    dt_max: float,
+    head_group: Tensor,
+    y: Tensor,
+) -> None: ...
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    residual: Tensor | None,
+    y: Tensor,
+    sum: Tensor | None,
+) -> None: ...
+def gated_rms_norm(
+    x: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    eps: float,
+    group_size: int,
+    norm_before_gate: bool,
+    y: Tensor,
+) -> None: ...
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor | None,
+    bias: Tensor | None,
+    y: Tensor,
+    group_size: int = 32,
+) -> None: ...

@@ -1,0 +1,200 @@
+"""The operators in C++ (`csrc/`), where the extension module was built; registered on import.
+
+The wrappers allocate the outputs and hand everything to `sidewinder._native`, which checks shapes,
+strides and dtypes (`ValueError`) and runs the kernel. Tensors on other devices go to the torch
+implementation.
+"""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidewinder.ops import dispatch
+from sidewinder.ops.causal_conv1d import causal_conv1d as conv_operator
+from sidewinder.ops.causal_conv1d import vectorized as torch_conv
+from sidewinder.ops.gated_rms_norm import gated_rms_norm as gated_norm_operator
+from sidewinder.ops.gated_rms_norm import vectorized as torch_gated_norm
+from sidewinder.ops.linear import linear as linear_operator
+from sidewinder.ops.linear import vectorized as torch_linear
+from sidewinder.ops.rms_norm import operator as norm_operator
+from sidewinder.ops.rms_norm import vectorized as torch_norm
+from sidewinder.ops.selective_scan import chunked as torch_selective_scan
+from sidewinder.ops.selective_scan import selective_scan as selective_scan_operator
+from sidewinder.ops.ssd_scan import chunked as torch_ssd_scan
+from sidewinder.ops.ssd_scan import ssd_scan as ssd_scan_operator
+from sidewinder.quantise import Int8Weight
+from sidewinder.state.batch import Sequences
+
+_native: Any
+try:
+    from sidewinder import _native
+except ImportError:
+    _native = None
+
+SMALL_ROWS = 32
+"""Rows up to which our linear beats torch's matrix product where torch has a good one."""
+
+
+def is_available() -> bool:
+    """Whether the extension module was built and can be loaded."""
+    return _native is not None
+
+
+def isa() -> str | None:
+    """The instruction-set level in use (`avx512_bf16`, `avx512`, `avx2`, `portable`), if built."""
+    return None if _native is None else str(_native.isa())
+
+
+def set_threads(n: int) -> None:
+    """Let the kernels of this process use `n` threads; results do not depend on it.
+
+    Raises:
+        ValueError: if `n` is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"threads={n}: the kernels need 1 thread or more")
+    if _native is not None:
+        _native.set_threads(n)
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    seqs: Sequences,
+    activation: bool = True,
+) -> Tensor:
+    """As `reference.causal_conv1d`."""
+    if not x.is_cpu:
+        return torch_conv.causal_conv1d(x, weight, bias, state, seqs, activation)
+    y = torch.empty(x.shape, dtype=x.dtype)
+    _native.causal_conv1d(
+        x, weight, bias, state, seqs.cu_seqlens, seqs.slots, seqs.fresh, activation, y
+    )
+    return y
+
+
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    state: Tensor,
+    seqs: Sequences,
+) -> Tensor:
+    """As `reference.selective_scan`."""
+    if not x.is_cpu:
+        return torch_selective_scan.selective_scan(x, dt, A, B, C, D, z, dt_bias, state, seqs)
+    y = torch.empty(x.shape, dtype=x.dtype)
+    _native.selective_scan(
+        x, dt, A, B, C, D, z, dt_bias, state, seqs.cu_seqlens, seqs.slots, seqs.fresh, y
+    )
+    return y
+
+
+def ssd_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    state: Tensor,
+    seqs: Sequences,
+    dt_limit: tuple[float, float],
+    head_group: Tensor,
+) -> Tensor:
+    """As `reference.ssd_scan`."""
+    if not x.is_cpu:
+        return torch_ssd_scan.ssd_scan(
+            x, dt, A, B, C, D, dt_bias, state, seqs, dt_limit, head_group
+        )
+    y = torch.empty(x.shape, dtype=x.dtype)
+    _native.ssd_scan(
+        x, dt, A, B, C, D, dt_bias, state, seqs.cu_seqlens, seqs.slots, seqs.fresh,
+        dt_limit[0], dt_limit[1], head_group, y,
+    )  # fmt: skip
+    return y
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor | None, eps: float, residual: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """As `reference.rms_norm`."""
+    if not x.is_cpu:
+        return torch_norm.rms_norm(x, weight, eps, residual)
+    y = torch.empty(x.shape, dtype=x.dtype if weight is None else weight.dtype)
+    if residual is None:
+        _native.rms_norm(x, weight, eps, None, y, None)
+        return y
+    total = torch.empty(residual.shape, dtype=residual.dtype)
+    _native.rms_norm(x, weight, eps, residual, y, total)
+    return y, total
+
+
+def gated_rms_norm(
+    x: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    eps: float,
+    group_size: int,
+    norm_before_gate: bool = False,
+) -> Tensor:
+    """As `reference.gated_rms_norm`."""
+    if not x.is_cpu:
+        return torch_gated_norm.gated_rms_norm(x, z, weight, eps, group_size, norm_before_gate)
+    y = torch.empty(x.shape, dtype=x.dtype)
+    _native.gated_rms_norm(x, z, weight, eps, group_size, norm_before_gate, y)
+    return y
+
+
+def linear(x: Tensor, weight: Tensor | Int8Weight, bias: Tensor | None = None) -> Tensor:
+    """As `reference.linear`: our kernel, or torch's matrix product where that is faster."""
+    if isinstance(weight, Int8Weight):
+        y = torch.empty(x.shape[0], weight.values.shape[0], dtype=x.dtype)
+        _native.linear(x, weight.values, weight.scales, bias, y, weight.group_size)
+        return y
+    if not x.is_cpu or x.shape[0] > _most_rows(weight.dtype):
+        return torch_linear.linear(x, weight, bias)
+    y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype)
+    _native.linear(x, weight, None, bias, y)
+    return y
+
+
+def _most_rows(weight_dtype: torch.dtype) -> float:
+    """Rows above which torch's matrix product is faster, for weights of this dtype."""
+    return _MOST_ROWS[weight_dtype]
+
+
+_MOST_ROWS: dict[torch.dtype, float] = {}
+
+
+def _register() -> None:
+    _native.set_tensor_type(Tensor, Tensor.__dlpack_c_exchange_api__)
+    fast_bf16 = isa() == "avx512_bf16"
+    _MOST_ROWS[torch.float32] = SMALL_ROWS
+    _MOST_ROWS[torch.bfloat16] = SMALL_ROWS if fast_bf16 else math.inf
+    conv_operator.register("native", causal_conv1d)
+    selective_scan_operator.register("native", selective_scan)
+    ssd_scan_operator.register("native", ssd_scan)
+    norm_operator.register("native", rms_norm)
+    gated_norm_operator.register("native", gated_rms_norm)
+    linear_operator.register("native", linear)
+
+
+if _native is not None:
+    _register()
+elif dispatch.forced_backend() is None:
+    logging.getLogger(__name__).warning(
+        "sidewinder was built without its native kernels (no C++ compiler?): "
+        "torch operators run instead, several times slower on a CPU"
+    )
