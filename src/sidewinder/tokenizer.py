@@ -30,7 +30,11 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            return AutoTokenizer.from_pretrained(self.source, revision=self._revision)
+            inner = AutoTokenizer.from_pretrained(self.source, revision=self._revision)
+            # For some model types transformers makes an empty tokenizer where no file is found.
+            if not inner.encode("a", add_special_tokens=False):
+                raise ValueError("it has no vocabulary")
+            return inner
         # transformers raises a dozen types for files that are missing, broken or of another kind.
         except Exception as error:
             first_line = str(error).strip().partition("\n")[0]

@@ -1,5 +1,6 @@
 """Tokenizer, incremental detokenisation, and stop strings."""
 
+import json
 import shutil
 from itertools import pairwise
 
@@ -41,7 +42,10 @@ def test_bos_as_the_tokenizer_is_configured(tokenizer, tmp_path):
     assert with_bos.decode(with_bos.encode("the"), skip_special_tokens=False) == "<|end|>the"
 
 
-def test_a_missing_tokenizer_raises_when_it_is_needed(tmp_path):
+@pytest.mark.parametrize("config", [None, {"model_type": "mamba"}], ids=["nothing", "a-model"])
+def test_a_missing_tokenizer_raises_when_it_is_needed(tmp_path, config):
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
     tokenizer = Tokenizer(str(tmp_path))
     with pytest.raises(ValueError, match=r"no usable tokenizer in .*tokenizer=<folder"):
         tokenizer.encode("text")

@@ -1,0 +1,152 @@
+"""One rank's runner: what a step gives back, and state that moves between slots."""
+
+import pytest
+import torch
+
+from sidewinder.collectives.base import SingleRank
+from sidewinder.config import EngineConfig, load_model_config
+from sidewinder.engine import runner as runner_module
+from sidewinder.engine.plan import Admission, SequenceStep, StepPlan
+from sidewinder.engine.runner import build_runner
+from sidewinder.parallel.group import SINGLE
+from sidewinder.sampling import SamplingParams
+from sidewinder.testing import TINY, run_ranks, save_tiny
+
+TOKENS = (5, 80, 12, 44, 7, 61, 3)
+GREEDY = SamplingParams(temperature=0, logprobs=1)
+
+
+@pytest.fixture(scope="module", params=TINY)
+def folder(request, tmp_path_factory):
+    return save_tiny(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def start(folder, collectives=None, **options):
+    values = {"device": "cpu", "dtype": "float32", "threads": 1, "max_batch_size": 4} | options
+    collectives = collectives or SingleRank(SINGLE)
+    engine = EngineConfig(str(folder), **values)
+    return build_runner(engine, load_model_config(folder), collectives.tp, collectives)
+
+
+@pytest.fixture(scope="module")
+def runner(folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIDEWINDER_POISON", "1")
+        yield start(folder, kv_cache_tokens=160)
+
+
+def part(runner, slot, tokens, start, **values):
+    kv = runner.pool.kv
+    n_pages = -(-(start + len(tokens)) // kv.page_size) if kv is not None else 0
+    pages = tuple(2 * slot + n for n in range(n_pages))
+    return SequenceStep(slot, tuple(tokens), start, pages, **values)
+
+
+def step(runner, *parts, admissions=()):
+    return runner.step(StepPlan(parts, tuple(admissions))).sequences
+
+
+def last_logits(runner, slot, tokens, start):
+    (result,) = step(runner, part(runner, slot, tokens, start, return_logits=True))
+    return torch.from_numpy(result.logits)[-1]
+
+
+def test_a_step_draws_scores_and_returns_logits(runner):
+    admission = Admission(1, GREEDY, 0, ())
+    drawn, scored, quiet = step(
+        runner,
+        part(runner, 1, TOKENS, 0, sample=True),
+        part(runner, 0, TOKENS, 0, score=(*TOKENS[1:], -1), top_logprobs=2, return_logits=True),
+        part(runner, 2, TOKENS[:3], 0),
+        admissions=[admission],
+    )
+    assert scored.logits.shape == (len(TOKENS), runner.model.config.vocab_size)
+    logprobs = torch.log_softmax(torch.from_numpy(scored.logits), dim=-1)
+    assert drawn.token == int(logprobs[-1].argmax())
+    assert drawn.logprobs.logprob == pytest.approx(float(logprobs[-1].max()), abs=1e-4)
+    assert scored.scores[-1] is None
+    for row, score in enumerate(scored.scores[:-1]):
+        assert score.token_id == TOKENS[row + 1]
+        assert score.logprob == pytest.approx(float(logprobs[row, score.token_id]), abs=1e-4)
+        assert len(score.top) == 2
+    assert (quiet.token, quiet.logits, quiet.scores) == (None, None, [])
+
+
+def test_rows_are_read_in_blocks(runner, monkeypatch):
+    (whole,) = step(runner, part(runner, 0, TOKENS, 0, score=TOKENS, return_logits=True))
+    monkeypatch.setattr(runner, "_block_rows", 2)
+    largest, logits_of = [], runner.model.logits
+    monkeypatch.setattr(
+        runner.model, "logits", lambda hidden: largest.append(len(hidden)) or logits_of(hidden)
+    )
+    (blocks,) = step(runner, part(runner, 0, TOKENS, 0, score=TOKENS, return_logits=True))
+    assert max(largest) == 2
+    torch.testing.assert_close(torch.from_numpy(blocks.logits), torch.from_numpy(whole.logits))
+    assert [score.token_id for score in blocks.scores] == list(TOKENS)
+
+
+def test_a_snapshot_resumes_a_sequence(runner):
+    if runner.pool.kv is not None:
+        pytest.skip("a hybrid's keys and values are not part of a snapshot")
+    step(runner, part(runner, 0, TOKENS[:4], 0))
+    assert runner.snapshot(0, "prefix") > 0
+    runner.copy_slot(0, 3)
+    expected = last_logits(runner, 0, TOKENS[4:], 4)
+    step(runner, part(runner, 1, TOKENS, 0))
+    runner.restore(1, "prefix")
+    for slot in (1, 3):
+        assert torch.equal(last_logits(runner, slot, TOKENS[4:], 4), expected)
+    runner.drop_snapshot("prefix")
+    with pytest.raises(KeyError):
+        runner.restore(1, "prefix")
+
+
+def test_reset_is_the_beginning(runner):
+    if runner.pool.kv is not None:
+        pytest.skip("a hybrid's positions are in its pages")
+    expected = last_logits(runner, 0, TOKENS, 0)
+    runner.reset(2)
+    # Not marked fresh: the zeros must be read.
+    assert torch.allclose(last_logits(runner, 2, TOKENS, 1), expected, atol=1e-5)
+
+
+def test_the_report_holds_every_rank(folder):
+    reports = run_ranks(2, lambda _, ranks: start(folder, ranks).report())
+    alone = start(folder).report()
+    assert reports[0] == reports[1]
+    assert len(reports[0].weight_bytes) == 2
+    assert max(reports[0].weight_bytes) < sum(alone.weight_bytes) <= sum(reports[0].weight_bytes)
+    assert reports[0].pool.n_slots == alone.pool.n_slots == 4
+    assert alone.collectives == "none"
+
+
+def test_ranks_draw_alike_and_the_first_answers(folder):
+    params = SamplingParams(temperature=1.0, logprobs=0)
+
+    def run(tp, ranks):
+        assert ranks.tp == tp
+        own = start(folder, ranks)
+        admission = Admission(0, params, 77, ())
+        first = part(own, 0, TOKENS, 0, sample=True, score=(*TOKENS[1:], -1))
+        (result,) = step(own, first, admissions=[admission])
+        tokens, reports = [result.token], [result.logprobs]
+        for position in range(len(TOKENS), len(TOKENS) + 5):
+            (result,) = step(own, part(own, 0, [tokens[-1]], position, sample=True))
+            tokens.append(result.token)
+            reports.append(result.logprobs)
+        return tokens, reports, own.report().collectives_per_step
+
+    (tokens, reports, calls), (others, nothing, _) = run_ranks(2, run)
+    assert tokens == others == run(SINGLE, SingleRank(SINGLE))[0]
+    assert all(report is not None for report in reports)
+    assert nothing == [None] * 6
+    assert calls >= 3
+
+
+def test_ranks_agree_on_rank_0s_value(folder):
+    values = run_ranks(2, lambda tp, ranks: start(folder, ranks).agree(2**62 + tp.rank))
+    assert values == [2**62, 2**62]
+
+
+def test_blocks_of_logits_are_bounded():
+    assert runner_module.LOGITS_PER_BLOCK * 4 <= 2**26
