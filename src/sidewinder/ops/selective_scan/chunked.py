@@ -13,7 +13,7 @@ from torch import Tensor
 from sidewinder.state.batch import Sequences
 
 SUB_CHUNK = 8
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 2 << 20
 """Aim for one chunk's `[tokens, N, D]` float32 states: large enough to hide the calls, small enough
 for a cache."""
 
