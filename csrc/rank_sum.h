@@ -80,37 +80,77 @@ inline Doubles load(const double* p) {
 }
 inline void store(double* p, Doubles v) { std::memcpy(p, &v, sizeof v); }
 
-// The first `n` elements at `p` and zeros.
-template <class T, int64_t lanes>
-inline auto load_tail(const T* p, int64_t n) {
-    T tail[lanes] = {};
-    std::memcpy(tail, p, n * sizeof(T));
-    return load(tail);
+// Two vectors of consecutive elements, in whatever order is cheap.
+template <class V>
+struct Pair {
+    V first, second;
+};
+
+template <class T>
+inline auto load_pair(const T* p) {
+    constexpr int64_t lanes = sizeof(T) == 8 ? kLanes / 2 : kLanes;
+    return Pair<decltype(load(p))>{load(p), load(p + lanes)};
+}
+
+template <class T, class V>
+inline void store_pair(T* p, Pair<V> v) {
+    store(p, v.first);
+    store(p + sizeof(V) / (sizeof(T) == 8 ? 8 : 4), v.second);
+}
+
+// bfloat16 is the high half of a float32: a word holds an even element below and an odd one above,
+// and both take one operation to widen and one to put back.
+typedef uint32_t Words __attribute__((vector_size(kVecBytes)));
+
+inline Pair<Vec> load_pair(const bf16* p) {
+    const Words words = (Words)load_raw(p);
+    return {(Vec)(words << 16), (Vec)(words & 0xffff0000u)};
+}
+
+// Rounded to nearest, ties to even, in the high half; NaN gives all ones, which is one too.
+inline Words round_high(Vec v) {
+    const Words bits = (Words)v;
+    return (bits + 0x7fffu + (bits >> 16 & 1u)) | (Words)(v != v);
+}
+
+inline void store_pair(bf16* p, Pair<Vec> v) {
+    const Words words = round_high(v.first) >> 16 | (round_high(v.second) & 0xffff0000u);
+    std::memcpy(p, &words, sizeof words);
+}
+
+template <class T>
+inline void rank_sum_pair(T* out, const void* const* parts, int ranks, int64_t at) {
+    auto total = load_pair(static_cast<const T*>(parts[0]) + at);
+    for (int r = 1; r < ranks; ++r) {
+        const auto part = load_pair(static_cast<const T*>(parts[r]) + at);
+        total.first += part.first;
+        total.second += part.second;
+    }
+    store_pair(out, total);
 }
 
 template <class T>
 inline void rank_sum_of(const RankSumArgs& a) {
-    constexpr int64_t lanes = sizeof(T) == 8 ? kLanes / 2 : kLanes;
-    const auto part = [&](int r, int64_t at) { return static_cast<const T*>(a.parts[r]) + at; };
-    T* out = static_cast<T*>(a.out);
+    constexpr int64_t step = 2 * kVecBytes / (sizeof(T) == 8 ? 8 : 4);
+    T* const out = static_cast<T*>(a.out);
     int64_t i = 0;
-    for (; i + 2 * lanes <= a.count; i += 2 * lanes) {
-        auto low = load(part(0, i)), high = load(part(0, i + lanes));
-        for (int r = 1; r < a.ranks; ++r) {
-            low += load(part(r, i));
-            high += load(part(r, i + lanes));
-        }
-        store(out + i, low);
-        store(out + i + lanes, high);
+    if (a.ranks == 2) {
+        const void* const parts[2] = {a.parts[0], a.parts[1]};
+        for (; i + step <= a.count; i += step) rank_sum_pair<T>(out + i, parts, 2, i);
     }
-    for (; i < a.count; i += lanes) {
-        const int64_t n = a.count - i < lanes ? a.count - i : lanes;
-        auto total = load_tail<T, lanes>(part(0, i), n);
-        for (int r = 1; r < a.ranks; ++r) total += load_tail<T, lanes>(part(r, i), n);
-        T sum[lanes];
-        store(sum, total);
-        std::memcpy(out + i, sum, n * sizeof(T));
+    for (; i + step <= a.count; i += step) rank_sum_pair<T>(out + i, a.parts, a.ranks, i);
+    if (i == a.count) return;
+
+    const size_t bytes = (a.count - i) * sizeof(T);
+    T tails[kMostRanks][step], sum[step];
+    const void* parts[kMostRanks] = {};
+    for (int r = 0; r < a.ranks; ++r) {
+        std::memset(tails[r], 0, sizeof tails[r]);
+        std::memcpy(tails[r], static_cast<const T*>(a.parts[r]) + i, bytes);
+        parts[r] = tails[r];
     }
+    rank_sum_pair<T>(sum, parts, a.ranks, 0);
+    std::memcpy(out + i, sum, bytes);
 }
 
 inline void rank_sum(const RankSumArgs& a) {

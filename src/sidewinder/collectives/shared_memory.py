@@ -28,8 +28,9 @@ native = _load()
 
 SUM_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
-TWO_SHOT_BYTES = {2: 1 << 62, 3: 256 * 1024}
-"""By number of ranks (3: and more), above which size each rank sums a stripe instead of all."""
+TWO_SHOT_BYTES = 32 * 1024
+"""Above this size each rank sums one stripe instead of every rank all of it. The two take the same
+time over a wide range around it, so one value does for all machines and numbers of ranks."""
 
 OWN_CORES = (4000, 2000)
 """Spins and yields before sleeping when every rank has cores of its own."""
@@ -88,7 +89,6 @@ class SharedMemoryCollectives(Collectives):
         self.tp = tp
         self.path = "shared memory"
         self._segment, self._timeout_s, self._own_cores = segment, timeout_s, own_cores
-        self._two_shot_bytes = TWO_SHOT_BYTES[min(tp.size, 3)]
         self._area, self._areas_used = area, 1
         self._subgroups: list[Collectives] = []
         members = list(range(tp.size)) if members is None else list(members)
@@ -109,7 +109,7 @@ class SharedMemoryCollectives(Collectives):
         x = x.contiguous()
         group = self._group
         try:
-            group.all_reduce(x.data_ptr(), x.numel(), sum_type, self._two_shot_bytes)
+            group.all_reduce(x.data_ptr(), x.numel(), sum_type, TWO_SHOT_BYTES)
         except RuntimeError as error:
             raise self._failure("all_reduce", error) from error
         return x
