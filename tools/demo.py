@@ -16,15 +16,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tp", type=int, default=2, help="ranks (default: 2)")
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--max-tokens", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=2)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    params = SamplingParams(
-        max_tokens=args.max_tokens, temperature=0.6, top_p=0.95, seed=args.seed, ignore_eos=True
-    )
+    params = SamplingParams(max_tokens=args.max_tokens, temperature=0.6, top_p=0.95, seed=args.seed)
     print(f"\nsidewinder: models/{args.model} on {args.tp} ranks\n")
     with LLM(str(MODELS / args.model), tp=args.tp, device="cpu") as llm:
         llm.generate(
