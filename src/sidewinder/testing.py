@@ -236,7 +236,7 @@ def save_tokenizer(folder: Path, merges: int = 30, bos: bool = False) -> Path:
             single="<|end|> $A", special_tokens=[("<|end|>", 0)]
         )
     template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=inner, eos_token="<|end|>", bos_token="<|end|>", chat_template=template
     )
     tokenizer.save_pretrained(folder)

@@ -80,7 +80,7 @@ def test_chat_answers_until_an_empty_line(model, capsys, monkeypatch):
     answers = iter(["hello", "/reset", "again", ""])
     monkeypatch.setattr("builtins.input", lambda _prompt: next(answers))
     assert main(["chat", model, "--max-tokens", "4", "--ignore-eos", "--seed", "1"]) == DONE
-    assert capsys.readouterr().err.count("4 tokens") == 2
+    assert capsys.readouterr().err.count("[4 tokens,") == 2
 
 
 @pytest.mark.parametrize("tp", [1, 2, 3])
