@@ -65,6 +65,10 @@ class LLM:
         model: folder with `config.json` and weights, or a Hugging Face hub id.
         options: see `sidewinder.config.EngineConfig` and docs/generation.md.
 
+    Attributes:
+        engine, intake, runner_report: for a server, which makes requests with `intake` and steps
+            `engine` itself; the calls below must not be made then. The report is of the start.
+
     Raises:
         ValueError: for an option, model, or checkpoint that cannot be used.
         RuntimeError: if a rank fails while it starts; then none is left.
@@ -80,11 +84,12 @@ class LLM:
         defaults = generation_defaults(folder, self.model_config)
         self._threads = torch.get_num_threads()
         self._executor = self._start()
-        limits = self._limits(self._executor.call("report"))
-        self._engine = Engine(self._executor, limits)
-        self._dispatcher = Dispatcher(self._engine)
+        self.runner_report: RunnerReport = self._executor.call("report")
+        limits = self._limits(self.runner_report)
+        self.engine = Engine(self._executor, limits)
+        self._dispatcher = Dispatcher(self.engine)
         drawn = secrets.randbits(63) if config.seed is None else config.seed
-        self._intake = Intake(
+        self.intake = Intake(
             self.config,
             self.model_config,
             defaults,
@@ -111,7 +116,7 @@ class LLM:
         """
         items = prompt_list(prompts)
         pairs = zip(items, params_list(params, len(items)), strict=True)
-        calls = [self._intake.generation(prompt, own) for prompt, own in pairs]
+        calls = [self.intake.generation(prompt, own) for prompt, own in pairs]
         outputs = {}
         with tqdm(total=len(calls), desc="prompts", disable=not progress) as bar:
             for part in self._increments(calls):
@@ -131,7 +136,7 @@ class LLM:
             ValueError: for a prompt or params that cannot run.
         """
         (own,) = params_list(params, 1)
-        return self._stream(self._intake.generation(prompt, own))
+        return self._stream(self.intake.generation(prompt, own))
 
     def chat(
         self, messages: Sequence[dict[str, str]], params: SamplingParams | None = None
@@ -154,7 +159,7 @@ class LLM:
 
     def logits(self, prompts: Prompt | Sequence[Prompt]) -> list[Tensor]:
         """Float32 CPU logits `[len, vocab_size]` of every prompt: row t predicts token t+1."""
-        calls = [self._intake.reading(prompt, True) for prompt in prompt_list(prompts)]
+        calls = [self.intake.reading(prompt, True) for prompt in prompt_list(prompts)]
         vocab_size = self.model_config.vocab_size
         results = {
             call.request.id: torch.empty(len(call.request.prompt), vocab_size) for call in calls
@@ -169,14 +174,14 @@ class LLM:
 
     def stream_logits(self, prompt: Prompt) -> Generator[Tensor, None, None]:
         """The rows of `logits([prompt])`, in blocks as they are made: memory does not grow."""
-        with closing(self._increments([self._intake.reading(prompt, True)])) as increments:
+        with closing(self._increments([self.intake.reading(prompt, True)])) as increments:
             for part in increments:
                 if part.logits is not None:
                     yield torch.from_numpy(part.logits)
 
     def score(self, prompts: Prompt | Sequence[Prompt]) -> list[Tensor]:
         """Float32 CPU logprobs `[len - 1]` of every prompt's tokens after the first."""
-        calls = [self._intake.reading(prompt) for prompt in prompt_list(prompts)]
+        calls = [self.intake.reading(prompt) for prompt in prompt_list(prompts)]
         logprobs: dict[int, list[float]] = {call.request.id: [] for call in calls}
         for part in self._increments(calls):
             logprobs[part.request_id] += [own.logprob for own in part.scores if own is not None]
@@ -188,7 +193,7 @@ class LLM:
         Raises:
             ValueError: for fewer than two tokens: there is nothing to predict.
         """
-        call = self._intake.reading(prompt)
+        call = self.intake.reading(prompt)
         n_tokens = len(call.request.prompt)
         if n_tokens < 2:
             raise ValueError("one token predicts nothing; give a text of at least two tokens")
@@ -218,7 +223,7 @@ class LLM:
     @property
     def counters(self) -> Counters:
         """Steps and tokens since the start."""
-        return self._engine.counters
+        return self.engine.counters
 
     def close(self) -> None:
         """End the ranks and free their memory. Calling twice is fine."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sidewinder import __version__
-from sidewinder.cli import bench, chat, evaluate, generate, plan
+from sidewinder.cli import bench, chat, evaluate, generate, plan, serve
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: done; failed while running; bad usage or input; interrupted."""
@@ -19,6 +19,7 @@ EXAMPLES = """\
 examples:
   sidewinder generate models/mamba --prompt "def main(" --tp 2
   sidewinder chat models/mamba2
+  sidewinder serve models/mamba2 --tp 2 --port 8000
   sidewinder eval models/mamba --text data/heldout.txt
   sidewinder plan state-spaces/mamba-2.8b-hf --tp 4
 
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sidewinder {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (generate, chat, evaluate, bench, plan):
+    for command in (generate, chat, serve, evaluate, bench, plan):
         command.add_parser(subparsers)
     return parser
 

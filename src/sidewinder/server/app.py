@@ -1,0 +1,129 @@
+"""The endpoints."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp
+
+from sidewinder import __version__
+from sidewinder.server import errors, params
+from sidewinder.server.errors import ApiError
+from sidewinder.server.metrics import Metrics
+from sidewinder.server.middleware import LimitBody, RequestLog, RequireKey
+from sidewinder.server.params import Generation
+from sidewinder.server.replies import to_json
+from sidewinder.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+from sidewinder.server.service import Service
+from sidewinder.server.stream import ClientGone, EventStream, until_gone
+
+
+def build_app(service: Service, metrics: Metrics) -> ASGIApp:
+    """The whole server as one ASGI application."""
+    app = FastAPI(title="Sidewinder", version=__version__, docs_url=None, redoc_url=None)
+    errors.install(app)
+    _add_generation(app, service)
+    _add_tokens(app, service)
+    _add_models(app, service)
+    _add_operation(app, service, metrics)
+    limited: ASGIApp = LimitBody(app, service.config.max_request_bytes)
+    if service.config.api_key is not None:
+        limited = RequireKey(limited, service.config.api_key)
+    return RequestLog(limited, metrics)
+
+
+def _add_generation(app: FastAPI, service: Service) -> None:
+    async def answer(request: Request, asked: Generation, is_chat: bool) -> Response:
+        running = await service.start(asked, request.state.request_id, is_chat)
+        if asked.stream:
+            return EventStream(service.events(running), on_end=running.stream.close)
+        try:
+            whole = await until_gone(request.receive, service.whole(running))
+        except ClientGone:
+            return Response(status_code=499)
+        finally:
+            running.stream.close()
+        return _json(whole)
+
+    @app.post("/v1/completions")
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        service.check_model(body.model)
+        return await answer(request, params.completion(body), is_chat=False)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        service.check_model(body.model)
+        asked = params.chat(body, service.default_max_tokens)
+        return await answer(request, asked, is_chat=True)
+
+
+def _add_tokens(app: FastAPI, service: Service) -> None:
+    @app.post("/tokenize")
+    async def tokenize(body: TokenizeRequest) -> Response:
+        service.check_model(body.model)
+        given = [value for value in (body.prompt, body.messages) if value is not None]
+        if len(given) != 1:
+            raise ApiError(400, "give either prompt or messages", "prompt")
+        tokens = await service.tokenize(given[0])
+        count = {"count": len(tokens), "max_model_len": service.max_model_len}
+        return _json(count | {"tokens": tokens})
+
+    @app.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest) -> Response:
+        service.check_model(body.model)
+        return _json({"prompt": await service.detokenize(body.tokens)})
+
+
+def _add_models(app: FastAPI, service: Service) -> None:
+    card = {
+        "id": service.name,
+        "object": "model",
+        "created": service.started_s,
+        "owned_by": "sidewinder",
+        "max_model_len": service.max_model_len,
+    }
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return _json({"object": "list", "data": [card]})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        service.check_model(name)
+        return _json(card)
+
+
+def _add_operation(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        """Liveness: whether the process is worth keeping."""
+        if service.engine.failure is not None:
+            return _json({"status": "failed", "reason": service.engine.failure}, 503)
+        return _json({"status": "ok"})
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        """Readiness: whether new requests should come here."""
+        if service.engine.failure is not None:
+            return _json({"ready": False, "reason": service.engine.failure}, 503)
+        if service.draining:
+            return _json({"ready": False, "reason": "shutting down"}, 503)
+        return _json({"ready": True})
+
+    @app.get("/version")
+    async def version() -> Response:
+        return _json({"version": __version__})
+
+    @app.get("/metrics")
+    async def scrape() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _json(value: dict[str, Any], status: int = 200) -> Response:
+    return Response(to_json(value), status, media_type="application/json")

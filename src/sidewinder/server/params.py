@@ -1,0 +1,128 @@
+"""From the body of a request to prompts and `SamplingParams`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from sidewinder.engine.inputs import Prompt
+from sidewinder.sampling import SamplingParams
+from sidewinder.server.errors import ApiError
+from sidewinder.server.schemas import ChatRequest, CompletionRequest, Message, Sampling
+
+DEFAULT_COMPLETION_TOKENS = 16
+"""Length of a completion whose request names none: OpenAI's default."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one request asks for, checked.
+
+    Attributes:
+        prompts: texts or token ids, or conversations for the chat template.
+        params: of the first choice of every prompt.
+        n: choices per prompt.
+        generate: False if no token is wanted (`max_tokens` 0).
+        echo: put the prompt in front of the text.
+        report_prompt: list `prompt_logprobs` in the reply.
+        stream, include_usage: how to answer.
+    """
+
+    prompts: Sequence[Prompt | list[Message]]
+    params: SamplingParams
+    n: int
+    generate: bool = True
+    echo: bool = False
+    report_prompt: bool = False
+    stream: bool = False
+    include_usage: bool = False
+
+    @property
+    def n_choices(self) -> int:
+        """Texts that the reply will hold."""
+        return len(self.prompts) * self.n
+
+    def params_of(self, choice: int) -> SamplingParams:
+        """Params of choice number `choice` of a prompt: seeds count up from the request's."""
+        if self.params.seed is None or choice == 0:
+            return self.params
+        return replace(self.params, seed=self.params.seed + choice)
+
+
+def completion(body: CompletionRequest) -> Generation:
+    """What a completion asks for.
+
+    Raises:
+        ApiError: for a field that is out of its range or not supported.
+    """
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise ApiError(400, "best_of is not supported; use n", "best_of")
+    if body.suffix:
+        raise ApiError(400, "suffix is not supported; leave it out", "suffix")
+    max_tokens = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+    prompt_logprobs = body.prompt_logprobs
+    if body.echo and prompt_logprobs is None:
+        prompt_logprobs = body.logprobs
+    generate = max_tokens != 0
+    params = _params(body, max_tokens if generate else 1, body.logprobs, prompt_logprobs)
+    return _generation(body, body.prompt, params, generate, bool(body.echo))
+
+
+def chat(body: ChatRequest, default_max_tokens: int | None) -> Generation:
+    """What a chat asks for; `default_max_tokens` None continues to `max_model_len`.
+
+    Raises:
+        ApiError: for a field that is out of its range or not supported.
+    """
+    asked = [body.max_completion_tokens, body.max_tokens]
+    max_tokens = next((value for value in asked if value is not None), default_max_tokens)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    params = _params(body, max_tokens, logprobs, body.prompt_logprobs)
+    return _generation(body, [body.messages], params)
+
+
+def _generation(
+    body: Sampling,
+    prompts: Sequence[Prompt | list[Message]],
+    params: SamplingParams,
+    generate: bool = True,
+    echo: bool = False,
+) -> Generation:
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options needs stream: true", "stream_options")
+    if body.prompt_logprobs is not None and body.stream:
+        raise ApiError(400, "prompt_logprobs cannot be streamed", "prompt_logprobs")
+    if body.logit_bias:
+        raise ApiError(400, "logit_bias is not supported; leave it out", "logit_bias")
+    return Generation(
+        prompts=prompts,
+        params=params,
+        n=body.n or 1,
+        generate=generate,
+        echo=echo,
+        report_prompt=body.prompt_logprobs is not None,
+        stream=bool(body.stream),
+        include_usage=body.stream_options is not None and body.stream_options.include_usage,
+    )
+
+
+_SAME_NAME = {field.name for field in fields(SamplingParams)} & set(Sampling.model_fields)
+
+
+def _params(
+    body: Sampling, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None
+) -> SamplingParams:
+    given = {name: value for name in _SAME_NAME if (value := getattr(body, name)) is not None}
+    given |= {
+        "max_tokens": max_tokens,
+        "logprobs": logprobs,
+        "prompt_logprobs": prompt_logprobs,
+    }
+    if given.get("top_k") in (0, -1):  # other servers' ways to say "all"
+        given["top_k"] = None
+    try:
+        return SamplingParams(**given)
+    except ValueError as error:
+        # Messages begin with the field's name: "top_p=2 is out of range; ...".
+        name = str(error).partition("=")[0]
+        raise ApiError(400, str(error), name if name in _SAME_NAME else None) from error

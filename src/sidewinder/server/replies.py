@@ -1,0 +1,245 @@
+"""Bodies of replies: choices that grow, their logprobs, and usage."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sidewinder.engine.intake import Call
+from sidewinder.engine.outputs import Increment
+from sidewinder.engine.request import FinishReason
+from sidewinder.sampling import TokenLogprobs
+from sidewinder.tokenizer import REPLACEMENT, Tokenizer
+
+
+def to_json(value: Any) -> bytes:
+    """JSON in ASCII: also texts of strangers that are no valid Unicode stay valid JSON."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+@dataclass
+class Delta:
+    """What is new in one choice since the last time."""
+
+    text: str = ""
+    logprobs: list[TokenLogprobs | None] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.text or self.logprobs or self.finish_reason)
+
+
+class Choice:
+    """One choice of a reply while it grows.
+
+    Args:
+        index: its number in the reply.
+        call: its request.
+        opening: text to begin with: the prompt, for `echo`.
+        echo: begin with the prompt's logprobs too.
+    """
+
+    def __init__(self, index: int, call: Call, opening: str = "", echo: bool = False) -> None:
+        self.index = index
+        self.call = call
+        self.n_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self.prompt_logprobs: list[TokenLogprobs | None] = [None]
+        self.n_characters = 0
+        self._delta = Delta(opening)
+        self._echo = echo
+        self._started = False
+
+    def take(self, increment: Increment) -> None:
+        """Add what a step brought."""
+        missing = len(self.call.request.prompt) - len(self.prompt_logprobs)
+        self.prompt_logprobs += increment.scores[:missing]
+        self.n_tokens += len(increment.token_ids)
+        self.finish_reason = self._delta.finish_reason = increment.finish_reason
+        self._delta.text += increment.text
+        self._delta.logprobs += increment.logprobs or []
+        if not self._started and (increment.token_ids or increment.finish_reason):
+            self._started = True
+            if self._echo and self.call.request.params.prompt_logprobs is not None:
+                self._delta.logprobs[:0] = self.prompt_logprobs
+
+    def new(self) -> Delta:
+        """What came since the last call; empty until the first token is there."""
+        if not self._started:
+            return Delta()
+        delta, self._delta = self._delta, Delta()
+        return delta
+
+
+class Writer:
+    """Writes logprobs in both of OpenAI's shapes.
+
+    Args:
+        tokenizer: names the tokens.
+        calls: of the reply, for the tokens of echoed prompts.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._names: dict[int, str] = {}
+
+    def completion_logprobs(
+        self, choice: Choice, entries: Sequence[TokenLogprobs | None]
+    ) -> dict[str, Any]:
+        """`logprobs` of a completion's choice; `None` is the first token of an echoed prompt."""
+        tokens, offsets = [], []
+        for entry in entries:
+            token = choice.call.request.prompt[0] if entry is None else entry.token_id
+            name = self.name(token)
+            tokens.append(name)
+            offsets.append(choice.n_characters)
+            choice.n_characters += len(name)
+        return {
+            "tokens": tokens,
+            "token_logprobs": [None if entry is None else entry.logprob for entry in entries],
+            "top_logprobs": [None if entry is None else self._top(entry) for entry in entries],
+            "text_offset": offsets,
+        }
+
+    def chat_logprobs(self, entries: Iterable[TokenLogprobs | None]) -> dict[str, Any]:
+        """`logprobs` of a chat's choice."""
+        content = [
+            self._chat_token(entry.token_id, entry.logprob)
+            | {"top_logprobs": [self._chat_token(*pair) for pair in entry.top]}
+            for entry in entries
+            if entry is not None
+        ]
+        return {"content": content, "refusal": None}
+
+    def prompt_logprobs(
+        self, entries: Iterable[TokenLogprobs | None]
+    ) -> list[dict[str, Any] | None]:
+        """`prompt_logprobs`, by token id: an extension that other servers have too."""
+        return [None if entry is None else self._by_id(entry) for entry in entries]
+
+    def name(self, token: int) -> str:
+        """The text of one token by itself."""
+        if token not in self._names:
+            self._names[token] = self._tokenizer.decode([token], skip_special_tokens=False)
+        return self._names[token]
+
+    def _top(self, entry: TokenLogprobs) -> dict[str, float]:
+        """By text, the better one where two tokens have the same; the token itself included."""
+        top: dict[str, float] = {}
+        for token, logprob in (*entry.top, (entry.token_id, entry.logprob)):
+            top.setdefault(self.name(token), logprob)
+        return top
+
+    def _chat_token(self, token: int, logprob: float) -> dict[str, Any]:
+        name = self.name(token)
+        raw = None if REPLACEMENT in name else list(name.encode())
+        return {"token": name, "logprob": logprob, "bytes": raw}
+
+    def _by_id(self, entry: TokenLogprobs) -> dict[str, Any]:
+        ranked = {token: (logprob, rank) for rank, (token, logprob) in enumerate(entry.top, 1)}
+        ranked[entry.token_id] = (entry.logprob, entry.rank)
+        return {
+            str(token): {"logprob": logprob, "rank": rank, "decoded_token": self.name(token)}
+            for token, (logprob, rank) in ranked.items()
+        }
+
+
+class Reply:
+    """Builds the JSON of one reply, whole or in chunks.
+
+    Args:
+        request_id: becomes part of its id.
+        model: the served name.
+        is_chat: chat or completion.
+        choices: all of them, in order.
+        n: choices per prompt: their prompt's tokens count once.
+        writer: of logprobs.
+        report_prompt: list `prompt_logprobs`.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        model: str,
+        is_chat: bool,
+        choices: Sequence[Choice],
+        n: int,
+        writer: Writer,
+        report_prompt: bool = False,
+    ) -> None:
+        self.choices = choices
+        self._is_chat = is_chat
+        self._n = n
+        self._writer = writer
+        self._report_prompt = report_prompt
+        self._head = {
+            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{request_id}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def usage(self) -> dict[str, int]:
+        """Tokens so far."""
+        prompts = self.choices[:: self._n]
+        prompt_tokens = sum(len(choice.call.request.prompt) for choice in prompts)
+        completion_tokens = sum(choice.n_tokens for choice in self.choices)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+        }
+
+    def whole(self) -> dict[str, Any]:
+        """The reply, once all choices are complete."""
+        kind = "chat.completion" if self._is_chat else "text_completion"
+        choices = []
+        for choice in self.choices:
+            part = self._part(choice, choice.new(), "message")
+            if self._report_prompt:
+                scores = self._writer.prompt_logprobs(choice.prompt_logprobs)
+                part["prompt_logprobs"] = scores
+            choices.append(part)
+        return self._head | {"object": kind, "choices": choices, "usage": self.usage()}
+
+    def chunk(
+        self, choices: Sequence[dict[str, Any]], usage: dict[str, int] | None, with_usage: bool
+    ) -> dict[str, Any]:
+        """One event of a stream; `usage` is null in all but the last, where it is asked for."""
+        kind = "chat.completion.chunk" if self._is_chat else "text_completion"
+        chunk = self._head | {"object": kind, "choices": choices}
+        return chunk | {"usage": usage} if with_usage else chunk
+
+    def part(self, choice: Choice) -> dict[str, Any] | None:
+        """What is new in one choice, for a chunk; None if nothing is."""
+        delta = choice.new()
+        return None if delta.is_empty else self._part(choice, delta, "delta")
+
+    def opening(self) -> list[dict[str, Any]]:
+        """The first chunk's choices: a chat's answers begin with their role."""
+        return [
+            {
+                "index": choice.index,
+                "delta": {"role": "assistant", "content": ""},
+                "logprobs": None,
+                "finish_reason": None,
+            }
+            for choice in self.choices
+            if self._is_chat
+        ]
+
+    def _part(self, choice: Choice, delta: Delta, name: str) -> dict[str, Any]:
+        part: dict[str, Any] = {"index": choice.index}
+        wanted = choice.call.request.params.logprobs is not None
+        logprobs = None
+        if self._is_chat:
+            role = {"role": "assistant"} if name == "message" else {}
+            part[name] = role | {"content": delta.text}
+            if wanted:
+                logprobs = self._writer.chat_logprobs(delta.logprobs)
+        else:
+            part["text"] = delta.text
+            if wanted:
+                logprobs = self._writer.completion_logprobs(choice, delta.logprobs)
+        return part | {"logprobs": logprobs, "finish_reason": delta.finish_reason}

@@ -1,0 +1,161 @@
+"""Bodies of requests. Unknown fields are refused by name; ranges are `SamplingParams`' to check."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+Int = Annotated[int, Strict()]
+Float = Annotated[float, Strict()]
+Bool = Annotated[bool, Strict()]
+TokenIds = list[Int]
+
+
+def _valid_unicode(text: str) -> str:
+    """JSON can spell half of a character (a lone surrogate); no tokenizer knows what to do."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"is not valid Unicode ({error.reason})") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_valid_unicode)]
+
+MAX_STOPS = 16
+"""Most stop strings of one request; every new piece of text is searched for each of them."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TextPart(_Body):
+    """One part of a message's content; only text is supported."""
+
+    type: Literal["text"]
+    text: str
+
+
+class StreamOptions(_Body):
+    """What a stream tells besides text."""
+
+    include_usage: Bool = False
+
+
+class ResponseFormat(_Body):
+    """How the text must be formed; only free text is supported."""
+
+    type: Literal["text"]
+
+
+def _as_prompts(value: Any) -> Any:
+    """One prompt, text or token ids, or a list of them: as a list."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list) or not value:
+        raise ValueError("give a text, a list of texts, token ids, or lists of token ids")
+    if all(isinstance(item, str | list) for item in value):
+        return value
+    if all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+        return [value]
+    raise ValueError("is a mixture; give a text, a list of texts, token ids, or lists of them")
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _joined(value: Any) -> Any:
+    """The text of a message whose content comes in parts."""
+    if not isinstance(value, list):
+        return value
+    parts = [part if isinstance(part, dict) else {} for part in value]
+    if any(part.get("type") != "text" or set(part) != {"type", "text"} for part in parts):
+        raise ValueError('every part must be {"type": "text", "text": ...}; no other is supported')
+    if not all(isinstance(part["text"], str) for part in parts):
+        raise ValueError("the text of a part must be a string")
+    return "".join(part["text"] for part in parts)
+
+
+Prompts = Annotated[
+    list[Text | TokenIds],
+    BeforeValidator(
+        _as_prompts, json_schema_input_type=str | list[str] | TokenIds | list[TokenIds]
+    ),
+]
+Stops = Annotated[
+    list[Text],
+    BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    Field(max_length=MAX_STOPS),
+]
+Content = Annotated[Text, BeforeValidator(_joined, json_schema_input_type=str | list[TextPart])]
+
+
+class Sampling(_Body):
+    """Fields that completions and chats share. The names are OpenAI's, and vLLM's for the rest."""
+
+    model: str | None = None
+    n: Annotated[Int, Field(ge=1, le=128)] | None = None
+    temperature: Float | None = None
+    top_p: Float | None = None
+    top_k: Int | None = None
+    min_p: Float | None = None
+    seed: Int | None = None
+    stop: Stops | None = None
+    stop_token_ids: TokenIds | None = None
+    max_tokens: Int | None = None
+    min_tokens: Int | None = None
+    ignore_eos: Bool | None = None
+    presence_penalty: Float | None = None
+    frequency_penalty: Float | None = None
+    repetition_penalty: Annotated[Float, Field(ge=0.01, le=100)] | None = None
+    logit_bias: dict[str, Float] | None = None
+    prompt_logprobs: Int | None = None
+    response_format: ResponseFormat | None = None
+    include_stop_str_in_output: Bool | None = None
+    skip_special_tokens: Bool | None = None
+    stream: Bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+
+class CompletionRequest(Sampling):
+    """Body of POST /v1/completions."""
+
+    prompt: Prompts
+    echo: Bool | None = None
+    logprobs: Int | None = None
+    best_of: Int | None = None
+    suffix: str | None = None
+
+
+class Message(_Body):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content
+    name: str | None = None
+
+
+class ChatRequest(Sampling):
+    """Body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Int | None = None
+    logprobs: Bool | None = None
+    top_logprobs: Int | None = None
+
+
+class TokenizeRequest(_Body):
+    """Body of POST /tokenize: a prompt, or messages for the chat template."""
+
+    model: str | None = None
+    prompt: Text | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+
+
+class DetokenizeRequest(_Body):
+    """Body of POST /detokenize."""
+
+    model: str | None = None
+    tokens: TokenIds

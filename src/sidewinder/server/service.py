@@ -1,0 +1,192 @@
+"""What the endpoints do, apart from HTTP: from a checked request to a reply, whole or in events."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from sidewinder.engine.async_engine import AsyncEngine, EngineClosed, RequestStream
+from sidewinder.engine.inputs import Prompt, check_tokens
+from sidewinder.engine.intake import Call, Intake
+from sidewinder.llm import LLM
+from sidewinder.server.config import ServerConfig
+from sidewinder.server.errors import ApiError, api_error
+from sidewinder.server.params import Generation
+from sidewinder.server.replies import Choice, Reply, Writer
+from sidewinder.server.schemas import Message
+from sidewinder.server.stream import DONE, event
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Running:
+    """A reply under way and where its increments come from."""
+
+    reply: Reply
+    stream: RequestStream
+    asked: Generation
+
+
+class Service:
+    """The model as the endpoints see it.
+
+    Args:
+        llm: loaded; its engine is stepped by `engine` alone.
+        engine: runs the requests.
+        config: of the server.
+        name: what clients call the model.
+    """
+
+    def __init__(self, llm: LLM, engine: AsyncEngine, config: ServerConfig, name: str) -> None:
+        self.name = name
+        self.config = config
+        self.engine = engine
+        self.started_s = int(time.time())
+        self.draining = False
+        self.max_model_len = llm.config.max_model_len
+        self._vocab_size = llm.model_config.vocab_size
+        self._tokenizer = llm.tokenizer
+        self._intake: Intake = llm.intake
+        self._writer = Writer(llm.tokenizer)
+        # Long prompts take a while: one thread prepares them in their order, off the event loop.
+        self._thread = ThreadPoolExecutor(1, "intake")
+
+    @property
+    def default_max_tokens(self) -> int | None:
+        """Of a chat; None continues to `max_model_len`."""
+        return None if self.max_model_len is not None else self.config.default_max_tokens
+
+    def close(self) -> None:
+        """End the intake's thread. Calling twice is fine."""
+        self._thread.shutdown()
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ApiError (404) if `name` is another model."""
+        if name is not None and name != self.name:
+            message = f"the model {name!r} does not exist; this server has {self.name!r}"
+            raise ApiError(404, message, "model", "model_not_found")
+
+    async def start(self, asked: Generation, request_id: str, is_chat: bool) -> Running:
+        """Put the requests of one reply in the queue.
+
+        Raises:
+            ApiError: if they cannot run.
+            Overloaded: if the queue is full.
+            EngineClosed: if the engine failed.
+        """
+        arrived_s = time.perf_counter()
+        if self.draining:
+            raise ApiError(503, "the server is shutting down", code="draining", retry_after_s=5)
+        if asked.n_choices > self.config.max_choices:
+            raise ApiError(
+                400,
+                f"{len(asked.prompts)} prompts with n={asked.n} ask for {asked.n_choices} texts; "
+                f"at most {self.config.max_choices} may be asked for at once",
+                "n",
+            )
+        reservation = self.engine.reserve(asked.n_choices)
+        try:
+            choices = await self._off_loop(self._prepare, asked)
+            calls = [choice.call for choice in choices]
+            stream = self.engine.submit(calls, reservation, arrived_s)
+        finally:
+            reservation.release()
+        reply = Reply(
+            request_id, self.name, is_chat, choices, asked.n, self._writer, asked.report_prompt
+        )
+        return Running(reply, stream, asked)
+
+    async def whole(self, running: Running) -> dict[str, Any]:
+        """The finished reply. What is left of it is dropped if the caller is cancelled."""
+        choices = _by_request(running.reply)
+        with closing(running.stream) as stream:
+            async for increment in stream:
+                choices[increment.request_id].take(increment)
+        return running.reply.whole()
+
+    async def events(self, running: Running) -> AsyncGenerator[bytes, None]:
+        """The reply as server-sent events."""
+        reply, with_usage = running.reply, running.asked.include_usage
+        choices = _by_request(reply)
+        if opening := reply.opening():
+            yield event(reply.chunk(opening, None, with_usage))
+        try:
+            async for increment in running.stream:
+                choice = choices[increment.request_id]
+                choice.take(increment)
+                part = reply.part(choice)
+                if part is not None:
+                    yield event(reply.chunk([part], None, with_usage))
+        except EngineClosed as error:
+            yield event(api_error(error).body())
+            return
+        if with_usage:
+            yield event(reply.chunk([], reply.usage(), True))
+        yield DONE
+
+    async def tokenize(self, prompt: Prompt | Sequence[Message]) -> list[int]:
+        """Token ids of a text, or of a conversation."""
+        return await self._off_loop(self._token_ids, prompt)
+
+    async def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+
+        def decode() -> str:
+            if not tokens:
+                return ""
+            return self._tokenizer.decode(check_tokens(tokens, self._vocab_size), False)
+
+        return await self._off_loop(decode)
+
+    async def _off_loop(self, function: Callable[..., Result], *args: object) -> Result:
+        """Run in the intake's thread; what is wrong with the input is the client's to know."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, function, *args)
+        except ValueError as error:
+            raise ApiError(400, str(error)) from error
+
+    def _prepare(self, asked: Generation) -> list[Choice]:
+        choices: list[Choice] = []
+        for prompt in asked.prompts:
+            given = prompt if isinstance(prompt, str) else self._token_ids(prompt)
+            opening = self._text(given) if asked.echo else ""
+            for number in range(asked.n):
+                call = self._call(given, asked, number)
+                choices.append(Choice(len(choices), call, opening, asked.echo))
+        return choices
+
+    def _call(self, prompt: Prompt, asked: Generation, number: int) -> Call:
+        params = asked.params_of(number)
+        if asked.generate:
+            return self._intake.generation(prompt, params)
+        call = self._intake.reading(prompt)
+        return replace(call, request=replace(call.request, params=params))
+
+    def _token_ids(self, prompt: Prompt | Sequence[Message]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._tokenizer.encode(prompt)
+        if prompt and isinstance(prompt[0], Message):
+            messages = [{"role": m.role, "content": m.content} for m in _messages(prompt)]
+            return self._tokenizer.chat(messages)
+        return [token for token in prompt if isinstance(token, int)]
+
+    def _text(self, prompt: Prompt) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        return self._tokenizer.decode(check_tokens(prompt, self._vocab_size), False)
+
+
+def _messages(prompt: Sequence[Any]) -> list[Message]:
+    return [message for message in prompt if isinstance(message, Message)]
+
+
+def _by_request(reply: Reply) -> dict[int, Choice]:
+    return {choice.call.request.id: choice for choice in reply.choices}
