@@ -136,3 +136,28 @@ def gone(pid):
     except ProcessLookupError:
         return True
     return False
+
+
+TORCHRUN = """
+import os, sys
+from sidewinder import LLM, SamplingParams
+with LLM(sys.argv[1], tp=2, device="cpu", dtype="float32", launch="torchrun") as llm:
+    params = SamplingParams(max_tokens=8, temperature=1.0, logprobs=0)
+    outputs = llm.generate([[5, 6], [7]], params)
+    scores = llm.score([[5, 6, 7]])[0].tolist()
+tokens = [output.token_ids for output in outputs]
+logprobs = [len(output.logprobs) for output in outputs]
+open(f"{sys.argv[2]}/{os.environ['RANK']}", "w").write(repr((tokens, logprobs, scores)))
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_ranks_get_the_same_outputs(tmp_path):
+    """Without a seed too: the ranks agree on one."""
+    model, script = save_tiny("mamba2", tmp_path / "model"), tmp_path / "script.py"
+    script.write_text(TORCHRUN)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node", "2", script, model, tmp_path]
+    subprocess.run(command, timeout=300, check=True, capture_output=True)
+    first, second = (tmp_path / "0").read_text(), (tmp_path / "1").read_text()
+    assert first == second

@@ -1,6 +1,9 @@
 """Sampling against plain definitions and transformers' own processors."""
 
 import math
+import re
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,6 +80,13 @@ def test_params_accept_one_stop_string():
     assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
 
 
+def test_every_option_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "generation.md").read_text()
+    table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    documented = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
+    assert {field.name for field in fields(SamplingParams)} <= documented
+
+
 # --- filters -----------------------------------------------------------------------------------
 
 
@@ -141,7 +151,7 @@ def test_top_p_takes_the_lower_id_among_equals():
 
 
 @pytest.mark.parametrize("p", [0.2, 0.9])
-def test_top_p_of_a_flat_distribution_needs_more_than_its_candidates(p):
+def test_top_p_of_a_flat_distribution(p):
     logits = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 0.01
     probabilities = torch.softmax(logits, 0).double()
     values, order = probabilities.sort(descending=True, stable=True)

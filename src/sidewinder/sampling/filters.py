@@ -6,9 +6,6 @@ Each takes float32 logits `[vocab]` and returns new ones; a token that is filter
 import torch
 from torch import Tensor
 
-_TOP_P_CANDIDATES = 1024
-"""Top-p first looks at this many tokens; only flatter distributions need the full sort."""
-
 
 def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Divide positive and multiply negative logits by `penalty` where bool `seen[vocab]` is set."""
@@ -38,13 +35,10 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     if p >= 1:
         return logits
     probabilities = torch.softmax(logits, dim=-1)
-    n_candidates = min(_TOP_P_CANDIDATES, logits.shape[-1])
-    threshold_of_candidates = torch.topk(probabilities, n_candidates).values[-1]
-    candidates = torch.nonzero(probabilities >= threshold_of_candidates)[:, 0]
+    # All tokens below this sum to less than 1 - p (half of it, for rounding): never needed.
+    negligible = (1 - p) / (2 * logits.shape[-1])
+    candidates = torch.nonzero(probabilities >= negligible)[:, 0]
     values = probabilities[candidates]
-    if values.sum(dtype=torch.float64) < p:
-        candidates = torch.arange(logits.shape[-1], device=logits.device)
-        values = probabilities
     values, order = torch.sort(values, descending=True, stable=True)
     before = values.cumsum(dim=-1, dtype=torch.float64) - values
     kept = candidates[order[before < p]]

@@ -41,8 +41,8 @@ def draw(logits: Tensor, bits: Sequence[int]) -> list[int]:
     The distribution is summed in integers, so that the result does not depend on the order in
     which a device adds. A token of probability below 2**-52 is never drawn.
     """
-    weights = (torch.softmax(logits, dim=-1).double() * _WEIGHT_SCALE).long()
-    cumulative = weights.cumsum(dim=-1)
+    # The scale is a power of two, so the product is exact in float32.
+    cumulative = torch.softmax(logits, dim=-1).mul_(_WEIGHT_SCALE).long().cumsum_(dim=-1)
     totals = cumulative[:, -1].tolist()
     targets = [(b * total) >> 64 for b, total in zip(bits, totals, strict=True)]
     wanted = torch.tensor(targets, dtype=torch.int64, device=logits.device)[:, None]
@@ -146,7 +146,7 @@ class Sampler:
         tokens: list[int] = check_finite(logits).tolist()
         random = [i for i, state in enumerate(states) if not state.params.greedy]
         if random:
-            rows = [_filter(logits[i], states[i].params) for i in random]
+            rows = [_filter(logits[i], tokens[i], states[i].params) for i in random]
             bits = [uniform_bits(states[i].seed, states[i].n_drawn) for i in random]
             for i, token in zip(random, draw(torch.stack(rows), bits), strict=True):
                 tokens[i] = token
@@ -182,10 +182,11 @@ def _adjust(logits: Tensor, state: _Slot) -> Tensor:
     return logits
 
 
-def _filter(logits: Tensor, params: SamplingParams) -> Tensor:
+def _filter(logits: Tensor, best: int, params: SamplingParams) -> Tensor:
+    """One row after temperature and filters; `best` is its most likely token."""
     assert params.temperature is not None, "the engine resolves the default temperature"
     # The best logit becomes 0 first: a tiny temperature must not overflow float32.
-    logits = (logits - logits.max()) / params.temperature
+    logits = (logits - logits[best]) / params.temperature
     if params.top_k is not None:
         logits = filters.top_k(logits, params.top_k)
     return filters.min_p(filters.top_p(logits, params.top_p), params.min_p)
