@@ -48,6 +48,8 @@ def test_full_queue_is_answered_429(llm_of_its_own):
         assert refused.json()["error"]["type"] == "rate_limit_error"
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
         assert client.get("/ready").status_code == 200
+        never = client.post("/v1/completions", json=ENDLESS | {"n": 4})  # also when all is idle
+        assert never.status_code == 400
         for connection in connections:
             connection.close()
         wait_for(lambda: server.engine.n_open == 0)

@@ -1,10 +1,11 @@
 """What operators use: probes, metrics, models, tokens, ids, keys, logs."""
 
+import io
 import json
 import logging
 
 import pytest
-from conftest import serving
+from conftest import serving, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidewinder import __version__
@@ -94,15 +95,24 @@ def test_request_ids(client):
     assert "X-Request-Id" in client.post("/v1/completions", json={}).headers
 
 
-def test_requests_are_logged_as_json(client, capsys):
-    handlers = logging.getLogger("sidewinder").handlers
-    logs.start_logging("json")
-    try:
-        client.post("/v1/completions", json=BODY, headers={"X-Request-Id": "logged"})
-        client.get("/nothing%0aforged", headers={"X-Request-Id": "forged"})
-    finally:
-        logging.getLogger("sidewinder").handlers = handlers
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+@pytest.fixture
+def json_log():
+    """What the server logs, as JSON; logging is as before afterwards."""
+    loggers = [logging.getLogger(name) for name in ("sidewinder", "uvicorn")]
+    before = [(own.handlers, own.level, own.propagate) for own in loggers]
+    stream = io.StringIO()
+    logs.start_logging("json", stream)
+    yield stream
+    for own, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        own.handlers, own.propagate = handlers, propagate
+        own.setLevel(level)
+
+
+def test_requests_are_logged_as_json(client, json_log):
+    client.post("/v1/completions", json=BODY, headers={"X-Request-Id": "logged"})
+    client.get("/nothing%0aforged", headers={"X-Request-Id": "forged"})
+    wait_for(lambda: json_log.getvalue().count("\n") == 2)
+    lines = [json.loads(line) for line in json_log.getvalue().splitlines()]
     by_id = {line["request_id"]: line for line in lines}
     logged = by_id["logged"]
     assert (logged["method"], logged["path"], logged["status"]) == ("POST", "/v1/completions", 200)

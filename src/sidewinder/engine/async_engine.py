@@ -135,7 +135,7 @@ class AsyncEngine:
 
     def __init__(self, engine: Engine, max_open: int, observer: Observer | None = None) -> None:
         self._engine = engine
-        self._max_open = max_open
+        self.max_open = max_open
         self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._commands = _Commands()
@@ -160,10 +160,10 @@ class AsyncEngine:
             EngineClosed: if the engine failed or was closed.
         """
         self._check_open()
-        if self.n_open + n_places > self._max_open:
+        if self.n_open + n_places > self.max_open:
             seconds = min(60, max(1, round(self._mean_s)))
             raise Overloaded(
-                f"{self.n_open} requests are open and {self._max_open} may be; try again in "
+                f"{self.n_open} requests are open and {self.max_open} may be; try again in "
                 f"{seconds} s",
                 seconds,
             )

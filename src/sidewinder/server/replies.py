@@ -78,7 +78,6 @@ class Writer:
 
     Args:
         tokenizer: names the tokens.
-        calls: of the reply, for the tokens of echoed prompts.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

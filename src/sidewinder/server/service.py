@@ -84,11 +84,12 @@ class Service:
         arrived_s = time.perf_counter()
         if self.draining:
             raise ApiError(503, "the server is shutting down", code="draining", retry_after_s=5)
-        if asked.n_choices > self.config.max_choices:
+        most = min(self.config.max_choices, self.engine.max_open)
+        if asked.n_choices > most:
             raise ApiError(
                 400,
                 f"{len(asked.prompts)} prompts with n={asked.n} ask for {asked.n_choices} texts; "
-                f"at most {self.config.max_choices} may be asked for at once",
+                f"at most {most} may be asked for at once",
                 "n",
             )
         reservation = self.engine.reserve(asked.n_choices)

@@ -1,0 +1,176 @@
+"""`AsyncEngine` over a toy model: streams, aborts, overload, failure, end."""
+
+import asyncio
+import itertools
+import random
+from contextlib import closing
+
+import pytest
+from toy_executor import ToyExecutor, toy_output
+
+from sidewinder.engine.async_engine import AsyncEngine, EngineClosed, Overloaded
+from sidewinder.engine.engine import Engine
+from sidewinder.engine.intake import Call
+from sidewinder.engine.request import Request
+from sidewinder.engine.scheduler import Limits
+from sidewinder.sampling import SamplingParams
+
+LIMITS = Limits(n_slots=3, max_step_tokens=16, max_logit_rows=100)
+IDS = itertools.count()
+
+
+class Recorder:
+    """An observer that remembers."""
+
+    def __init__(self):
+        self.n_tokens = self.n_first = 0
+        self.reasons = []
+
+    def tokens(self, n_tokens, seconds, first):
+        assert seconds >= 0
+        self.n_tokens += n_tokens
+        self.n_first += first
+
+    def finished(self, reason, seconds):
+        assert seconds >= 0
+        self.reasons.append(reason)
+
+
+def call(prompt=(1, 2, 3), max_tokens=5):
+    params = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+    return Call(Request(next(IDS), tuple(prompt), params))
+
+
+def submit(engine, *calls):
+    return engine.submit(calls, engine.reserve(len(calls)))
+
+
+async def token_ids(stream):
+    """Tokens by request, until all requests of the stream are complete."""
+    tokens = {}
+    async for increment in stream:
+        tokens.setdefault(increment.request_id, []).extend(increment.token_ids)
+    return tokens
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def run(scenario, max_open=20, executor=None):
+    """Run `scenario(async engine, engine, observer)`; nothing may be left open afterwards."""
+
+    async def main():
+        engine, observer = Engine(executor or ToyExecutor(LIMITS), LIMITS), Recorder()
+        asynchronous = AsyncEngine(engine, max_open, observer)
+        with closing(asynchronous):
+            async with asyncio.timeout(30):
+                await scenario(asynchronous, engine, observer)
+        assert asynchronous.n_open == 0
+
+    asyncio.run(main())
+
+
+def test_requests_of_one_stream_come_interleaved_and_complete():
+    async def scenario(engine, _, observer):
+        calls = [call((n, n + 1), max_tokens=4 + n) for n in range(5)]
+        tokens = await token_ids(submit(engine, *calls))
+        for n, own in enumerate(calls):
+            assert tokens[own.request.id] == toy_output((n, n + 1), 4 + n)
+        assert observer.reasons == ["length"] * 5
+        assert observer.n_tokens == sum(map(len, tokens.values()))
+        assert observer.n_first == 5
+
+    run(scenario)
+
+
+def test_closing_a_stream_frees_its_slots_at_once():
+    async def scenario(engine, inner, observer):
+        endless = [call(max_tokens=10**9) for _ in range(3)]
+        stream = submit(engine, *endless)
+        await anext(stream)
+        waiting = submit(engine, call((7,), max_tokens=2))
+        stream.close()
+        stream.close()
+        assert engine.n_open == 1
+        assert await token_ids(waiting)
+        assert inner.n_running == 0
+        assert observer.reasons == ["abort"] * 3 + ["length"]
+
+    run(scenario)
+
+
+def test_full_queue_is_refused_until_there_is_room():
+    async def scenario(engine, _inner, _observer):
+        stream = submit(engine, call(max_tokens=10**9), call(max_tokens=10**9))
+        kept = engine.reserve(1)
+        with pytest.raises(Overloaded, match="3 requests are open and 3 may be") as caught:
+            engine.reserve(1)
+        assert 1 <= caught.value.retry_after_s <= 60
+        kept.release()
+        kept.release()
+        engine.reserve(1).release()
+        stream.close()
+        engine.reserve(3).release()
+
+    run(scenario, max_open=3)
+
+
+def test_a_failing_step_ends_every_stream():
+    class Failing(ToyExecutor):
+        def step(self, plan):
+            if len(self.plans) == 4:
+                raise RuntimeError("rank 1 of 2 was killed")
+            return super().step(plan)
+
+    async def scenario(engine, _inner, observer):
+        streams = [submit(engine, call(max_tokens=100)) for _ in range(5)]
+        ended = await asyncio.gather(*map(token_ids, streams), return_exceptions=True)
+        assert all(isinstance(error, EngineClosed) for error in ended)
+        assert "rank 1 of 2 was killed" in str(ended[0])
+        assert engine.failed
+        assert observer.reasons == ["error"] * 5
+        with pytest.raises(EngineClosed, match="killed"):
+            engine.reserve(1)
+
+    run(scenario, executor=Failing(LIMITS))
+
+
+def test_close_ends_what_is_open_and_is_no_failure():
+    async def scenario(engine, inner, _observer):
+        stream = submit(engine, call(max_tokens=10**9))
+        await anext(stream)
+        engine.close()
+        with pytest.raises(EngineClosed, match="was closed"):
+            await token_ids(stream)
+        assert not engine.failed
+        assert not inner.has_work
+
+    run(scenario)
+
+
+def test_many_callers_that_come_and_go():
+    """Whoever stays gets the text that he would get alone; whoever leaves leaves nothing."""
+
+    async def caller(engine, seed):
+        own = random.Random(seed)
+        await asyncio.sleep(own.random() * 0.05)
+        prompt = tuple(own.randrange(50) for _ in range(own.randint(1, 40)))
+        n_tokens = own.randint(1, 30)
+        one = call(prompt, n_tokens)
+        with closing(submit(engine, one)) as stream:
+            if own.random() < 0.3:
+                await asyncio.wait([asyncio.ensure_future(anext(stream))], timeout=0.005)
+                return
+            tokens = await token_ids(stream)
+        assert tokens[one.request.id] == toy_output(prompt, n_tokens)
+
+    async def scenario(engine, inner, observer):
+        await asyncio.gather(*(caller(engine, seed) for seed in range(80)))
+        await until(lambda: not inner.has_work)
+        assert inner.n_running == 0
+        assert len(observer.reasons) == 80
+
+    run(scenario, max_open=80)
