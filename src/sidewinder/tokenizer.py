@@ -1,7 +1,7 @@
 """Text to token ids and back: the model's tokenizer, text that streams, and stop strings."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 REPLACEMENT = "\ufffd"
@@ -65,12 +65,15 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The exact text of token ids: no tidying of spaces."""
-        text: str = self._inner.decode(
-            list(token_ids),
-            skip_special_tokens=skip_special_tokens,
-            clean_up_tokenization_spaces=False,
-        )
+        text: str = self._decode(list(token_ids), skip_special_tokens=skip_special_tokens)
         return text
+
+    @cached_property
+    def _decode(self) -> Any:
+        if self._inner.is_fast:
+            # What transformers calls in the end; its checks on the way take most of the time.
+            return self._inner.backend_tokenizer.decode
+        return partial(self._inner.decode, clean_up_tokenization_spaces=False)
 
     def chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Token ids of a conversation through the chat template, ready for the answer.
