@@ -95,10 +95,11 @@ def test_random_configurations(checkpoint_of, family, seed):
         check(checkpoint, tp, MIXED)
 
 
+@pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("family", TINY)
-def test_the_reference_operators_agree_too(checkpoint_of, family):
+def test_every_backend_agrees(checkpoint_of, family, backend):
     name = next(name for name, (of, _) in CASES.items() if of == family)
-    with forced("reference"):
+    with forced(backend):
         check(checkpoint_of(name, *CASES[name]), 2, MIXED)
 
 

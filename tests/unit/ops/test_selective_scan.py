@@ -7,6 +7,9 @@ from ops_cases import LENGTHS, Case, assert_untouched, cut, make_case
 from sidewinder.ops.selective_scan import chunked, reference
 from sidewinder.testing import assert_close
 
+TOLERANCE = 1e-5
+"""Rounding of float32 sums in another order; tiny cases cancel to values well below their terms."""
+
 
 def _arguments(case: Case, channels: int, states: int, gated: bool, biased: bool) -> dict:
     tokens = case.seqs.n_tokens
@@ -51,9 +54,9 @@ def test_chunked_is_the_reference(lengths, channels, states, gated, biased, chun
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunked, "CHUNK_BYTES", chunk_bytes)
         result = chunked.selective_scan(**arguments, state=state, seqs=case.seqs)
-    assert_close("y", expected, result, 2e-6)
+    assert_close("y", expected, result, TOLERANCE)
     assert_untouched(case, state)
-    assert_close("state", expected_state[case.seqs.slots], state[case.seqs.slots], 2e-6)
+    assert_close("state", expected_state[case.seqs.slots], state[case.seqs.slots], TOLERANCE)
 
 
 @settings(max_examples=15, deadline=None)
@@ -74,9 +77,9 @@ def test_two_chunks_give_what_the_whole_gives(length, data):
             **_rows(arguments, slice(point, None)), state=state_of_parts, seqs=second
         ),
     ]
-    assert_close("y", whole, torch.cat(parts), 2e-6)
+    assert_close("y", whole, torch.cat(parts), TOLERANCE)
     slot = case.seqs.slots
-    assert_close("state", state[slot], state_of_parts[slot], 2e-6)
+    assert_close("state", state[slot], state_of_parts[slot], TOLERANCE)
 
 
 @pytest.mark.parametrize("step", [-40.0, 40.0])
@@ -88,7 +91,7 @@ def test_extreme_steps_neither_overflow_nor_cancel(step):
     expected_state.copy_(state)
     expected = reference.selective_scan(**arguments, state=expected_state, seqs=case.seqs)
     result = chunked.selective_scan(**arguments, state=state, seqs=case.seqs)
-    assert_close("y", expected, result, 2e-6)
+    assert_close("y", expected, result, TOLERANCE)
 
 
 def test_a_bfloat16_state_is_rounded_only_when_stored():
@@ -98,6 +101,6 @@ def test_a_bfloat16_state_is_rounded_only_when_stored():
     wide = state.float()
     expected = reference.selective_scan(**arguments, state=wide, seqs=case.seqs)
     result = chunked.selective_scan(**arguments, state=state, seqs=case.seqs)
-    assert_close("y", expected, result, 2e-6)
+    assert_close("y", expected, result, TOLERANCE)
     slots = case.seqs.slots
     assert_close("state", wide[slots].bfloat16(), state[slots], 2**-8)

@@ -9,6 +9,9 @@ from sidewinder.testing import assert_close
 
 NO_LIMIT = (0.0, float("inf"))
 
+TOLERANCE = 1e-5
+"""Rounding of float32 sums in another order; tiny cases cancel to values well below their terms."""
+
 
 def _arguments(case: Case, heads: int, width: int, groups: int, states: int) -> dict:
     tokens = case.seqs.n_tokens
@@ -47,9 +50,9 @@ def test_chunked_is_the_reference(lengths, heads, width, groups, states, dt_limi
     state = expected_state.clone()
     expected = reference.ssd_scan(**arguments, state=expected_state, seqs=case.seqs)
     result = chunked.ssd_scan(**arguments, state=state, seqs=case.seqs)
-    assert_close("y", expected, result, 2e-6)
+    assert_close("y", expected, result, TOLERANCE)
     assert_untouched(case, state)
-    assert_close("state", expected_state[case.seqs.slots], state[case.seqs.slots], 2e-6)
+    assert_close("state", expected_state[case.seqs.slots], state[case.seqs.slots], TOLERANCE)
 
 
 @settings(max_examples=15, deadline=None)
@@ -66,9 +69,9 @@ def test_two_chunks_give_what_the_whole_gives(length, data):
         chunked.ssd_scan(**_rows(arguments, slice(0, point)), state=state_of_parts, seqs=first),
         chunked.ssd_scan(**_rows(arguments, slice(point, None)), state=state_of_parts, seqs=second),
     ]
-    assert_close("y", whole, torch.cat(parts), 2e-6)
+    assert_close("y", whole, torch.cat(parts), TOLERANCE)
     slot = case.seqs.slots
-    assert_close("state", state[slot], state_of_parts[slot], 2e-6)
+    assert_close("state", state[slot], state_of_parts[slot], TOLERANCE)
 
 
 def test_decay_stays_exact_after_large_steps():
@@ -81,7 +84,7 @@ def test_decay_stays_exact_after_large_steps():
     expected_state = state.clone()
     expected = reference.ssd_scan(**arguments, state=expected_state, seqs=case.seqs)
     result = chunked.ssd_scan(**arguments, state=state, seqs=case.seqs)
-    assert_close("y after", expected[30:], result[30:], 2e-6)
+    assert_close("y after", expected[30:], result[30:], TOLERANCE)
 
 
 @pytest.mark.parametrize("length", [1, 70])
@@ -92,6 +95,6 @@ def test_a_bfloat16_state_is_rounded_only_when_stored(length):
     wide = state.float()
     expected = reference.ssd_scan(**arguments, state=wide, seqs=case.seqs)
     result = chunked.ssd_scan(**arguments, state=state, seqs=case.seqs)
-    assert_close("y", expected, result, 2e-6)
+    assert_close("y", expected, result, TOLERANCE)
     slots = case.seqs.slots
     assert_close("state", wide[slots].bfloat16(), state[slots], 2**-8)
