@@ -35,6 +35,7 @@ def refused(response, status, *words):
         ({"stop": ["x"] * 17}, ["stop", "16"]),
         ({"stop": [1]}, ["stop.0"]),
         ({"stop_token_ids": [999]}, ["999", "vocabulary"]),
+        ({"stop_token_ids": list(range(287)), "min_tokens": 1}, ["stop_token_ids", "64"]),
         ({"presence_penalty": 3}, ["presence_penalty=3"]),
         ({"repetition_penalty": 1e-300}, ["repetition_penalty", "0.01"]),
         ({"logit_bias": {"5": 1.0}}, ["logit_bias", "not supported"]),
@@ -120,6 +121,26 @@ def test_bodies_that_are_no_request(client, path, content):
     headers = {"Content-Type": "application/json"}
     refused(client.post(path, content=content, headers=headers), 400)
     assert client.post("/v1/completions", json=COMPLETION).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 1e300},
+        {"temperature": 1e-300},
+        {"temperature": 2e-5, "top_p": 5e-324},
+        {"repetition_penalty": 0.01, "frequency_penalty": -2.0, "presence_penalty": -2},
+        {"repetition_penalty": 100, "min_p": 1.0, "top_k": 10**30},
+        {"stop_token_ids": list(range(64)), "min_tokens": 5, "seed": -(2**63)},
+        {"seed": 2**64 - 1, "n": 3},
+    ],
+    ids=lambda fields: str(fields)[:60],
+)
+def test_extreme_values_that_are_allowed(client, fields):
+    body = COMPLETION | {"max_tokens": 5, "ignore_eos": True}
+    response = client.post("/v1/completions", json=body | fields)
+    assert response.status_code == 200 or "seed" in response.json()["error"]["message"]
+    assert client.get("/ready").status_code == 200
 
 
 def test_unknown_model_path_and_method(client):

@@ -24,6 +24,9 @@ Text = Annotated[str, AfterValidator(_valid_unicode)]
 MAX_STOPS = 16
 """Most stop strings of one request; every new piece of text is searched for each of them."""
 
+MAX_STOP_IDS = 64
+"""Most stop ids of one request: `min_tokens` masks them, and some token must be left to draw."""
+
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -102,7 +105,7 @@ class Sampling(_Body):
     min_p: Float | None = None
     seed: Int | None = None
     stop: Stops | None = None
-    stop_token_ids: TokenIds | None = None
+    stop_token_ids: Annotated[TokenIds, Field(max_length=MAX_STOP_IDS)] | None = None
     max_tokens: Int | None = None
     min_tokens: Int | None = None
     ignore_eos: Bool | None = None
