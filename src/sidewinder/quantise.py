@@ -1,11 +1,26 @@
 """Weights in int8 with one scale per group of inputs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 GROUP_SIZES = (32, 64, 128)
+
+LARGE_MATRICES = (
+    ".in_proj.weight",
+    ".out_proj.weight",
+    ".linear.weight",
+    ".q.weight",
+    ".k.weight",
+    ".v.weight",
+    ".o.weight",
+    ".gate.weight",
+    ".up.weight",
+    ".down.weight",
+)
+"""Parameters that become int8. What steers the recurrence (x_proj, dt_proj) is small, and stays."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +82,24 @@ def quantise(weight: Tensor, group_size: int = 64) -> Int8Weight:
     divisors = torch.where(scales > 0, scales, 1)[..., None]
     values = (groups / divisors).round_().clamp_(-127, 127).to(torch.int8)
     return Int8Weight(values.view(outputs, -1)[:, :inputs].contiguous(), scales, group_size)
+
+
+def quantise_weights(
+    weights: Mapping[str, Tensor], tie_embeddings: bool
+) -> dict[str, Tensor | Int8Weight]:
+    """A rank's weights with the large matrices and `lm_head` in int8, the others as they are.
+
+    Looking up a token reads one row of the embedding and logits read all of it, so where the two
+    are tied the table stays and an int8 `lm_head.weight` is added: fewer bytes per step, not less
+    memory for the table.
+
+    Args:
+        weights: by our names (docs/architecture.md).
+        tie_embeddings: whether `lm_head` is the embedding.
+    """
+    head = "embedding.weight" if tie_embeddings else "lm_head.weight"
+    quantised: dict[str, Tensor | Int8Weight] = {
+        name: quantise(weight) if name.endswith(LARGE_MATRICES) else weight
+        for name, weight in weights.items()
+    }
+    return quantised | {"lm_head.weight": quantise(weights[head])}

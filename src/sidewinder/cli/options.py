@@ -13,6 +13,7 @@ _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
     ("tp", int, "number of tensor-parallel ranks"),
     ("device", str, "auto, cpu or cuda"),
     ("dtype", str, "auto (the checkpoint's), float32, bfloat16 or float16"),
+    ("weight_dtype", str, "auto (as dtype) or int8 (large matrices rounded while loading)"),
     ("state_dtype", str, "dtype of the recurrent state: float32 or bfloat16"),
     ("all_reduce", str, "sums over ranks: auto, exact, int8, int6, int4 or a policy file"),
     ("threads", int, "CPU threads per rank (default: usable cores / tp)"),

@@ -1,6 +1,6 @@
 """One rank's share of the work: weights, state, and the steps that run on them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,10 +15,12 @@ from sidewinder.engine.counted import CallCounter, CountedCollectives
 from sidewinder.engine.memory import PoolSize, fit_pool, gather_integer, least_free_bytes
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
 from sidewinder.engine.request import NO_NEXT_TOKEN
+from sidewinder.layers.weights import Weight
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.devices import DTYPES
 from sidewinder.parallel.group import TensorParallel
+from sidewinder.quantise import quantise_weights
 from sidewinder.sampling.params import TokenLogprobs
 from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
 from sidewinder.state.batch import PackedBatch, pack
@@ -117,11 +119,15 @@ def _load(
     tp: TensorParallel,
     dtype: torch.dtype,
     device: torch.device,
-) -> dict[str, Tensor]:
+) -> Mapping[str, Weight]:
     if engine.load_format == "random":
-        return random_shard(model, tp, dtype, device)
-    progress = engine.progress and tp.rank == 0
-    return load_shard(engine.model, model, tp, dtype, device, progress=progress)
+        weights = random_shard(model, tp, dtype, device)
+    else:
+        progress = engine.progress and tp.rank == 0
+        weights = load_shard(engine.model, model, tp, dtype, device, progress=progress)
+    if engine.weight_dtype == "int8":
+        return quantise_weights(weights, model.tie_embeddings)
+    return weights
 
 
 class Runner:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives
+from sidewinder.layers.weights import Weight
 from sidewinder.ops.linear import linear
 from sidewinder.sharding.shares import Share
 
@@ -39,18 +40,19 @@ class VocabParallelLogits:
     """`[rows, d_model]` to float32 logits `[rows, vocab_size]`, gathered on every rank.
 
     Args:
-        weight: `[vocab_local, d_model]`; the embedding's own where they are tied.
+        weight: `[vocab_local, d_model]`; the embedding's own where they are tied and it is not
+            in int8.
         vocab_sizes: rows of each rank.
         collectives: the ranks to gather from.
     """
 
     def __init__(
-        self, weight: Tensor, vocab_sizes: Sequence[int], collectives: Collectives
+        self, weight: Weight, vocab_sizes: Sequence[int], collectives: Collectives
     ) -> None:
         self.weight = weight
         self.vocab_sizes = vocab_sizes
         self.collectives = collectives
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        local = linear(hidden.to(self.weight.dtype), self.weight)
+        local = linear(hidden, self.weight)
         return self.collectives.all_gather(local, self.vocab_sizes).to(torch.float32)

@@ -16,7 +16,7 @@ class ColumnParallelLinear:
     """
 
     def __init__(self, weights: Weights) -> None:
-        self.weight = weights["weight"]
+        self.weight = weights.matrix("weight")
         self.bias = weights.get("bias")
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class RowParallelLinear:
     """
 
     def __init__(self, weights: Weights, collectives: Collectives) -> None:
-        self.weight = weights["weight"]
+        self.weight = weights.matrix("weight")
         self.bias = weights.get("bias")
         self.collectives = collectives
         self.name = weights.name

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from sidewinder.quantise import Int8Weight
+
+Weight = Tensor | Int8Weight
+
 
 class Weights:
     """The weights whose names start with a prefix, by the rest of the name.
@@ -13,7 +17,7 @@ class Weights:
         prefix: what this view leaves out, for example `layers.3.mixer.`.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], prefix: str = "") -> None:
+    def __init__(self, tensors: Mapping[str, Weight], prefix: str = "") -> None:
         self._tensors = tensors
         self._prefix = prefix
 
@@ -23,11 +27,22 @@ class Weights:
         return self._prefix.removesuffix(".")
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[self._prefix + name]
+        weight = self.matrix(name)
+        assert isinstance(weight, Tensor), f"{self._prefix}{name} is not a plain tensor"
+        return weight
+
+    def __contains__(self, name: str) -> bool:
+        return self._prefix + name in self._tensors
 
     def get(self, name: str) -> Tensor | None:
         """The weight, or None where this model has none (biases)."""
-        return self._tensors.get(self._prefix + name)
+        weight = self._tensors.get(self._prefix + name)
+        assert not isinstance(weight, Int8Weight), f"{self._prefix}{name} is in int8"
+        return weight
+
+    def matrix(self, name: str) -> Weight:
+        """A matrix that is only used by `ops.linear`, and so may be in int8."""
+        return self._tensors[self._prefix + name]
 
     def under(self, prefix: str) -> "Weights":
         """The view one level further down; `prefix` without its final dot."""

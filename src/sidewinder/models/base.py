@@ -10,7 +10,7 @@ from torch import Tensor
 from sidewinder.collectives.base import Collectives
 from sidewinder.config import ModelConfig
 from sidewinder.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
-from sidewinder.layers.weights import Weights
+from sidewinder.layers.weights import Weight, Weights
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.dims import LocalDims
@@ -38,7 +38,7 @@ class Model(ABC):
         self,
         config: ModelConfig,
         tp: TensorParallel,
-        weights: Mapping[str, Tensor],
+        weights: Mapping[str, Weight],
         collectives: Collectives,
     ) -> None:
         assert tp == collectives.tp, "the collectives are another rank's"
@@ -47,7 +47,8 @@ class Model(ABC):
         self.collectives = collectives
         self.weights = Weights(weights)
         table = self.weights["embedding.weight"]
-        head = table if config.tie_embeddings else self.weights["lm_head.weight"]
+        # Tied models have a head of their own only where it is in int8.
+        head = self.weights.matrix("lm_head.weight") if "lm_head.weight" in self.weights else table
         self.embedding = VocabParallelEmbedding(table, self.dims.vocab, collectives)
         self.logits_of = VocabParallelLogits(head, self.dims.vocab_sizes, collectives)
         self.final_norm = self.weights["final_norm.weight"]
@@ -77,7 +78,7 @@ class MixerStack(Model):
         self,
         config: ModelConfig,
         tp: TensorParallel,
-        weights: Mapping[str, Tensor],
+        weights: Mapping[str, Weight],
         collectives: Collectives,
     ) -> None:
         super().__init__(config, tp, weights, collectives)

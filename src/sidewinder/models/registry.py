@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from sidewinder.collectives.base import Collectives
 from sidewinder.config import ModelConfig
+from sidewinder.layers.weights import Weight
 from sidewinder.models.base import Model
 from sidewinder.models.falcon_mamba import FalconMamba
 from sidewinder.models.mamba import Mamba
@@ -24,7 +23,7 @@ MODELS: dict[str, type[Model]] = {
 def build_model(
     config: ModelConfig,
     tp: TensorParallel,
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Weight],
     collectives: Collectives,
 ) -> Model:
     """This rank's part of the model that `config` describes.

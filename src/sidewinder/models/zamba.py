@@ -15,6 +15,7 @@ from sidewinder.collectives.base import Collectives
 from sidewinder.config import ModelConfig
 from sidewinder.layers.attention import SharedBlock
 from sidewinder.layers.mamba1 import Mamba1Mixer
+from sidewinder.layers.weights import Weight
 from sidewinder.models.base import Model
 from sidewinder.ops.linear import linear
 from sidewinder.ops.rms_norm import rms_norm
@@ -30,7 +31,7 @@ class Layer:
     norm: Tensor
     mixer: Mamba1Mixer
     invocation: int | None
-    linear: Tensor | None
+    linear: Weight | None
 
 
 class Zamba(Model):
@@ -40,7 +41,7 @@ class Zamba(Model):
         self,
         config: ModelConfig,
         tp: TensorParallel,
-        weights: Mapping[str, Tensor],
+        weights: Mapping[str, Weight],
         collectives: Collectives,
     ) -> None:
         super().__init__(config, tp, weights, collectives)
@@ -60,7 +61,7 @@ class Zamba(Model):
                 self.config, self.dims, weights.under("mixer"), self.collectives, self.sharers
             ),
             invocation=self.hybrid_layers.index(index) if hybrid else None,
-            linear=weights["linear.weight"] if hybrid else None,
+            linear=weights.matrix("linear.weight") if hybrid else None,
         )
 
     @torch.inference_mode()
