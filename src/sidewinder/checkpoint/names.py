@@ -22,8 +22,8 @@ class Source:
     """Where a parameter is stored.
 
     Attributes:
-        keys: names under which it may be stored; the first that exists is read and the others,
-            which hold the same weights again, are ignored.
+        keys: names under which it may be stored; the first that exists is read; the others must
+            hold the same weights again (the reader checks).
         shape: its shape in the checkpoint.
         layout: how to read parts of it.
     """

@@ -59,6 +59,9 @@ def iter_shard(
     stored = _match(folder, sources, weights)
     if config.tie_embeddings:
         _check_tied_head(plan["embedding.weight"], stored["embedding.weight"], weights, tp.rank)
+    for name, source in sources.items():
+        if name.startswith("shared."):
+            _check_repeats(name, source, plan[name], weights, tp.rank)
     locals_ = {name: local_shape(rule, shapes[name], tp.rank) for name, rule in plan.items()}
     total = sum(math.prod(shape) * stored[name].dtype.itemsize for name, shape in locals_.items())
     with tqdm(
@@ -133,6 +136,28 @@ def _check_tied_head(
             f"{head.file}: lm_head.weight differs from the embedding although config.json says "
             "that they are tied; set tie_word_embeddings (or tie_embeddings) to false there"
         )
+
+
+def _check_repeats(
+    name: str, source: Source, rule: Rule, weights: dict[str, StoredTensor], rank: int
+) -> None:
+    """Where a shared block is stored again, it must be the same one (checked on this rank's part).
+
+    transformers gives every hybrid layer a block of its own when `tie_word_embeddings` is false, so
+    such a checkpoint can exist, and it is another model than the one that the family describes.
+    """
+    first, *others = (key for key in source.keys if key in weights)
+    part = [slice(None)] * len(weights[first].shape)
+    if isinstance(rule, Split):
+        part[rule.dim] = slice(rule.shares[rank].start, rule.shares[rank].stop)
+    for other in others:
+        one, again = weights[first], weights[other]
+        same = one.shape == again.shape
+        if not same or not torch.equal(one.view[tuple(part)], again.view[tuple(part)]):
+            raise ValueError(
+                f"{again.file}: {other} differs from {first}, but hybrid layers share one block "
+                f"({name}); models with a block per layer are not supported"
+            )
 
 
 def _some(names: list[str]) -> str:

@@ -225,6 +225,24 @@ def test_zamba_block_repeated_at_every_hybrid_layer(tiny_folder, tmp_path):
         assert_same(load(target), load(folder))
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_zamba_blocks_that_differ_are_refused(tiny_folder, tmp_path, rank):
+    folder = tiny_folder("zamba")
+    stored = load_file(folder / "model.safetensors")
+    blocks = {
+        key.replace("layers.2.", "layers.5."): value + 0.5
+        for key, value in stored.items()
+        if "shared_transf" in key
+    }
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    save_file(stored | blocks, tmp_path / "model.safetensors")
+    config = load_model_config(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"layers\.5\.shared_transf.* differs from .*share one block"
+    ):
+        load_shard(tmp_path, config, TensorParallel(rank, 2), torch.float32)
+
+
 def test_tied_head_as_the_only_copy(tiny_folder, tmp_path):
     folder = tiny_folder("mamba")
     stored = load_file(folder / "model.safetensors")
