@@ -20,7 +20,7 @@ from sidewinder.collectives.shared_memory import SharedMemoryCollectives, open_s
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.parallel.group import TensorParallel
 rank, fd = int(sys.argv[1]), int(sys.argv[2])
-ranks = SharedMemoryCollectives(TensorParallel(rank, 2), open_segment(fd, 2), 600.0, own_cores=False)
+ranks = SharedMemoryCollectives(TensorParallel(rank, 2), open_segment(fd, 2), 600, own_cores=False)
 for call in range(1000):
     if (rank, call) == (1, 700):
         os.kill(os.getpid(), signal.SIGKILL)

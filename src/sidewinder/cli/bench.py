@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,21 @@ from sidewinder.bench.roofline import measure_ceilings, model_work
 from sidewinder.bench.shapes import SHAPES, write_shape
 from sidewinder.bench.speed import Load, measure
 from sidewinder.checkpoint.hub import resolve_model
+from sidewinder.cli import bench_collectives
 from sidewinder.cli.options import add_engine_options, add_json_option, engine_options, print_json
 from sidewinder.config import ModelConfig, load_model_config
 from sidewinder.llm import LLM
 from sidewinder.parallel.cores import threads_per_rank
 from sidewinder.parallel.devices import DTYPES
 
-DESCRIPTION = """\
-Measure one engine. MODEL is a folder, a hub id, or the name of a published shape, which runs with
-random weights and needs no download:
-  """ + ", ".join(SHAPES)
+DESCRIPTION = f"""\
+Measure one engine (latency, throughput), or its sums over ranks (collectives). MODEL is a folder, a
+hub id, or the name of a published shape, which runs with random weights and needs no download:
+{textwrap.fill(", ".join(SHAPES), 98, initial_indent="  ", subsequent_indent="  ")}"""
 
 
 def add_parser(subparsers: Any) -> None:
-    """Register `bench latency` and `bench throughput`."""
+    """Register `bench latency`, `bench throughput` and `bench collectives`."""
     parser = subparsers.add_parser(
         "bench",
         help="measure speed",
@@ -38,6 +40,7 @@ def add_parser(subparsers: Any) -> None:
         ("throughput", "requests that arrive together: tokens per second", 16),
     ):
         _add_load_options(kinds.add_parser(kind, help=text, description=text), batch)
+    bench_collectives.add_parser(kinds)
 
 
 def _add_load_options(parser: argparse.ArgumentParser, batch: int) -> None:

@@ -166,3 +166,17 @@ def test_help_of_every_command_works(capsys):
         assert main([command, "--help"]) == DONE
         assert f"sidewinder {command}" in capsys.readouterr().out
     assert "examples:" in build_parser().format_help()
+
+
+def test_bench_collectives_doubles_the_size(capsys):
+    sizes = ["--min-bytes", "64", "--max-bytes", "300", "--calls", "20"]
+    assert main(["bench", "collectives", *sizes, "--json"]) == DONE
+    rows = last_json(capsys.readouterr().out)["rows"]
+    assert [row["bytes"] for row in rows] == [64, 128, 256]
+    assert all(0 < row["median_us"] <= row["max_us"] for row in rows)
+
+
+@pytest.mark.parametrize("extra", [["--tp", "1"], ["--calls", "0"], ["--min-bytes", "0"]])
+def test_bench_collectives_refuses_nonsense(extra, capsys):
+    assert main(["bench", "collectives", *extra]) == BAD_USAGE
+    assert extra[0] in capsys.readouterr().err
