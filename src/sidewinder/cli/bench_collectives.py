@@ -11,8 +11,8 @@ from sidewinder.cli.options import add_json_option, print_json
 
 DESCRIPTION = """\
 Time all-reduces among fresh CPU ranks. algbw = bytes / time, busbw = algbw * 2(W-1)/W; the time of
-a call is the slowest rank's; every size is checked for the right sum first. Over shared memory, what
-two bare spinning ranks show in the same run stands beside it."""
+a call is the slowest rank's; every size is checked for the right sum first. Over shared memory,
+what two bare spinning ranks show in the same run stands beside it."""
 
 TRANSPORTS = ("shared memory", "gloo")
 
