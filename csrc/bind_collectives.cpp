@@ -50,7 +50,8 @@ void bind_collectives(nb::module_& m) {
             group.broadcast(pointer(x), bytes, root);
         }, Release(), nb::arg("x"), nb::arg("bytes"), nb::arg("root"))
         .def("barrier", &ShmGroup::barrier, Release())
-        .def("bare_exchanges", &ShmGroup::bare_exchanges, Release(), nb::arg("calls"));
+        .def("bare_exchanges", &ShmGroup::bare_exchanges, Release(), nb::arg("calls"),
+             nb::arg("gap_ns"));
 }
 
 }  // namespace sidewinder

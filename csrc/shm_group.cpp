@@ -17,6 +17,9 @@
 #if defined(__linux__)
 #include <linux/futex.h>
 #endif
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
 
 #include "kernels.h"
 
@@ -39,6 +42,26 @@ void pause() {
 #elif defined(__aarch64__)
     asm volatile("yield");
 #endif
+}
+
+// Copies into a slot. Its lines are in the readers' caches since they were last read, and taking each
+// back costs a round trip between cores; stores past the caches do not wait for that. Between
+// distant cores they are up to three times faster, between close ones half as fast, from about this
+// size on.
+constexpr int64_t kStreamBytes = 2048;
+
+void post(char* slot, const char* from, int64_t bytes) {
+    int64_t done = 0;
+#if defined(__x86_64__)
+    if (bytes >= kStreamBytes && reinterpret_cast<uintptr_t>(slot) % 16 == 0) {
+        for (; done + 16 <= bytes; done += 16) {
+            const __m128i word = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + done));
+            _mm_stream_si128(reinterpret_cast<__m128i*>(slot + done), word);
+        }
+        _mm_sfence();  // before the flag
+    }
+#endif
+    std::memcpy(slot + done, from + done, bytes - done);
 }
 
 // Epochs wrap around: later means less than half of the circle ahead.
@@ -188,7 +211,7 @@ void ShmGroup::all_reduce(char* x, int64_t count, SumType type, int64_t two_shot
 }
 
 void ShmGroup::reduce_one_shot(char* x, int64_t count, SumType type) {
-    std::memcpy(open_slot(), x, count * item_bytes(type));
+    post(open_slot(), x, count * item_bytes(type));
     publish();
     wait_all(epoch_);
     const void* parts[kMostRanks];
@@ -207,7 +230,7 @@ void ShmGroup::reduce_two_shot(char* x, int64_t count, SumType type) {
 
     char* mine = open_slot();
     for (int r = 0; r < size(); ++r) {
-        if (r != index_) std::memcpy(mine + begin(r), x + begin(r), bytes(r));
+        if (r != index_) post(mine + begin(r), x + begin(r), bytes(r));
     }
     publish();
     wait_all(epoch_);
@@ -215,7 +238,7 @@ void ShmGroup::reduce_two_shot(char* x, int64_t count, SumType type) {
     for (int r = 0; r < size(); ++r) parts[r] = (r == index_ ? x : slot(r)) + begin(index_);
     kernels().rank_sum({parts, size(), x + begin(index_), bytes(index_) / item,
                         static_cast<int>(type)});
-    std::memcpy(mine + begin(index_), x + begin(index_), bytes(index_));
+    post(mine + begin(index_), x + begin(index_), bytes(index_));
     publish();
     for (int r = 0; r < size(); ++r) {
         if (r == index_) continue;
@@ -259,7 +282,11 @@ void ShmGroup::gather_block(const char* x, char* out, int64_t rows,
     int64_t out_row = 0;
     for (int64_t bytes : row_bytes) out_row += bytes;
 
-    copy_rows(open_slot(), part(index_), x + column, row_bytes[index_], rows, part(index_));
+    if (part(index_) == row_bytes[index_]) {
+        post(open_slot(), x + column, rows * part(index_));
+    } else {
+        copy_rows(open_slot(), part(index_), x + column, row_bytes[index_], rows, part(index_));
+    }
     publish();
     int64_t place = column;
     for (int r = 0; r < size(); place += row_bytes[r], ++r) {
@@ -273,7 +300,7 @@ void ShmGroup::broadcast(char* x, int64_t bytes, int root) {
     for (int64_t done = 0; done < bytes; done += kSlotBytes) {
         const int64_t n = std::min(kSlotBytes, bytes - done);
         char* mine = open_slot();
-        if (root == index_) std::memcpy(mine, x + done, n);
+        if (root == index_) post(mine, x + done, n);
         publish();
         if (root != index_) {
             wait(root, epoch_);
@@ -283,18 +310,22 @@ void ShmGroup::broadcast(char* x, int64_t bytes, int root) {
     }
 }
 
-std::vector<float> ShmGroup::bare_exchanges(int calls) {
+std::vector<float> ShmGroup::bare_exchanges(int calls, double gap_ns) {
     std::vector<float> times(calls);
     barrier();
     for (float& time : times) {
         const auto start = Clock::now();
+        const auto elapsed = [&] {
+            return std::chrono::duration<float, std::nano>(Clock::now() - start).count();
+        };
+        while (elapsed() < gap_ns) continue;
         mailbox(index_).epoch.store(++epoch_, std::memory_order_release);
         for (int r = 0; r < size(); ++r) {
             for (int64_t i = 1; r != index_ && !reached(mailbox(r), epoch_); ++i) {
                 if (i % (1 << 24) == 0 && dead(r)) fail(r, "has died");
             }
         }
-        time = std::chrono::duration<float, std::nano>(Clock::now() - start).count();
+        time = elapsed() - static_cast<float>(gap_ns);
     }
     return times;
 }

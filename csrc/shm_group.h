@@ -70,7 +70,9 @@ class ShmGroup {
     void broadcast(char* x, int64_t bytes, int root);
     void barrier();
     // Nanoseconds of each of `calls` epoch exchanges that only spin: what the machine itself allows.
-    std::vector<float> bare_exchanges(int calls);
+    // Each waits `gap_ns` first, which is not counted, so that a run lasts as long as one of calls
+    // that take so long, and meets as many of the machine's interruptions.
+    std::vector<float> bare_exchanges(int calls, double gap_ns);
 
    private:
     int size() const { return static_cast<int>(members_.size()); }

@@ -36,6 +36,9 @@ def bench_all_reduce(
 ) -> dict[str, Any]:
     """Time all-reduces among `tp` fresh CPU ranks; a JSON-able report.
 
+    Over shared memory each row also holds what bare spinning shows in the same run ("bare"): an
+    operating system that takes a core away for milliseconds shows in both.
+
     Args:
         tp: number of ranks, 2 or more.
         transport: "shared memory" or "gloo".
@@ -47,7 +50,9 @@ def bench_all_reduce(
     executor = ProcessExecutor(tp, TARGET, None, None, transport=transport, threads=threads)
     try:
         rows = [executor.call("all_reduce", size, dtype, calls) for size in sizes]
-        floor = executor.call("bare_exchanges", calls) if transport == "shared memory" else None
+        if transport == "shared memory":
+            for row in rows:
+                row["bare"] = executor.call("bare_exchanges", row["calls"], row["median_us"])
     finally:
         executor.close()
     return {
@@ -56,9 +61,23 @@ def bench_all_reduce(
         "tp": tp,
         "transport": transport,
         "dtype": dtype,
-        "bare_exchange": floor,
         "rows": rows,
     }
+
+
+def bench_calls(tp: int, calls: int = 10_000) -> dict[str, Any]:
+    """Time calls of an executor that do nothing: what a step costs before its work; a report."""
+    executor = ProcessExecutor(tp, TARGET, None, None)
+    try:
+        seconds = []
+        for _ in range(WARM_UP + calls):
+            start = time.perf_counter()
+            executor.call("nothing", 0)
+            seconds.append(time.perf_counter() - start)
+    finally:
+        executor.close()
+    summary = _summary(torch.tensor(seconds[WARM_UP:], dtype=torch.float64))
+    return {"what": "call", "machine": machine_info(), "tp": tp, "calls": calls} | summary
 
 
 def build_bench(_: object, __: object, tp: TensorParallel, collectives: Collectives) -> "Bench":
@@ -72,7 +91,7 @@ class Bench:
     def __init__(self, tp: TensorParallel, collectives: Collectives) -> None:
         self._tp, self._collectives = tp, collectives
 
-    def all_reduce(self, size: int, dtype: str, calls: int) -> dict[str, float]:
+    def all_reduce(self, size: int, dtype: str, calls: int) -> dict[str, Any]:
         """Check and time messages of about `size` bytes; one row of the report."""
         element = getattr(torch, dtype)
         x = torch.empty(max(1, size // element.itemsize), dtype=element)
@@ -84,11 +103,14 @@ class Bench:
         seconds = self._slowest([self._timed(x) for _ in range(calls)])
         return {"bytes": x.nbytes, "calls": calls} | _summary(seconds) | self._bandwidth(x, seconds)
 
-    def bare_exchanges(self, calls: int) -> dict[str, float]:
-        """What two ranks see that do nothing but spin on each other's flag, over shared memory."""
+    def nothing(self, _: int) -> None:
+        """Answer at once."""
+
+    def bare_exchanges(self, calls: int, every_us: float) -> dict[str, float]:
+        """What ranks see that only spin on each other's flags, at the pace of real calls."""
         assert isinstance(self._collectives, SharedMemoryCollectives)
-        seconds = [nanoseconds * 1e-9 for nanoseconds in self._collectives.bare_exchanges(calls)]
-        return {"calls": calls} | _summary(self._slowest(seconds))
+        nanoseconds = self._collectives.bare_exchanges(calls, every_us * 1e3)
+        return _summary(self._slowest([each * 1e-9 for each in nanoseconds]))
 
     def _timed(self, x: Tensor) -> float:
         start = time.perf_counter()

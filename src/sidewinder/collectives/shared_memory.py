@@ -29,8 +29,9 @@ native = _load()
 SUM_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
 TWO_SHOT_BYTES = 32 * 1024
-"""Above this size each rank sums one stripe instead of every rank all of it. The two take the same
-time over a wide range around it, so one value does for all machines and numbers of ranks."""
+"""Above this size each of three or more ranks sums one stripe, instead of every rank all of it.
+Between two ranks both ways move the same bytes, and this one takes an exchange more."""
+ALWAYS_ONE_SHOT = 1 << 62
 
 OWN_CORES = (4000, 2000)
 """Spins and yields before sleeping when every rank has cores of its own."""
@@ -89,6 +90,7 @@ class SharedMemoryCollectives(Collectives):
         self.tp = tp
         self.path = "shared memory"
         self._segment, self._timeout_s, self._own_cores = segment, timeout_s, own_cores
+        self._two_shot_bytes = TWO_SHOT_BYTES if tp.size > 2 else ALWAYS_ONE_SHOT
         self._area, self._areas_used = area, 1
         self._subgroups: list[Collectives] = []
         members = list(range(tp.size)) if members is None else list(members)
@@ -109,7 +111,7 @@ class SharedMemoryCollectives(Collectives):
         x = x.contiguous()
         group = self._group
         try:
-            group.all_reduce(x.data_ptr(), x.numel(), sum_type, TWO_SHOT_BYTES)
+            group.all_reduce(x.data_ptr(), x.numel(), sum_type, self._two_shot_bytes)
         except RuntimeError as error:
             raise self._failure("all_reduce", error) from error
         return x
@@ -145,9 +147,9 @@ class SharedMemoryCollectives(Collectives):
         except RuntimeError as error:
             raise self._failure("barrier", error) from error
 
-    def bare_exchanges(self, calls: int) -> list[float]:
-        """Nanoseconds of `calls` exchanges of flags that only spin: the machine's own floor."""
-        times: list[float] = self._group.bare_exchanges(calls)
+    def bare_exchanges(self, calls: int, gap_ns: float) -> list[float]:
+        """Nanoseconds of `calls` exchanges of flags that only spin, `gap_ns` apart: the floor."""
+        times: list[float] = self._group.bare_exchanges(calls, gap_ns)
         return times
 
     def subgroup(self, partition: Sequence[Sequence[int]]) -> Collectives:
