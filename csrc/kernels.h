@@ -77,6 +77,9 @@ struct GatedNormArgs {
     bool norm_before_gate;
 };
 
+// Largest group of inputs that share a scale of int8 weights; sizes divide it.
+constexpr int64_t kMaxGroup = 128;
+
 // `scales` is for int8 weights only: [outputs, ceil(inputs / group_size)], float32.
 struct LinearArgs {
     Rows x, weight, scales, bias, y;

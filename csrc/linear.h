@@ -1,6 +1,7 @@
 // Linear map of a few rows (decode batches) or many (where no better matrix product exists).
 #pragma once
 
+#include "linear_i8.h"
 #include "linear_tile.h"
 #include "thread_pool.h"
 
@@ -24,25 +25,19 @@ struct Panel {
 
 template <class W>
 inline WeightView<W> view_weights(const LinearArgs& a, int64_t output, int64_t input) {
-    const float* scales = nullptr;
-    if (W::kScaled) {
-        scales = static_cast<const float*>(at(a.scales, output, input / a.group_size));
-    }
-    return {static_cast<const typename W::Element*>(at(a.weight, output, input)), a.weight.stride,
-            scales, a.scales.stride, a.group_size};
+    return {static_cast<const typename W::Element*>(at(a.weight, output, input)), a.weight.stride};
 }
 
 template <class W, int M>
 inline void dot_block(const typename W::X* x, int64_t x_stride, WeightView<W> view, int64_t outputs,
                       int64_t n, bool first, float* sums) {
-    constexpr int R = kTileWeights[M];
+    constexpr int R = W::tile_weights(M);
     for (int64_t o = 0; o < outputs;) {
         const bool full = o + R <= outputs;
         if (full) dot_tile<W, M, R>(x, x_stride, view, n, first, sums + o * kTileX);
         else dot_tile<W, M, 1>(x, x_stride, view, n, first, sums + o * kTileX);
         const int64_t done = full ? R : 1;
         view.data += done * view.stride;
-        if (W::kScaled) view.scales += done * view.scale_stride;
         o += done;
     }
 }
@@ -76,18 +71,12 @@ inline void store_outputs(const Panel<W>& panel, int64_t output, int64_t outputs
     }
 }
 
-inline WeightView<F32Weights> widen(const WeightView<I8Weights>& view, int64_t outputs, int64_t n,
-                                    float* wide) {
-    for (int64_t o = 0; o < outputs; ++o) {
-        for (int64_t k = 0; k < n; k += view.group) {
-            float* place = wide + o * kDepth + k;
-            const int64_t count = smaller(view.group, n - k);
-            load_row(place, view.data + o * view.stride + k, DType::i8, count);
-            const Vec scale = splat(view.scales[o * view.scale_stride + k / view.group]);
-            for (int64_t i = 0; i < count; i += kLanes) store(place + i, load(place + i) * scale);
-        }
-    }
-    return {wide, kDepth, nullptr, 0, 0};
+// n weights of each output, from input k on, in float32 and arranged like x.
+template <class W>
+inline WeightView<F32Weights> widen(const LinearArgs& a, int64_t output, int64_t outputs, int64_t k,
+                                    int64_t n, float* wide) {
+    for (int64_t o = 0; o < outputs; ++o) W::widen(wide + o * kDepth, a, output + o, k, n);
+    return {wide, kDepth};
 }
 
 template <class W>
@@ -98,21 +87,24 @@ inline void block_outputs(const Panel<W>& panel, int64_t output, int64_t outputs
         scratch(Scratch::range, (kSums + kOutputs * kDepth + kLanes) * sizeof(float)));
     for (int64_t k = 0; k < inputs; k += kDepth) {
         const int64_t n = smaller(kDepth, inputs - k);
-        const WeightView<W> view = view_weights<W>(panel.args, output, k);
-        auto all_rows = [&](const auto& weights) {
+        auto all_rows = [&](const auto& weights, int64_t padded) {
             for (int64_t b = 0; b < panel.blocks(); ++b) {
                 const int64_t begin = panel.block_begin(b), rows = panel.block_begin(b + 1) - begin;
                 dot_block(rows, panel.x + begin * panel.x_stride + k, panel.x_stride, weights,
-                          outputs, n, k == 0, sums + b * kOutputs * kTileX);
+                          outputs, padded, k == 0, sums + b * kOutputs * kTileX);
             }
         };
-        if constexpr (W::kScaled) {
-            if (panel.blocks() > 1) {  // widened once for all rows
-                all_rows(widen(view, outputs, n, sums + kSums));
-                continue;
+        // Widened once for all rows, and then padded like x.
+        const bool wide = W::kWidens && (panel.blocks() > 1 || !W::kDirect);
+        if constexpr (W::kWidens) {
+            if (wide) {
+                const auto weights = widen<W>(panel.args, output, outputs, k, n, sums + kSums);
+                all_rows(weights, round_up(n, W::kStep));
             }
         }
-        all_rows(view);
+        if constexpr (W::kDirect) {
+            if (!wide) all_rows(view_weights<W>(panel.args, output, k), n);
+        }
     }
     store_outputs(panel, output, outputs, sums);
 }
@@ -120,7 +112,7 @@ inline void block_outputs(const Panel<W>& panel, int64_t output, int64_t outputs
 template <class W>
 inline void linear_panel(const Panel<W>& panel) {
     // One row block: whole weight rows, tile by tile, so that memory is read in order.
-    const int64_t step = panel.blocks() > 1 ? kOutputs : kTileWeights[panel.rows];
+    const int64_t step = panel.blocks() > 1 ? kOutputs : W::tile_weights(panel.rows);
     const int64_t outputs = panel.args.outputs;
     const int64_t blocks = (outputs + step - 1) / step;
     const int64_t work = step * panel.args.inputs * (panel.rows + 2);
@@ -148,7 +140,9 @@ inline void linear_with(const LinearArgs& a) {
 
 inline void linear(const LinearArgs& a) {
     if (a.weight.dtype == DType::f32) return linear_with<F32Weights>(a);
-    if (a.weight.dtype == DType::i8) return linear_with<I8Weights>(a);
+    if (a.weight.dtype == DType::i8) {
+        return a.rows <= kTileX ? linear_i8_few_rows(a) : linear_with<I8Weights>(a);
+    }
 #if defined(SW_AVX512_BF16)
     if (a.x.dtype == DType::bf16) return linear_with<Bf16Pairs>(a);
 #endif

@@ -1,7 +1,7 @@
 // Tiles of dot products: M rows of x against R rows of a weight, along the inputs.
 //
 // Weights stay as they are stored, [outputs, inputs], and stream through once. Each output is one
-// chain of multiply-adds per lane, in an order that depends on nothing but the inputs' number, so a
+// chain of multiply-adds per lane, in an order that depends on nothing but the number of inputs, so a
 // row's result is the same in every batch and on any number of threads.
 #pragma once
 
@@ -14,22 +14,29 @@ namespace sidewinder::SW_LEVEL {
 constexpr int kTileX = 4;       // rows of x in a full tile
 constexpr int64_t kDepth = 1024;  // inputs of one block: four rows of x stay in the first-level cache
 
-#if defined(SW_AVX512)
-constexpr int kTileWeights[kTileX + 1] = {0, 8, 8, 8, 6};  // rows of weights, by rows of x
-#else
-constexpr int kTileWeights[kTileX + 1] = {0, 8, 6, 4, 3};
-#endif
-
 // A weight format: how a step of consecutive weights becomes `kParts` vectors that multiply the
-// same number of vectors of x. `arrange` lays out x to match.
+// same number of vectors of x. `arrange` lays out x to match; `tile_weights` is the number of weight
+// rows in a tile of m rows of x, as many as the registers hold. A format with `kDirect` can multiply
+// as it is stored; one with `kWidens` can be turned into F32Weights for the same x, which pays when
+// several blocks of rows use it.
+constexpr int f32_tile_weights(int m) {
+#if defined(SW_AVX512)
+    return m < 4 ? 8 : 6;
+#else
+    return m == 1 ? 8 : m == 2 ? 4 : 3;
+#endif
+}
+
 struct F32Weights {
     using Element = float;
     using X = float;
     static constexpr int kParts = 1;
     static constexpr int64_t kStep = kLanes;
-    static constexpr bool kScaled = false;
-    static SW_INLINE Vec part(const float* w, int, Vec) { return load(w); }
-    static SW_INLINE Vec multiply_add(Vec w, const float* x, Vec sum) { return fma(w, load(x), sum); }
+    static constexpr bool kDirect = true, kWidens = false;
+    static constexpr int tile_weights(int m) { return f32_tile_weights(m); }
+    static SW_INLINE Vec part(const float* w, int) { return load(w); }
+    static SW_INLINE Vec take(const float* x) { return in_register(load(x)); }
+    static SW_INLINE Vec multiply_add(Vec w, Vec x, Vec sum) { return fma(w, x, sum); }
     static void arrange(float* dst, const void* src, DType dtype, int64_t n) {
         load_row(dst, src, dtype, n);
     }
@@ -41,19 +48,23 @@ struct Bf16Weights {
     using X = float;
     static constexpr int kParts = 2;
     static constexpr int64_t kStep = 2 * kLanes;
-    static constexpr bool kScaled = false;
-    static SW_INLINE Vec part(const bf16* w, int odd, Vec) {
-        const IntVec raw = load_raw(w);
-        return (Vec)(odd ? raw & ~0xffff : raw << 16);
+    static constexpr bool kDirect = true, kWidens = true;
+    static constexpr int tile_weights(int m) {
+        return m == 4 && kVecBytes < 64 ? 2 : f32_tile_weights(m);
     }
-    static SW_INLINE Vec multiply_add(Vec w, const float* x, Vec sum) { return fma(w, load(x), sum); }
+    static SW_INLINE Vec part(const bf16* w, int odd) {
+        const IntVec raw = load_raw(w);
+        return odd ? odd_halves(raw) : even_halves(raw);
+    }
+    static SW_INLINE Vec take(const float* x) { return in_register(load(x)); }
+    static SW_INLINE Vec multiply_add(Vec w, Vec x, Vec sum) { return fma(w, x, sum); }
     static void arrange(float* dst, const void* src, DType dtype, int64_t n) {
         int64_t i = 0;
         if (dtype == DType::bf16) {
             for (; i + kStep <= n; i += kStep) {
                 const IntVec raw = load_raw(static_cast<const bf16*>(src) + i);
-                store(dst + i, (Vec)(raw << 16));
-                store(dst + i + kLanes, (Vec)(raw & ~0xffff));
+                store(dst + i, even_halves(raw));
+                store(dst + i + kLanes, odd_halves(raw));
             }
         }
         for (; i < n; i += kStep) {
@@ -66,18 +77,8 @@ struct Bf16Weights {
             }
         }
     }
-};
-
-struct I8Weights {
-    using Element = int8_t;
-    using X = float;
-    static constexpr int kParts = 1;
-    static constexpr int64_t kStep = kLanes;
-    static constexpr bool kScaled = true;
-    static SW_INLINE Vec part(const int8_t* w, int, Vec scale) { return load(w) * scale; }
-    static SW_INLINE Vec multiply_add(Vec w, const float* x, Vec sum) { return fma(w, load(x), sum); }
-    static void arrange(float* dst, const void* src, DType dtype, int64_t n) {
-        load_row(dst, src, dtype, n);
+    static void widen(float* dst, const LinearArgs& a, int64_t output, int64_t k, int64_t n) {
+        arrange(dst, at(a.weight, output, k), DType::bf16, n);
     }
 };
 
@@ -88,10 +89,12 @@ struct Bf16Pairs {
     using X = bf16;
     static constexpr int kParts = 1;
     static constexpr int64_t kStep = 2 * kLanes;
-    static constexpr bool kScaled = false;
-    static SW_INLINE Vec part(const bf16* w, int, Vec) { return (Vec)load_raw(w); }
-    static SW_INLINE Vec multiply_add(Vec w, const bf16* x, Vec sum) {
-        return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)load_raw(x));
+    static constexpr bool kDirect = true, kWidens = false;
+    static constexpr int tile_weights(int m) { return f32_tile_weights(m); }
+    static SW_INLINE Vec part(const bf16* w, int) { return (Vec)load_raw(w); }
+    static SW_INLINE Vec take(const bf16* x) { return in_register((Vec)load_raw(x)); }
+    static SW_INLINE Vec multiply_add(Vec w, Vec x, Vec sum) {
+        return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)x);
     }
     static void arrange(bf16* dst, const void* src, DType, int64_t n) {
         std::memset(dst, 0, round_up(n, kStep) * sizeof(bf16));
@@ -100,32 +103,29 @@ struct Bf16Pairs {
 };
 #endif
 
-// Part of a weight matrix: rows `stride` apart; scales per `group` of inputs where the format has
-// them.
+// Part of a weight matrix: rows `stride` apart.
 template <class W>
 struct WeightView {
     const typename W::Element* data;
     int64_t stride;
-    const float* scales;
-    int64_t scale_stride, group;
 };
 
 template <class W, int M, int R>
 SW_INLINE void accumulate(const typename W::X* x, int64_t x_stride, const typename W::Element* w,
-                          int64_t stride, int64_t n, const Vec* scale, Vec (&sums)[R][M]) {
+                          int64_t stride, int64_t n, Vec (&sums)[R][M]) {
     constexpr int64_t kPartStep = W::kStep / W::kParts;
     for (int64_t k = 0; k < n; k += W::kStep) {
 #pragma GCC unroll 2
         for (int part = 0; part < W::kParts; ++part) {
             Vec weights[R];
 #pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) weights[r] = W::part(w + r * stride + k, part, scale[r]);
+            for (int r = 0; r < R; ++r) weights[r] = W::part(w + r * stride + k, part);
 #pragma GCC unroll 4
             for (int m = 0; m < M; ++m) {
+                const Vec row = W::take(x + m * x_stride + k + part * kPartStep);
 #pragma GCC unroll 8
                 for (int r = 0; r < R; ++r) {
-                    const typename W::X* place = x + m * x_stride + k + part * kPartStep;
-                    sums[r][m] = W::multiply_add(weights[r], place, sums[r][m]);
+                    sums[r][m] = W::multiply_add(weights[r], row, sums[r][m]);
                 }
             }
         }
@@ -137,48 +137,49 @@ SW_INLINE void accumulate(const typename W::X* x, int64_t x_stride, const typena
 template <class W, int M, int R>
 SW_INLINE void accumulate_span(const typename W::X* x, int64_t x_stride,
                                const typename W::Element* w, int64_t stride, int64_t n,
-                               const Vec* scale, Vec (&sums)[R][M]) {
+                               Vec (&sums)[R][M]) {
     const int64_t whole = n / W::kStep * W::kStep;
-    accumulate<W, M, R>(x, x_stride, w, stride, whole, scale, sums);
+    accumulate<W, M, R>(x, x_stride, w, stride, whole, sums);
     if (whole < n) {
         typename W::Element tail[R * W::kStep] = {};
         for (int r = 0; r < R; ++r) {
             std::memcpy(tail + r * W::kStep, w + r * stride + whole, (n - whole) * sizeof *w);
         }
-        accumulate<W, M, R>(x + whole, x_stride, tail, W::kStep, W::kStep, scale, sums);
+        accumulate<W, M, R>(x + whole, x_stride, tail, W::kStep, W::kStep, sums);
     }
 }
 
-// sums[r * kTileX + m] (+)= dot products over n inputs. The view begins at the tile's first weight.
-template <class W, int M, int R>
-void dot_tile(const typename W::X* x, int64_t x_stride, const WeightView<W>& view, int64_t n,
-              bool first, float* out) {
-    Vec sums[R][M], scale[R];
+template <int M, int R>
+SW_INLINE void set_zero(Vec (&sums)[R][M]) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
         for (int m = 0; m < M; ++m) sums[r][m] = splat(0.0f);
-        scale[r] = splat(1.0f);
     }
-    const int64_t span = W::kScaled ? view.group : n;
-    for (int64_t k = 0; k < n; k += span) {
-        if (W::kScaled) {
-            for (int r = 0; r < R; ++r) {
-                scale[r] = splat(view.scales[r * view.scale_stride + k / view.group]);
-            }
-        }
-        accumulate_span<W, M, R>(x + k, x_stride, view.data + k, view.stride, smaller(span, n - k),
-                                 scale, sums);
-    }
+}
+
+// out[r * kTileX + m] (+)= lane sums.
+template <int M, int R>
+SW_INLINE void store_sums(const Vec (&sums)[R][M], bool first, float* out) {
+    const Vec zero = splat(0.0f);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-        const Vec zero = splat(0.0f);
         Quad total = sum4(sums[r][0], M > 1 ? sums[r][M > 1 ? 1 : 0] : zero,
                           M > 2 ? sums[r][M > 2 ? 2 : 0] : zero,
                           M > 3 ? sums[r][M > 3 ? 3 : 0] : zero);
         if (!first) total += load_quad(out + r * kTileX);
         std::memcpy(out + r * kTileX, &total, sizeof total);
     }
+}
+
+// out[r * kTileX + m] (+)= dot products over n inputs of the view's first weights.
+template <class W, int M, int R>
+void dot_tile(const typename W::X* x, int64_t x_stride, const WeightView<W>& view, int64_t n,
+              bool first, float* out) {
+    Vec sums[R][M];
+    set_zero(sums);
+    accumulate_span<W, M, R>(x, x_stride, view.data, view.stride, n, sums);
+    store_sums(sums, first, out);
 }
 
 }  // namespace sidewinder::SW_LEVEL

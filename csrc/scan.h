@@ -1,7 +1,7 @@
 // Mamba-1's selective scan, from and into state slots.
 //
 // A tile is a block of channels by a few tokens, all float32 in the first-level cache: the block's
-// state and decay rates stay there while the tokens of a sequence pass by.
+// state and decay rates stay there while the tokens of a sequence pass by. A is negative.
 #pragma once
 
 #include "rows.h"
@@ -9,8 +9,8 @@
 
 namespace sidewinder::SW_LEVEL {
 
-constexpr int64_t kScanChannels = 2 * kLanes > 32 ? 2 * kLanes : 32;  // a cache line of bfloat16
-constexpr int64_t kScanTokens = 16;
+constexpr int64_t kScanChannels = 64;
+constexpr int64_t kScanTokens = 8;
 
 struct ScanTile {
     float D[kScanChannels], dt_bias[kScanChannels];
@@ -18,44 +18,12 @@ struct ScanTile {
     float drive[kScanTokens][kScanChannels];  // delta * x
     float x[kScanTokens][kScanChannels];
     float z[kScanTokens][kScanChannels];
+    float y[kScanTokens][kScanChannels];
     float* A;  // [d_state, kScanChannels], times log2(e)
     float* h;  // [d_state, kScanChannels]
     float* B;  // [kScanTokens, d_state]
     float* C;
 };
-
-// One token for `kVecs` vectors of channels: h = 2^(delta A) h + drive B; returns y = sum C h.
-// The state is read and written at `h`, whose rows are `stride` apart.
-template <int kVecs>
-inline void scan_token(const ScanTile& tile, int64_t t, int64_t c, int64_t d_state, float* h,
-                       int64_t stride, float* y) {
-    Vec delta[kVecs], drive[kVecs], even[kVecs], odd[kVecs];
-    for (int v = 0; v < kVecs; ++v) {
-        delta[v] = load(tile.delta[t] + c + v * kLanes);
-        drive[v] = load(tile.drive[t] + c + v * kLanes);
-        even[v] = odd[v] = splat(0.0f);
-    }
-    const float* A = tile.A + c;
-    const float* B = tile.B + t * d_state;
-    const float* C = tile.C + t * d_state;
-    auto state = [&](int64_t n, Vec* total) {
-        const Vec b = splat(B[n]), out = splat(C[n]);
-        for (int v = 0; v < kVecs; ++v) {
-            float* place = h + n * stride + v * kLanes;
-            const Vec decay = exp2(delta[v] * load(A + n * kScanChannels + v * kLanes));
-            const Vec next = fma(decay, load(place), drive[v] * b);
-            store(place, next);
-            total[v] = fma(out, next, total[v]);
-        }
-    };
-    int64_t n = 0;
-    for (; n + 2 <= d_state; n += 2) {
-        state(n, even);
-        state(n + 1, odd);
-    }
-    if (n < d_state) state(n, even);
-    for (int v = 0; v < kVecs; ++v) store(y + v * kLanes, even[v] + odd[v]);
-}
 
 // Fill the tile's rows with tokens t to t + tokens of channels c to c + n.
 inline void load_tokens(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t tokens, int64_t c,
@@ -74,29 +42,47 @@ inline void load_tokens(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t to
     }
 }
 
-// y[t + i] = (y + D x) silu(z), in place over the tile's x.
-inline void store_token(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t i, int64_t c,
-                        int64_t n, const float* y) {
-    for (int64_t j = 0; j < n; j += kLanes) {
-        Vec out = fma(load(tile.D + j), load(tile.x[i] + j), load(y + j));
-        if (a.z.data != nullptr) out = out * silu(load(tile.z[i] + j));
-        store(tile.x[i] + j, out);
+// One vector of channels, all tokens of the tile: h = 2^(delta A) h + drive B, y = sum C h.
+// The state is read and written at `h`, whose rows are `stride` apart.
+__attribute__((noinline)) void scan_column(ScanTile& tile, int64_t tokens, int64_t j,
+                                           int64_t d_state, float* h, int64_t stride) {
+    const float* A = tile.A + j;
+    for (int64_t i = 0; i < tokens; ++i) {
+        const Vec delta = load(tile.delta[i] + j), drive = load(tile.drive[i] + j);
+        const float* B = tile.B + i * d_state;
+        const float* C = tile.C + i * d_state;
+        Vec y = splat(0.0f);
+#pragma GCC unroll 2
+        for (int64_t n = 0; n < d_state; ++n) {
+            const Vec decay = exp2_negative(delta * load(A + n * kScanChannels));
+            const Vec next = fma(decay, load(h + n * stride), drive * splat(B[n]));
+            store(h + n * stride, next);
+            y = fma(splat(C[n]), next, y);
+        }
+        store(tile.y[i] + j, y);
     }
-    store_row(at(a.y, t + i, c), a.y.dtype, tile.x[i], n);
+}
+
+// y = (y + D x) silu(z), stored as tokens t to t + tokens of channels c to c + n.
+inline void store_tokens(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t tokens, int64_t c,
+                         int64_t n) {
+    for (int64_t i = 0; i < tokens; ++i) {
+        for (int64_t j = 0; j < n; j += kLanes) {
+            Vec out = fma(load(tile.D + j), load(tile.x[i] + j), load(tile.y[i] + j));
+            if (a.z.data != nullptr) out = out * silu(load(tile.z[i] + j));
+            store(tile.y[i] + j, out);
+        }
+        store_row(at(a.y, t + i, c), a.y.dtype, tile.y[i], n);
+    }
 }
 
 inline void scan_tile(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t tokens, int64_t c,
                       int64_t n, float* h, int64_t stride) {
     load_tokens(tile, a, t, tokens, c, n);
-    float y[kScanChannels];
-    for (int64_t i = 0; i < tokens; ++i) {
-        int64_t j = 0;
-        for (; j + 2 * kLanes <= n; j += 2 * kLanes) {
-            scan_token<2>(tile, i, j, a.d_state, h + j, stride, y + j);
-        }
-        for (; j < n; j += kLanes) scan_token<1>(tile, i, j, a.d_state, h + j, stride, y + j);
-        store_token(tile, a, t, i, c, n, y);
+    for (int64_t j = 0; j < n; j += kLanes) {
+        scan_column(tile, tokens, j, a.d_state, h + j, stride);
     }
+    store_tokens(tile, a, t, tokens, c, n);
 }
 
 // Ask for the state that the next sequence needs, while this one computes.

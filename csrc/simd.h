@@ -27,6 +27,7 @@ constexpr int kLanes = kVecBytes / 4;
 
 typedef float Vec __attribute__((vector_size(kVecBytes)));
 typedef int32_t IntVec __attribute__((vector_size(kVecBytes)));
+typedef int16_t ShortVec __attribute__((vector_size(kVecBytes)));
 typedef float Quad __attribute__((vector_size(16)));
 
 inline Vec load(const float* p) {
@@ -75,6 +76,14 @@ inline Quad fold(Vec v) {
     return (Quad)_mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
 }
 
+inline ShortVec load_shorts(const int8_t* p) {
+    const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return (ShortVec)_mm512_cvtepi8_epi16(raw);
+}
+inline IntVec multiply_pairs(ShortVec a, ShortVec b) {
+    return (IntVec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+}
+
 #elif defined(SW_AVX2)
 
 inline Vec splat(float x) { return (Vec)_mm256_set1_ps(x); }
@@ -99,6 +108,14 @@ inline Quad fold(Vec v) {
     return (Quad)_mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
 }
 
+inline ShortVec load_shorts(const int8_t* p) {
+    const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return (ShortVec)_mm256_cvtepi8_epi16(raw);
+}
+inline IntVec multiply_pairs(ShortVec a, ShortVec b) {
+    return (IntVec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+}
+
 #else
 
 inline Vec splat(float x) { return Vec{x, x, x, x}; }
@@ -120,6 +137,16 @@ inline void store_high_halves(bf16* p, IntVec v) {
     for (int i = 0; i < kLanes; ++i) p[i].bits = static_cast<uint16_t>(uint32_t(v[i]) >> 16);
 }
 inline Quad fold(Vec v) { return v; }
+inline ShortVec load_shorts(const int8_t* p) {
+    ShortVec v;
+    for (int i = 0; i < 2 * kLanes; ++i) v[i] = p[i];
+    return v;
+}
+inline IntVec multiply_pairs(ShortVec a, ShortVec b) {
+    IntVec v;
+    for (int i = 0; i < kLanes; ++i) v[i] = a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+    return v;
+}
 
 #endif
 
@@ -141,24 +168,52 @@ inline Quad sum4(Vec a, Vec b, Vec c, Vec d) {
     return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 
+// The odd bfloat16 values of a vector of pairs, widened.
+inline Vec odd_halves(IntVec pairs) {
+#if defined(SW_AVX2)
+    // The mask stays in memory: the kernels that use this have no register left for it.
+    static const IntVec mask = IntVec{} + ~0xffff;
+    IntVec odd;
+    asm("vpand %2, %1, %0" : "=x"(odd) : "x"(pairs), "m"(mask));
+    return (Vec)odd;
+#else
+    return (Vec)(pairs & ~0xffff);
+#endif
+}
+
+inline Vec even_halves(IntVec pairs) { return (Vec)(pairs << 16); }
+
+// Keeps the compiler from loading v from memory again at each use.
+inline Vec in_register(Vec v) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(v));
+#elif defined(SW_AVX2)
+    asm("" : "+x"(v));
+#endif
+    return v;
+}
+
 inline float sum(Vec v) { return sum4(v, v, v, v)[0]; }
 
-// 2^t to 2 units in the last place; t is clamped to [-126, 128), so that nothing overflows and
-// underflow ends at the smallest normal number.
-inline Vec exp2(Vec t) {
-    t = max(splat(-126.0f), min(splat(127.999f), t));
+// 2^t for -126 <= t < 128, to 2 units in the last place.
+inline Vec exp2_in_range(Vec t) {
     const Vec magic = splat(0x1.8p23f);
     const Vec shifted = t + magic;  // low mantissa bits hold the nearest integer
     const Vec f = t - (shifted - magic);
-    Vec p = splat(1.5353362e-4f);
-    p = fma(p, f, splat(1.3398874e-3f));
-    p = fma(p, f, splat(9.6184369e-3f));
-    p = fma(p, f, splat(5.5503324e-2f));
-    p = fma(p, f, splat(2.4022648e-1f));
-    p = fma(p, f, splat(6.9314718e-1f));
+    Vec p = splat(1.3264721e-3f);
+    p = fma(p, f, splat(9.6715130e-3f));
+    p = fma(p, f, splat(5.5507336e-2f));
+    p = fma(p, f, splat(2.4022242e-1f));
+    p = fma(p, f, splat(6.9314700e-1f));
     p = fma(p, f, splat(1.0f));
     return (Vec)((IntVec)p + ((IntVec)shifted << 23));
 }
+
+// 2^t for t <= 0. Underflow ends at the smallest normal number.
+inline Vec exp2_negative(Vec t) { return exp2_in_range(max(splat(-126.0f), t)); }
+
+// 2^t for any t. Overflow ends at the largest numbers.
+inline Vec exp2(Vec t) { return exp2_negative(min(splat(127.999f), t)); }
 
 constexpr float kLog2E = 1.44269504f;
 
@@ -169,7 +224,7 @@ inline Vec silu(Vec x) { return x / (splat(1.0f) + exp(splat(0.0f) - x)); }
 // log(1 + e^x) = max(x, 0) + log1p(e^-|x|), the latter as 2 atanh(u / (2 + u)).
 inline Vec softplus(Vec x) {
     const Vec zero = splat(0.0f);
-    const Vec u = exp(min(x, zero - x));
+    const Vec u = exp2_negative(min(x, zero - x) * splat(kLog2E));
     const Vec s = u / (splat(2.0f) + u);
     const Vec w = s * s;
     Vec p = splat(1.2150466e-1f);

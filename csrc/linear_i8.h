@@ -1,0 +1,158 @@
+// Linear map with int8 weights, one float32 scale per group of inputs.
+//
+// A few rows: x is rounded to 16 bits with one scale per row and group of inputs (an error of 2^-16
+// of the group's largest value, far below the weights' own), and products are summed exactly in
+// 32-bit integers over a group. Twice the rate of widening to float32, so that memory stays the
+// limit. More rows: the weights are widened to float32 once for all of them.
+#pragma once
+
+#include "linear_tile.h"
+#include "thread_pool.h"
+
+namespace sidewinder::SW_LEVEL {
+
+struct I8Weights {
+    using Element = int8_t;
+    using X = float;
+    static constexpr int64_t kStep = kLanes;
+    static constexpr bool kDirect = false, kWidens = true;
+    static constexpr int tile_weights(int m) { return f32_tile_weights(m); }
+    static void arrange(float* dst, const void* src, DType dtype, int64_t n) {
+        load_row(dst, src, dtype, n);
+    }
+    // k is a multiple of the group size.
+    static void widen(float* dst, const LinearArgs& a, int64_t output, int64_t k, int64_t n) {
+        for (int64_t done = 0; done < n; done += a.group_size) {
+            const int64_t count = smaller(a.group_size, n - done);
+            const int64_t group = (k + done) / a.group_size;
+            float factor;
+            std::memcpy(&factor, at(a.scales, output, group), sizeof factor);
+            load_row(dst + done, at(a.weight, output, k + done), DType::i8, count);
+            for (int64_t i = done; i < done + count; i += kLanes) {
+                store(dst + i, load(dst + i) * splat(factor));
+            }
+        }
+    }
+};
+
+// Rows of x in 16 bits: value = data * scales[group]; padded with zeros to whole groups.
+struct ShortRows {
+    int16_t* data;
+    float* scales;
+    int64_t stride, groups;
+};
+
+inline float largest_magnitude(const float* row, int64_t n) {
+    Vec largest = splat(0.0f);
+    for (int64_t i = 0; i < n; i += kLanes) {
+        largest = max(largest, max(load(row + i), splat(0.0f) - load(row + i)));
+    }
+    float result = 0.0f;
+    for (int i = 0; i < kLanes; ++i) {  // a NaN stays: it is not smaller than anything
+        if (!(largest[i] <= result)) result = largest[i];
+    }
+    return result;
+}
+
+inline ShortRows round_rows(const LinearArgs& a) {
+    const int64_t groups = (a.inputs + a.group_size - 1) / a.group_size;
+    const int64_t stride = groups * a.group_size;
+    const int64_t bytes = a.rows * stride * 2 + a.rows * groups * 4 + stride * 4;
+    float* wide = static_cast<float*>(scratch(Scratch::call, bytes));
+    float* scales = wide + stride;
+    ShortRows rows{reinterpret_cast<int16_t*>(scales + a.rows * groups), scales, stride, groups};
+    for (int64_t m = 0; m < a.rows; ++m) {
+        zero(wide, stride);
+        load_row(wide, at(a.x, m), a.x.dtype, a.inputs);
+        for (int64_t g = 0; g < groups; ++g) {
+            const float* from = wide + g * a.group_size;
+            const float scale = largest_magnitude(from, a.group_size) / 32767.0f;
+            const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+            rows.scales[m * groups + g] = scale;
+            for (int64_t i = 0; i < a.group_size; ++i) {
+                const float value = __builtin_rintf(from[i] * inverse);
+                rows.data[m * stride + g * a.group_size + i] =
+                    value == value ? static_cast<int16_t>(value) : 0;  // the scale carries a NaN
+            }
+        }
+    }
+    return rows;
+}
+
+// out[r * kTileX + m] = dot products of M rows with R weights from `output` on.
+template <int M, int R>
+inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t output, float* out) {
+    constexpr int64_t kStep = 2 * kLanes;
+    Vec sums[R][M];
+    set_zero(sums);
+    const auto* weights = static_cast<const int8_t*>(at(a.weight, output));
+    const auto* scales = static_cast<const float*>(at(a.scales, output));
+    for (int64_t g = 0; g < x.groups; ++g) {
+        const int64_t begin = g * a.group_size;
+        const int64_t count = smaller(a.group_size, a.inputs - begin);
+        const int8_t* w = weights + begin;
+        int64_t w_stride = a.weight.stride;
+        int8_t tail[R * kMaxGroup];
+        if (count % kStep != 0) {  // nothing behind the row is read
+            std::memset(tail, 0, sizeof tail);
+            for (int r = 0; r < R; ++r) std::memcpy(tail + r * kMaxGroup, w + r * w_stride, count);
+            w = tail;
+            w_stride = kMaxGroup;
+        }
+        IntVec totals[R][M] = {};
+        for (int64_t k = 0; k < count; k += kStep) {
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+                const ShortVec pairs = load_shorts(w + r * w_stride + k);
+#pragma GCC unroll 4
+                for (int m = 0; m < M; ++m) {
+                    const auto other = (ShortVec)load_raw(x.data + m * x.stride + begin + k);
+                    totals[r][m] += multiply_pairs(pairs, other);
+                }
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+            for (int m = 0; m < M; ++m) {
+                const Vec scale = splat(scales[r * a.scales.stride + g] * x.scales[m * x.groups + g]);
+                sums[r][m] = fma(__builtin_convertvector(totals[r][m], Vec), scale, sums[r][m]);
+            }
+        }
+    }
+    store_sums(sums, true, out);
+}
+
+template <int M>
+inline void short_outputs(const LinearArgs& a, const ShortRows& x, int64_t begin, int64_t end) {
+    constexpr int R = M == 1 ? 4 : 2;
+    for (int64_t o = begin; o < end;) {
+        const int64_t done = o + R <= end ? R : 1;
+        float out[R * kTileX];
+        if (done == R) short_tile<M, R>(a, x, o, out);
+        else short_tile<M, 1>(a, x, o, out);
+        for (int64_t r = 0; r < done; ++r) {
+            float bias[kLanes] = {}, y[kLanes];
+            load_optional_row(bias, a.bias, o + r, 1, 0.0f);
+            for (int m = 0; m < M; ++m) {
+                y[0] = out[r * kTileX + m] + bias[0];
+                store_row(at(a.y, m, o + r), a.y.dtype, y, 1);
+            }
+        }
+        o += done;
+    }
+}
+
+inline void linear_i8_few_rows(const LinearArgs& a) {
+    const ShortRows x = round_rows(a);
+    parallel(a.outputs, 1 + (1 << 18) / a.inputs, [&](int64_t begin, int64_t end) {
+        switch (a.rows) {
+            case 1: return short_outputs<1>(a, x, begin, end);
+            case 2: return short_outputs<2>(a, x, begin, end);
+            case 3: return short_outputs<3>(a, x, begin, end);
+            default: return short_outputs<4>(a, x, begin, end);
+        }
+    });
+}
+
+}  // namespace sidewinder::SW_LEVEL
