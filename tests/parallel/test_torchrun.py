@@ -15,7 +15,7 @@ PLACE = {
 }  # fmt: skip
 
 SCRIPT = """
-import sys, types, torch
+import os, sys, types, torch
 from sidewinder.config import EngineConfig
 from sidewinder.parallel.launch import start_executor
 engine = EngineConfig(model="none", tp=2, device="cpu", dtype="float32", launch="torchrun")
@@ -24,7 +24,8 @@ for seed in range(2):
     executor = start_executor(engine, model, "rank_toys:build_toy")
     assert executor.call("check_sum", (11,), torch.bfloat16, seed)
     assert executor.call("check_gather", 3, [2, 5], torch.float32)
-    print("rank", executor.call("ping"), executor.call("who")[2], flush=True)
+    rank, (_, _, path, _) = executor.call("ping"), executor.call("who")
+    os.write(1, f"rank {rank} {path}\\n".encode())  # one write: the ranks share the pipe
     if sys.argv[1] == "close":
         executor.close()
 """
