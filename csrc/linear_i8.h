@@ -42,16 +42,18 @@ struct ShortRows {
     int64_t stride, groups;
 };
 
+// NaN if the row holds a NaN or an infinity.
 inline float largest_magnitude(const float* row, int64_t n) {
-    Vec largest = splat(0.0f);
+    const Vec zero = splat(0.0f);
+    Vec largest = zero, poison = zero;
     for (int64_t i = 0; i < n; i += kLanes) {
-        largest = max(largest, max(load(row + i), splat(0.0f) - load(row + i)));
+        const Vec v = load(row + i);
+        largest = max(largest, max(v, zero - v));
+        poison = fma(v, zero, poison);
     }
     float result = 0.0f;
-    for (int i = 0; i < kLanes; ++i) {  // a NaN stays: it is not smaller than anything
-        if (!(largest[i] <= result)) result = largest[i];
-    }
-    return result;
+    for (int i = 0; i < kLanes; ++i) result = largest[i] > result ? largest[i] : result;
+    return result + sum(poison);
 }
 
 inline ShortRows round_rows(const LinearArgs& a) {

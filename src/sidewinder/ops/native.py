@@ -159,11 +159,13 @@ def gated_rms_norm(
 
 def linear(x: Tensor, weight: Tensor | Int8Weight, bias: Tensor | None = None) -> Tensor:
     """As `reference.linear`: our kernel, or torch's matrix product where that is faster."""
+    if not x.is_cpu:
+        return torch_linear.linear(x, weight, bias)
     if isinstance(weight, Int8Weight):
         y = torch.empty(x.shape[0], weight.values.shape[0], dtype=x.dtype)
         _native.linear(x, weight.values, weight.scales, bias, y, weight.group_size)
         return y
-    if not x.is_cpu or x.shape[0] > _most_rows(weight.dtype):
+    if x.shape[0] > _most_rows(weight.dtype):
         return torch_linear.linear(x, weight, bias)
     y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype)
     _native.linear(x, weight, None, bias, y)

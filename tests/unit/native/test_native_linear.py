@@ -1,0 +1,98 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_cases import DTYPES, LEVELS, TOLERANCE, _native, kernels_of
+from ops_cases import make_case
+
+from sidewinder.ops import native
+from sidewinder.quantise import GROUP_SIZES, quantise
+from sidewinder.testing import assert_close
+
+ROWS = st.one_of(st.integers(1, 5), st.integers(1, 70), st.just(130))
+INPUTS = st.one_of(st.integers(1, 70), st.integers(1000, 1100))
+
+
+def _linear(x, weight, bias=None, scales=None, group_size=32):
+    """Our kernel whatever the number of rows; the dispatch would leave some to torch."""
+    y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype)
+    _native.linear(x, weight, scales, bias, y, group_size)
+    return y
+
+
+@LEVELS
+@DTYPES
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16], ids=["wf32", "wbf16"])
+@settings(max_examples=12)
+@given(ROWS, INPUTS, st.integers(1, 60), st.booleans(), st.integers(0, 99))
+def test_linear_is_the_exact_product(
+    level, dtype, weight_dtype, rows, inputs, outputs, biased, seed
+):
+    case = make_case([rows], seed)
+    x = case.strided(rows, inputs, dtype=dtype)
+    # Zamba's heads use column slices of a wider weight.
+    weight = case.strided(outputs, inputs, dtype=weight_dtype)
+    bias = case.randn(outputs, dtype=weight_dtype) if biased else None
+    expected = x.double() @ weight.double().T
+    if bias is not None:
+        expected = expected + bias.double()
+    with kernels_of(level):
+        result = _linear(x, weight, bias)
+    assert_close("y", expected, result, TOLERANCE[dtype])
+
+
+@LEVELS
+@settings(max_examples=12)
+@given(
+    ROWS, INPUTS, st.integers(1, 60), st.booleans(), st.sampled_from(GROUP_SIZES),
+    st.integers(0, 99),
+)  # fmt: skip
+def test_int8_linear_is_the_product_with_the_dequantised_weight(
+    level, rows, inputs, outputs, biased, group_size, seed
+):
+    case = make_case([rows], seed)
+    x, bias = case.strided(rows, inputs), case.randn(outputs) if biased else None
+    weight = quantise(case.randn(outputs, inputs), group_size)
+    expected = x.double() @ weight.dequantise().double().T
+    if bias is not None:
+        expected = expected + bias.double()
+    with kernels_of(level):
+        result = native.linear(x, weight, bias)
+    if rows > 4:
+        assert_close("y", expected, result, 3e-6)
+        return
+    # Few rows of x are rounded to 16 bits: each value by 2^-16 of its group's largest at most.
+    rounding = 2**-16 * x.double().abs().amax(1) * weight.dequantise().double().abs().sum(1).max()
+    assert ((result.double() - expected).abs().amax(1) <= rounding + 1e-5).all()
+
+
+@LEVELS
+@DTYPES
+def test_a_row_does_not_depend_on_the_batch_around_it(level, dtype):
+    case = make_case([70], seed=0)
+    x, weight = case.randn(70, 1100, dtype=dtype), case.randn(50, 1100, dtype=dtype)
+    with kernels_of(level):
+        alone = torch.cat([_linear(row[None], weight) for row in x])
+        for rows in (2, 3, 4, 5, 6, 7, 13, 70):
+            assert torch.equal(_linear(x[:rows], weight), alone[:rows]), f"{rows} rows"
+
+
+@LEVELS
+@pytest.mark.parametrize("kind", ["f32", "bf16", "int8"])
+@pytest.mark.parametrize("rows", [1, 3, 9])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_number_that_is_not_finite_spoils_its_row_only(level, kind, rows, value):
+    case = make_case([rows], seed=0)
+    x, wide = case.randn(rows, 200), case.randn(7, 200)
+    x[rows - 1, 150] = value
+    weight = {"f32": wide, "bf16": wide.bfloat16(), "int8": quantise(wide)}[kind]
+    with kernels_of(level):
+        y = native.linear(x, weight)
+    assert not y[rows - 1].isfinite().any()
+    assert y[: rows - 1].isfinite().all()
+
+
+@LEVELS
+def test_no_rows_give_no_rows(level):
+    with kernels_of(level):
+        assert _linear(torch.ones(0, 8), torch.ones(3, 8)).shape == (0, 3)
