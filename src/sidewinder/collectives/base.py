@@ -1,11 +1,38 @@
 """The few verbs that ranks use to talk. Layers know this interface and nothing of its transport."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from sidewinder.parallel.group import SINGLE, TensorParallel
+
+MOST_PENDING = 3
+"""Results that may be on their way at once; the models need two."""
+
+
+class Pending:
+    """A result that is on its way: `wait` for it once.
+
+    Args:
+        finish: what `wait` does; it returns the result.
+    """
+
+    def __init__(self, finish: Callable[[], Tensor]) -> None:
+        self._finish = finish
+
+    def wait(self) -> Tensor:
+        """The result, the same bits as of the verb that does not only start."""
+        return self._finish()
+
+    def then(self, change: Callable[[Tensor], Tensor]) -> "Pending":
+        """The changed result; the change is made when it is waited for."""
+        return Pending(lambda: change(self._finish()))
+
+    @staticmethod
+    def done(result: Tensor) -> "Pending":
+        """A result that is there already."""
+        return Pending(lambda: result)
 
 
 class Collectives(Protocol):
@@ -13,11 +40,17 @@ class Collectives(Protocol):
 
     All results are bit-identical on all ranks: sums are formed in rank order, or by one rank.
     Verbs with a body serve every transport that has no better way; wrappers pass them on.
+
+    `start_` verbs return before all ranks have come, where the transport can (`overlaps`). Until
+    `wait`, what was given belongs to the transport. Every rank starts and waits in the same order,
+    other verbs may come between, and at most `MOST_PENDING` results are on their way.
     """
 
     tp: TensorParallel
     path: str
     """Transport in use, for the start-up line: "none", "threads", "gloo", "nccl", ..."""
+    overlaps: bool = False
+    """Whether messages that were started travel while this rank computes."""
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Sum of every rank's `x` (of equal shape and dtype). May overwrite and return `x`."""
@@ -32,6 +65,22 @@ class Collectives(Protocol):
             n_decodes: leading rows that are tokens of decoding sequences; the others are prefill.
         """
         return self.all_reduce(x)
+
+    def start_all_reduce(self, x: Tensor) -> Pending:
+        """`all_reduce`, begun."""
+        return Pending.done(self.all_reduce(x))
+
+    def start_all_reduce_delta(self, x: Tensor, site: str, n_decodes: int) -> Pending:
+        """`all_reduce_delta`, begun."""
+        return Pending.done(self.all_reduce_delta(x, site, n_decodes))
+
+    def start_all_gather(self, x: Tensor, sizes: Sequence[int]) -> Pending:
+        """`all_gather`, begun."""
+        return Pending.done(self.all_gather(x, sizes))
+
+    def start_all_to_all(self, x: Tensor) -> Pending:
+        """`all_to_all`, begun."""
+        return Pending.done(self.all_to_all(x))
 
     def is_exact(self, site: str) -> bool:  # noqa: ARG002
         """Whether `all_reduce_delta` is `all_reduce` at this site."""
