@@ -149,18 +149,24 @@ def format_plan(report: dict[str, Any]) -> str:
         f"{report['dtype']} weights, {report['state_dtype']} SSM state"
     )
     sections = [
-        _table(("parameter", "count", "shape", "rule", "local shape", "bytes per rank"),
+        format_table(("parameter", "count", "shape", "rule", "local shape", "bytes per rank"),
                _parameter_lines(report["parameters"])),
         _collective_section(report),
-        _table(("rank", "weights", "read per decode step", "state per sequence", "KV per token"),
-               [(str(rank["rank"]), _bytes(rank["weight_bytes"]),
-                 _bytes(rank["decode_weight_bytes"]),
-                 _bytes(rank["state_bytes_per_sequence"]), _bytes(rank["kv_bytes_per_token"]))
-                for rank in report["ranks"]]),
+        _rank_section(report["ranks"]),
         f"whole model: {report['total']['parameters']:,} parameters, "
-        f"{_bytes(report['total']['weight_bytes'])}",
+        f"{format_bytes(report['total']['weight_bytes'])}",
     ]  # fmt: skip
     return "\n\n".join([header, *sections])
+
+
+def _rank_section(ranks: list[dict[str, Any]]) -> str:
+    columns = ("weight_bytes", "decode_weight_bytes", "state_bytes_per_sequence",
+               "kv_bytes_per_token")  # fmt: skip
+    lines = [
+        (str(rank["rank"]), *(format_bytes(rank[column]) for column in columns)) for rank in ranks
+    ]
+    titles = ("rank", "weights", "read per decode step", "state per sequence", "KV per token")
+    return format_table(titles, lines)
 
 
 def _parameter_lines(parameters: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -177,7 +183,7 @@ def _parameter_lines(parameters: list[dict[str, Any]]) -> list[tuple[str, ...]]:
             shape,
             rule,
             _distinct([str(local) for local in members[0]["local_shapes"]]),
-            _distinct([_bytes(len(members) * count) for count in members[0]["bytes"]]),
+            _distinct([format_bytes(len(members) * count) for count in members[0]["bytes"]]),
         )
         for (name, shape, rule, _), members in kinds.items()
     ]
@@ -204,18 +210,19 @@ def _collective_section(report: dict[str, Any]) -> str:
         return "collectives: none (one rank)"
     lines = [
         (each["name"], each["operation"], str(each["layers"]), str(each["ranks"]),
-         str(each["elements"]), _bytes(each["bytes"]), each["per"])
+         str(each["elements"]), format_bytes(each["bytes"]), each["per"])
         for each in report["collectives"]
     ]  # fmt: skip
     columns = ("collective", "operation", "count", "ranks", "elements", "bytes", "per")
     total = report["per_token"]
-    return _table(columns, lines) + (
+    return format_table(columns, lines) + (
         f"\nper decoded token: {total['collectives']} collectives, {total['elements']:,} elements, "
-        f"{_bytes(total['bytes'])}"
+        f"{format_bytes(total['bytes'])}"
     )
 
 
-def _table(columns: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+def format_table(columns: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
+    """Columns as wide as their widest cell, under their titles."""
     widths = [max(len(line[index]) for line in [columns, *lines]) for index in range(len(columns))]
     rows = [columns, tuple("-" * width for width in widths), *lines]
     return "\n".join(
@@ -224,7 +231,7 @@ def _table(columns: tuple[str, ...], lines: Sequence[tuple[str, ...]]) -> str:
     )
 
 
-def _bytes(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes in binary units, three digits."""
     value, unit = float(count), "B"
     for larger in ("KiB", "MiB", "GiB"):

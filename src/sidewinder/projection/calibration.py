@@ -1,0 +1,86 @@
+"""How much of a device's peaks the kernels reach: measured where there is a file, else assumed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Efficiencies (of the peak, at most 1) and fixed costs.
+
+    Attributes:
+        gemm: matrix products with many rows, of the FLOP rate.
+        memory: products with few rows, norms and the like, of the memory's bandwidth.
+        scan: selective scan, convolution and state updates, of the bandwidth.
+        special: exponentials of the scan, of the special units' rate.
+        ssd: Mamba-2's chunked scan, of the FLOP rate.
+        codec: encode and decode, of the bandwidth.
+        kernel_s: what a kernel costs beyond its work, in a CUDA graph.
+        host_s: what a step costs on the host: scheduling, messages to ranks, sampled tokens back.
+        reserve_bytes: per device for the driver's context, libraries and fragmentation.
+        source: where the values come from.
+        measured: names of the fields that were measured; all others are assumed.
+    """
+
+    gemm: float = 0.7
+    memory: float = 0.8
+    scan: float = 0.6
+    special: float = 0.5
+    ssd: float = 0.35
+    codec: float = 0.6
+    kernel_s: float = 2.0e-6
+    host_s: float = 2.0e-4
+    reserve_bytes: float = 1.5 * (1 << 30)
+    source: str = "none"
+    measured: frozenset[str] = field(default=frozenset())
+
+    def with_measured(self, values: Mapping[str, float], source: str) -> "Calibration":
+        """These values with measured ones in their place.
+
+        Raises:
+            ValueError: for a name or value that cannot be.
+        """
+        for name, value in values.items():
+            if name not in NAMES:
+                raise ValueError(f"{source}: {name!r} is no calibration; known: {', '.join(NAMES)}")
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or value < 0 or (value == 0 and name in EFFICIENCIES):
+                raise ValueError(f"{source}: {name}={value!r} is not a positive number")
+        measured = self.measured | set(values)
+        changed: dict[str, Any] = dict(values)
+        return replace(self, **changed, source=source, measured=measured)
+
+    def values(self) -> dict[str, Any]:
+        """Every value with whether it was measured, for reports."""
+        return {
+            name: {"value": getattr(self, name), "measured": name in self.measured}
+            for name in NAMES
+        }
+
+
+NAMES = tuple(each.name for each in fields(Calibration) if each.name not in ("source", "measured"))
+EFFICIENCIES = ("gemm", "memory", "scan", "special", "ssd", "codec")
+
+
+def read_calibration(file: Path) -> Calibration:
+    """The assumed values, overruled by a file of measured ones.
+
+    Args:
+        file: JSON with `calibration`, an object of the fields of `Calibration`, as
+            `tools/gpu_suite.py` writes it.
+
+    Raises:
+        ValueError: if the file cannot be read or holds something else.
+    """
+    try:
+        values = json.loads(file.read_text())["calibration"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--calibration {file} is not a readable calibration: {error!r}"
+        ) from error
+    if not isinstance(values, dict):
+        raise ValueError(f"--calibration {file}: 'calibration' is an object of names and numbers")
+    return Calibration().with_measured(values, str(file))

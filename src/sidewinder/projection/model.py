@@ -1,0 +1,243 @@
+"""TTFT, TPOT, throughput and memory of a load, from the work, the sums and what they cost."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from sidewinder.collectives.quantised.policy import PhaseCodecs
+from sidewinder.config import ModelConfig
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.planning import plan_report
+from sidewinder.projection.calibration import Calibration
+from sidewinder.projection.devices import Device
+from sidewinder.projection.links import Link
+from sidewinder.projection.sums import EXACT, SumTime, Wire, sum_times
+from sidewinder.projection.work import Counter, Step, Work
+from sidewinder.sharding.dims import LocalDims
+
+
+@dataclass(frozen=True)
+class Load:
+    """Equal requests that arrive together.
+
+    Attributes:
+        batch, prompt, output: requests; tokens of each prompt; tokens generated for each.
+        max_step_tokens: most tokens in a prefill step.
+    """
+
+    batch: int = 1
+    prompt: int = 2048
+    output: int = 128
+    max_step_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "prompt", "output", "max_step_tokens"):
+            if getattr(self, name) < 1:
+                option = "--" + name.replace("_", "-")
+                raise ValueError(f"{option} {getattr(self, name)} is not a count; use 1 or more")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model on ranks.
+
+    Attributes:
+        config, tp: the model and the number of ranks.
+        dtype, state_dtype: of weights, activations and convolution state; of the SSM state.
+        device, link: each rank's device, and what joins them.
+        calibration: how well the kernels do.
+        hide_sums: x_proj's sum travels behind the z half of `in_proj`; in prefill, deltas of one
+            half of a chunk travel behind the other half's work.
+    """
+
+    config: ModelConfig
+    tp: int
+    dtype: torch.dtype
+    device: Device
+    link: Link
+    calibration: Calibration = field(default_factory=Calibration)
+    state_dtype: torch.dtype = torch.float32
+    hide_sums: bool = False
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step, on the slowest rank.
+
+    Attributes:
+        work: by operator.
+        sums: by collective, as far as nothing hides them.
+        host: scheduling and the like.
+    """
+
+    work: dict[str, float]
+    sums: dict[str, float]
+    host: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.work.values()) + sum(self.sums.values()) + self.host
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A projection under one policy; seconds.
+
+    Attributes:
+        policy: of the sums.
+        ttft: all prompts arrive together; until the last one's first token.
+        tpot: of one decode step of the whole batch.
+        output_tokens_per_s: generated tokens over the whole time.
+        prefill, decode: one full prefill step, and one decode step.
+    """
+
+    policy: PhaseCodecs
+    ttft: float
+    tpot: float
+    output_tokens_per_s: float
+    prefill: StepTime
+    decode: StepTime
+
+
+def project(setting: Setting, load: Load, policy: PhaseCodecs = EXACT) -> Speed:
+    """What `load` would take.
+
+    Raises:
+        ValueError: if the model cannot be split over `tp` ranks; names the valid sizes.
+    """
+    steps = list(prefill_steps(load))
+    ttft = sum(step_time(setting, step, policy).total for step in steps)
+    middle = load.prompt + load.output / 2
+    one_token = Step(load.batch, load.batch, load.batch, middle)
+    decode = step_time(setting, one_token, policy)
+    total = ttft + (load.output - 1) * decode.total
+    return Speed(
+        policy=policy,
+        ttft=ttft,
+        tpot=decode.total,
+        output_tokens_per_s=load.batch * load.output / total,
+        prefill=step_time(setting, steps[0], policy),
+        decode=decode,
+    )
+
+
+def prefill_steps(load: Load) -> Iterator[Step]:
+    """The steps that prefill all prompts, none above `max_step_tokens`."""
+    left = load.batch * load.prompt
+    while left > 0:
+        tokens = min(left, load.max_step_tokens)
+        sequences = min(load.batch, -(-tokens // load.prompt))
+        left -= tokens
+        yield Step(tokens, sequences, sequences, load.prompt / 2)
+
+
+def step_time(setting: Setting, step: Step, policy: PhaseCodecs) -> StepTime:
+    """One step on the slowest rank, under one policy."""
+    ranks = [_rank_work(setting, rank, step) for rank in _distinct_ranks(setting)]
+    work = max(ranks, key=lambda seconds: sum(seconds.values()))
+    wire = Wire(setting.device, setting.link, setting.calibration)
+    times = sum_times(setting.config, setting.tp, setting.dtype, step, policy, wire)
+    sums = {each.name: each.count * each.seconds for each in times}
+    if setting.hide_sums:
+        sums = _exposed(setting, step, times, work)
+    return StepTime(work, sums, setting.calibration.host_s)
+
+
+def _distinct_ranks(setting: Setting) -> list[int]:
+    """The first and the last rank: shares differ by one unit at most, the larger ones first."""
+    return sorted({0, setting.tp - 1})
+
+
+def _rank_work(setting: Setting, rank: int, step: Step) -> dict[str, float]:
+    dims = LocalDims.of(setting.config, TensorParallel(rank, setting.tp))
+    counter = Counter(setting.config, dims, step, setting.dtype, setting.state_dtype)
+    seconds: dict[str, float] = {}
+    for work in counter.all():
+        each = work.count * kernel_time(setting, work)
+        seconds[work.name] = seconds.get(work.name, 0.0) + each
+    return seconds
+
+
+def kernel_time(setting: Setting, work: Work) -> float:
+    """Seconds of one kernel: its slowest resource, and the fixed cost."""
+    device, reached = setting.device, setting.calibration
+    bandwidth = reached.scan if work.kind in ("scan", "ssd") else reached.memory
+    rate = reached.ssd if work.kind == "ssd" else reached.gemm
+    busy = max(
+        work.bytes / (device.bytes_per_s * bandwidth),
+        work.flops / (device.flops(setting.dtype) * rate),
+        work.special / (device.special_per_s * reached.special),
+    )
+    return busy + reached.kernel_s
+
+
+def _exposed(
+    setting: Setting, step: Step, times: list[SumTime], work: dict[str, float]
+) -> dict[str, float]:
+    """Seconds of each collective that remain when sums travel behind other work."""
+    layers = setting.config.n_layers
+    exposed = {}
+    for each in times:
+        behind = 0.0
+        if each.name == "x_proj sum":
+            behind = work["in_proj"] / 2 / layers
+        elif each.name == "out_proj sum" and not step.is_decode:
+            # One half's sum behind the other half's layer: all of it but what is slower than that.
+            behind = sum(work.values()) / layers
+        exposed[each.name] = each.count * max(0.0, each.seconds - behind)
+    return exposed
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the fullest rank.
+
+    Attributes:
+        weights, state, kv: of the model, of all sequences' states, of their keys and values.
+        activations: of the largest step, estimated.
+        reserve: for the driver and libraries.
+        device: what the device has.
+    """
+
+    weights: float
+    state: float
+    kv: float
+    activations: float
+    reserve: float
+    device: float
+
+    @property
+    def headroom(self) -> float:
+        """What is left; below 0 the load does not fit."""
+        used = self.weights + self.state + self.kv + self.activations + self.reserve
+        return self.device - used
+
+
+def project_memory(setting: Setting, load: Load) -> Memory:
+    """Memory that `load` needs on the rank that needs most."""
+    report = plan_report(setting.config, setting.tp, setting.dtype, setting.state_dtype)
+    length = load.prompt + load.output
+    ranks = report["ranks"]
+    return Memory(
+        weights=max(rank["weight_bytes"] for rank in ranks),
+        state=load.batch * max(rank["state_bytes_per_sequence"] for rank in ranks),
+        kv=load.batch * length * max(rank["kv_bytes_per_token"] for rank in ranks),
+        activations=_activation_bytes(setting, load),
+        reserve=setting.calibration.reserve_bytes,
+        device=setting.device.memory_bytes,
+    )
+
+
+def _activation_bytes(setting: Setting, load: Load) -> float:
+    """A layer's tensors alive at once: residual, normed, x and z, conv, dt, y, delta; logits."""
+    config, item = setting.config, setting.dtype.itemsize
+    width = LocalDims.of(config, TensorParallel(0, setting.tp)).d_inner_local
+    tokens = min(load.batch * load.prompt, load.max_step_tokens)
+    per_token = config.d_model * (8 + 2 * item) + 5 * width * item
+    return float(tokens * per_token + load.batch * config.vocab_size * (4 + item))
+
+
+def single(setting: Setting) -> Setting:
+    """The same on one rank."""
+    return replace(setting, tp=1)

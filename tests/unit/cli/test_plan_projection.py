@@ -1,0 +1,58 @@
+"""`sidewinder plan --gpu`: projected speed on the command line."""
+
+import json
+
+import pytest
+
+from sidewinder.cli import main
+from sidewinder.cli.main import BAD_USAGE, DONE
+
+BASE = ["plan", "mamba-2.8b", "--tp", "2"]
+
+
+def test_a_published_shape_needs_no_folder(capsys):
+    assert main(BASE) == DONE
+    assert "64 layers, d_model 2560" in capsys.readouterr().out
+
+
+def test_the_projection_is_shown_and_in_the_json(capsys):
+    options = [*BASE, "--gpu", "a100", "--link", "nvlink3", "--batch", "4", "--prompt", "512"]
+    assert main(options) == DONE
+    text = capsys.readouterr().out
+    assert "PROJECTED, not measured: 2 x A100" in text
+    assert "int8 (decode exact)" in text
+    assert main([*options, "--json"]) == DONE
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["projection"]["load"]["prompt"] == 512
+    assert report["projection"]["policies"][0]["all_reduce"] == "exact"
+
+
+def test_a_link_of_ones_own(capsys):
+    slow, fast = (
+        [*BASE, "--gpu", "a100", "--link", "pcie4", "--link-gbps", rate, "--link-us", "1", "--json"]
+        for rate in ("1", "100")
+    )
+
+    def ttft(argv):
+        assert main(argv) == DONE
+        projection = json.loads(capsys.readouterr().out.splitlines()[-1])["projection"]
+        assert projection["link"]["source"] == "given on the command line"
+        return projection["policies"][0]["ttft_s"]
+
+    assert ttft(fast) < ttft(slow)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--gpu", "abacus", "--link", "pcie4"], "known: l4"),
+        (["--gpu", "a100"], "needs --link"),
+        (["--gpu", "a100", "--link", "string"], "known: pcie3"),
+        (["--gpu", "a100", "--link", "pcie4", "--batch", "0"], "--batch 0"),
+        (["--gpu", "a100", "--link", "pcie4", "--link-us", "0"], "--link-us 0"),
+        (["--gpu", "a100", "--link", "pcie4", "--calibration", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_refusals(extra, message, capsys):
+    assert main([*BASE, *extra]) == BAD_USAGE
+    assert message in capsys.readouterr().err

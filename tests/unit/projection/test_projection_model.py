@@ -1,0 +1,191 @@
+"""Projected times follow from bytes, operations and links; hand-computed where they can be."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sidewinder.bench.shapes import SHAPES
+from sidewinder.checkpoint.config_readers import parse_model_config
+from sidewinder.collectives.quantised.policy import PhaseCodecs
+from sidewinder.ops.codec.formats import CODECS
+from sidewinder.projection.calibration import Calibration, read_calibration
+from sidewinder.projection.devices import DEVICES, device_of
+from sidewinder.projection.links import LINKS, Link, fitted_link, link_of
+from sidewinder.projection.model import Load, Setting, project, project_memory, step_time
+from sidewinder.projection.report import format_projection, projection_report
+from sidewinder.projection.sums import EXACT, Wire, policies, sum_times
+from sidewinder.projection.work import Step
+
+BF16 = torch.bfloat16
+CONFIG = parse_model_config(SHAPES["mamba-2.8b"])
+IDEAL = Calibration(1, 1, 1, 1, 1, 1, kernel_s=0, host_s=0)
+FREE = Link("free", "free", 1e30, 0)
+INT8 = PhaseCodecs(CODECS["int8"], CODECS["int8"])
+
+
+def setting(tp=2, link="pcie4", gpu="a6000", config=CONFIG, **changes):
+    return Setting(config, tp, BF16, DEVICES[gpu], LINKS.get(link, FREE), **changes)
+
+
+def test_an_ideal_decode_step_takes_its_bytes_over_the_bandwidth():
+    speed = project(setting(1, calibration=IDEAL), Load())
+    weights = 2 * (CONFIG.vocab_size * CONFIG.d_model + 64 * 2560 * 5120 * 3)
+    assert speed.tpot == pytest.approx(weights / 768e9, rel=0.08)
+
+
+def test_an_ideal_prefill_takes_its_operations_over_the_rate():
+    load = Load(batch=1, prompt=8192)
+    speed = project(setting(1, "free", calibration=IDEAL), load)
+    layer = 3 * 2560 * 5120 + 5120 * 192 + 5120 * 160
+    floor = 2 * 8192 * 64 * layer / 154.8e12
+    assert floor < speed.ttft < 1.3 * floor, "scan, convolution and norms move bytes besides"
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+def test_free_links_leave_only_replicated_work(tp):
+    one, many = (project(setting(n, "free", calibration=IDEAL), Load()) for n in (1, tp))
+    assert 0.8 * tp < one.ttft / many.ttft <= tp
+    assert 0.9 * tp < one.tpot / many.tpot <= tp
+
+
+def test_sums_count_the_bytes_of_the_formats():
+    wire = Wire(device_of("a6000"), Link("unit", "unit", 1e9, 0), replace(IDEAL))
+    step = Step(512, 1, 1)
+
+    def out_proj(ranks, policy):
+        times = sum_times(CONFIG, ranks, BF16, step, policy, wire)
+        return next(each for each in times if each.name == "out_proj sum")
+
+    size = 512 * 2560 * 2
+    assert out_proj(2, EXACT).wire_bytes == size
+    assert out_proj(4, EXACT).wire_bytes == 1.5 * size
+    assert out_proj(2, INT8).wire_bytes == 512 * 20 * 130
+    assert out_proj(4, INT8).wire_bytes == 1.5 * 512 * 20 * 130
+    assert out_proj(2, EXACT).seconds == pytest.approx(size / 1e9)
+    assert out_proj(2, INT8).seconds > 512 * 20 * 130 / 1e9, "codecs take time, too"
+
+
+def test_only_deltas_are_quantised():
+    wire = Wire(device_of("a6000"), link_of("pcie4"), Calibration())
+    for name in ("mamba-2.8b", "zamba-7b", "mamba2-2.7b"):
+        config = parse_model_config(SHAPES[name])
+        times = sum_times(config, 4, BF16, Step(64, 1, 1), INT8, wire)
+        quantised = {each.name for each in times if "int8" in each.algorithm}
+        expected = {"out_proj sum"}
+        if name == "zamba-7b":
+            expected |= {"attention.o sum", "mlp.down sum"}
+        assert quantised == expected
+        apart = [each for each in times if each.name == "gated norm's squares"]
+        assert len(apart) == (name == "mamba2-2.7b")
+
+
+def test_codecs_pay_for_large_messages_on_slow_links_only():
+    """The break-even sizes of the design notes: below 1 MB on PCIe 4, above it on NVLink."""
+
+    def gain(link, tokens):
+        wire = Wire(device_of("h100"), link_of(link), Calibration())
+        step = Step(tokens, 1, 1)
+        exact, int8 = (
+            next(
+                each.seconds
+                for each in sum_times(CONFIG, 4, BF16, step, policy, wire)
+                if each.name == "out_proj sum"
+            )
+            for policy in (EXACT, INT8)
+        )
+        return exact / int8
+
+    assert gain("pcie4", 1) < 1 < gain("pcie4", 256)
+    assert gain("nvlink4", 512) < 1 < gain("nvlink4", 8192)
+    assert 1.7 < gain("pcie4", 8192) < 1.97
+
+
+def test_hidden_sums_are_never_slower_and_bounded_by_free_links():
+    load = Load(batch=4)
+    plain, hidden = (project(setting(4, hide_sums=hide), load) for hide in (False, True))
+    free = project(setting(4, "free"), load)
+    assert free.ttft < hidden.ttft < plain.ttft
+    assert free.tpot < hidden.tpot < plain.tpot
+
+
+def test_prefill_goes_in_steps():
+    whole = project(setting(2), Load(prompt=8192, max_step_tokens=8192)).ttft
+    parts = project(setting(2), Load(prompt=8192, max_step_tokens=3000)).ttft
+    assert whole < parts < 1.2 * whole
+
+
+def test_memory_of_the_fullest_rank():
+    load = Load(batch=8, prompt=1000, output=24)
+    zamba = parse_model_config(SHAPES["zamba-7b"])
+    memory = project_memory(setting(2, config=zamba), load)
+    assert memory.kv == pytest.approx(8 * 1024 * 386e3 / 2, rel=0.01)
+    assert memory.headroom == pytest.approx(
+        48 * 2**30
+        - sum((memory.weights, memory.state, memory.kv, memory.activations, memory.reserve))
+    )
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_and_policy_projects(name):
+    config = parse_model_config(SHAPES[name])
+    for tp in (1, 3, 8):
+        report = projection_report(setting(tp, "nvlink4", "h100", config), Load(batch=2))
+        assert json.loads(json.dumps(report)) == report
+        assert len(report["policies"]) == (1 if tp == 1 else len(policies(BF16)))
+        text = format_projection(report)
+        assert "PROJECTED, not measured" in text
+        assert "assumed: gemm" in text
+        for row in report["policies"]:
+            assert 0 < row["tpot_s"] < row["ttft_s"]
+            assert row["speedup"] <= tp
+
+
+def test_a_load_that_does_not_fit_says_so():
+    config = parse_model_config(SHAPES["falcon-mamba-7b"])
+    report = projection_report(setting(1, gpu="l4", config=config), Load(batch=512))
+    assert report["memory"]["headroom"] < 0
+    assert "does not fit" in format_projection(report)
+
+
+def test_the_slowest_rank_counts():
+    config = parse_model_config(SHAPES["zamba-7b"])  # 16 key-value heads on 3 ranks: 6, 5, 5
+    times = step_time(setting(3, config=config), Step(1, 1, 1, 512.0), EXACT)
+    even = step_time(setting(4, config=config), Step(1, 1, 1, 512.0), EXACT)
+    assert times.work["q"] > even.work["q"]
+
+
+def test_a_fitted_link_gives_its_own_times_back():
+    rows = [{"bytes": size, "median_us": 5 + 3 * size / 2e3} for size in (8, 1000, 10**6)]
+    link = fitted_link("x", 4, rows, "here")
+    assert link.exchange_s == pytest.approx(5e-6)
+    assert link.bytes_per_s == pytest.approx(2e9)
+
+
+def test_calibration_file(tmp_path):
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps({"calibration": {"gemm": 0.9, "kernel_s": 1e-6}}))
+    calibration = read_calibration(file)
+    assert (calibration.gemm, calibration.memory) == (0.9, Calibration().memory)
+    assert calibration.values()["gemm"] == {"value": 0.9, "measured": True}
+    text = format_projection(projection_report(setting(2, calibration=calibration), Load()))
+    assert f"measured ({file}): gemm, kernel_s" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not a readable calibration"),
+        ("{}", "not a readable calibration"),
+        ('{"calibration": 3}', "names and numbers"),
+        ('{"calibration": {"gem": 1}}', "known: gemm"),
+        ('{"calibration": {"gemm": 0}}', "gemm=0"),
+        ('{"calibration": {"gemm": "fast"}}', "gemm='fast'"),
+    ],
+)
+def test_broken_calibration_files(tmp_path, content, message):
+    file = tmp_path / "calibration.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_calibration(file)

@@ -1,0 +1,71 @@
+"""The counted work is that of the plan's parameters and of the layers."""
+
+import pytest
+import torch
+
+from sidewinder.bench.shapes import SHAPES
+from sidewinder.checkpoint.config_readers import parse_model_config
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.planning import plan_report
+from sidewinder.projection.work import Counter, Step
+from sidewinder.sharding.dims import LocalDims
+from sidewinder.testing import TINY, tiny_config
+
+BF16, F32 = torch.bfloat16, torch.float32
+MATRICES = ("proj.weight", "attention", "mlp", "linear", "lm_head")
+
+
+def counted(config, tp, step, rank=0, dtype=BF16):
+    dims = LocalDims.of(config, TensorParallel(rank, tp))
+    return Counter(config, dims, step, dtype, F32).all()
+
+
+@pytest.mark.parametrize("tp", [1, 2, 3])
+@pytest.mark.parametrize("family", TINY)
+def test_matrices_are_those_that_a_decode_step_reads(family, tp):
+    config = tiny_config(family, tie_word_embeddings=False)
+    step = Step(1, 1, 1, 4.0)
+    for rank in range(tp):
+        found = sum(w.count * w.weight_elements for w in counted(config, tp, step, rank))
+        planned = 0
+        for each in plan_report(config, tp, BF16)["parameters"]:
+            if any(part in each["name"] for part in MATRICES) and each["name"].endswith("weight"):
+                reads = len(config.attention.layers) if each["name"].startswith("shared.") else 1
+                planned += reads * each["bytes"][rank] // 2
+        assert found == planned
+
+
+@pytest.mark.parametrize("name", ["mamba-2.8b", "mamba2-2.7b", "zamba-7b"])
+def test_a_decode_step_moves_weights_and_twice_the_state(name):
+    config = parse_model_config(SHAPES[name])
+    rank = plan_report(config, 1, BF16)["ranks"][0]
+    batch = 16
+    moved = sum(w.count * w.bytes for w in counted(config, 1, Step(batch, batch, batch)))
+    floor = rank["decode_weight_bytes"] + 2 * batch * rank["state_bytes_per_sequence"]
+    assert floor < moved < 1.06 * floor, "activations of 16 rows are small beside weights and state"
+
+
+def test_prefill_operations_are_two_per_weight_and_token():
+    config = parse_model_config(SHAPES["falcon-mamba-7b"])
+    work = counted(config, 1, Step(4096, 2, 2))
+    products = [w for w in work if w.kind == "gemm" and w.name != "lm_head"]
+    assert sum(w.count * w.flops for w in products) == 2 * 4096 * sum(
+        w.count * w.weight_elements for w in products
+    )
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_two_ranks_share_the_work_of_the_mixers(family):
+    config = tiny_config(family)
+    step = Step(64, 2, 2, 16.0)
+    replicated = {"embedding", "norm", "final norm", "sampling", "residual", "linear"}
+
+    def flops(tp, rank=0):
+        return sum(
+            w.count * w.flops for w in counted(config, tp, step, rank) if w.name not in replicated
+        )
+
+    if family == "mamba2":  # groups' products are counted on every rank that has the group
+        assert flops(2) + flops(2, 1) == pytest.approx(flops(1), rel=0.15)
+    else:
+        assert flops(2) + flops(2, 1) == pytest.approx(flops(1), rel=1e-9)
