@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sidewinder.llm import LLM, Increment, Metrics, RequestOutput, Score
-    from sidewinder.sampling import SamplingParams, TokenLogprobs
+    from sidewinder.sampling import SamplingParams, StructuredOutput, TokenLogprobs
 
 __version__ = "0.1.0"
 
@@ -16,6 +16,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "Score",
+    "StructuredOutput",
     "TokenLogprobs",
     "__version__",
 ]
@@ -25,5 +26,5 @@ def __getattr__(name: str) -> Any:
     """Import the public names when they are first used: worker processes need none of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    in_sampling = name in ("SamplingParams", "TokenLogprobs")
+    in_sampling = name in ("SamplingParams", "StructuredOutput", "TokenLogprobs")
     return getattr(import_module("sidewinder.sampling" if in_sampling else "sidewinder.llm"), name)

@@ -48,6 +48,11 @@ class Tokenizer:
         assert self._inner is not None
 
     @property
+    def inner(self) -> Any:
+        """transformers' own tokenizer, for libraries that want it."""
+        return self._inner
+
+    @property
     def eos_token_id(self) -> int | None:
         """The tokenizer's own end-of-text id."""
         token: int | None = self._inner.eos_token_id

@@ -92,12 +92,13 @@ def resolve_params(
 
     Raises:
         ValueError: if prompt and output together exceed `max_model_len`, `max_tokens=None` has no
-            such limit, or a stop id is not in the vocabulary.
+            such limit, or a stop id or biased token is not in the vocabulary.
     """
-    for token in params.stop_token_ids:
+    ids = {"stop_token_ids": params.stop_token_ids, "logit_bias": dict(params.logit_bias)}
+    for name, token in ((name, token) for name in ids for token in ids[name]):
         if token >= vocab_size:
             raise ValueError(
-                f"stop_token_ids: {token} is outside the vocabulary; use ids below {vocab_size}"
+                f"{name}: {token} is outside the vocabulary; use ids below {vocab_size}"
             )
     max_tokens = params.max_tokens
     if max_tokens is None:

@@ -3,7 +3,7 @@
 import itertools
 import random
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sidewinder.config import EngineConfig, ModelConfig
@@ -11,7 +11,8 @@ from sidewinder.engine.defaults import GenerationDefaults
 from sidewinder.engine.inputs import Prompt, check_length, check_tokens, resolve_params
 from sidewinder.engine.request import Request
 from sidewinder.engine.scheduler import Limits
-from sidewinder.sampling import SamplingParams
+from sidewinder.sampling import Constraint, SamplingParams
+from sidewinder.sampling.grammar import GrammarCompiler
 from sidewinder.tokenizer import Tokenizer
 
 
@@ -67,6 +68,7 @@ class Intake:
             self._vocab_size,
             self._max_model_len,
         )
+        params = self._check_endings(params)
         text = prompt if isinstance(prompt, str) else None
         if text is not None or params.stop:
             self._tokenizer.load()
@@ -76,6 +78,7 @@ class Intake:
             params=params,
             seed=self._seeds.getrandbits(64) if params.seed is None else params.seed,
             eos_token_ids=self._eos_token_ids,
+            constraint=self._constraint(params),
         )
         self._limits.check(request)
         tokenizer = self._tokenizer if self._has_tokenizer else None
@@ -98,6 +101,28 @@ class Intake:
         )
         self._limits.check(request)
         return Call(request)
+
+    def _check_endings(self, params: SamplingParams) -> SamplingParams:
+        if params.structured_output is not None:
+            # Its form decides where it ends: then only an end-of-text id is left to draw.
+            return replace(params, ignore_eos=False)
+        ending = set(params.stop_token_ids)
+        if not params.ignore_eos:
+            ending |= set(self._eos_token_ids)
+        if params.min_tokens and len(ending) >= self._vocab_size:
+            raise ValueError(
+                f"stop_token_ids: with min_tokens={params.min_tokens} the first token has none "
+                "left to be; give fewer stop ids, or no min_tokens"
+            )
+        return params
+
+    def _constraint(self, params: SamplingParams) -> Constraint | None:
+        form = params.structured_output
+        return None if form is None else self._grammars.constraint(form)
+
+    @cached_property
+    def _grammars(self) -> GrammarCompiler:
+        return GrammarCompiler(self._tokenizer, self._vocab_size, self._eos_token_ids)
 
     def _tokens(self, prompt: Prompt) -> tuple[int, ...]:
         if not isinstance(prompt, str):

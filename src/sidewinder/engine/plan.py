@@ -19,6 +19,8 @@ class SequenceStep:
             ones); empty when not wanted. -1 where there is no next token.
         top_logprobs: how many alternatives to report for scored rows.
         return_logits: send back float32 logits of all rows.
+        allowed: tokens that may be drawn, one bit per id, the lowest bit of each byte first; empty
+            allows all.
     """
 
     slot: int
@@ -29,6 +31,7 @@ class SequenceStep:
     score: tuple[int, ...] = ()
     top_logprobs: int = 0
     return_logits: bool = False
+    allowed: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sidewinder.engine.plan import Admission, SequenceStep
-from sidewinder.sampling import SamplingParams
+from sidewinder.sampling import Constraint, SamplingParams
 
 FinishReason = Literal["stop", "length"]
 
@@ -25,6 +25,7 @@ class Request:
         eos_token_ids: ids that end the text, unless `params.ignore_eos`.
         generate: continue the prompt; else only run it, for scores or logits.
         return_logits: send back the logits of all prompt rows.
+        constraint: follows the text and says what may come next.
     """
 
     id: int
@@ -34,6 +35,7 @@ class Request:
     eos_token_ids: tuple[int, ...] = ()
     generate: bool = True
     return_logits: bool = False
+    constraint: Constraint | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         assert self.prompt, "a request without tokens"
@@ -82,18 +84,35 @@ class Sequence:
         n_pages = -(-stop // page_size) if self.pages else 0
         if not self.prefilling:
             return SequenceStep(
-                self.slot, (self.output[-1],), start, self.pages[:n_pages], sample=True
+                slot=self.slot,
+                tokens=(self.output[-1],),
+                start=start,
+                pages=self.pages[:n_pages],
+                sample=True,
+                allowed=self._allowed(),
             )
+        sample = request.generate and stop == len(request.prompt)
         return SequenceStep(
             slot=self.slot,
             tokens=request.prompt[start:stop],
             start=start,
             pages=self.pages[:n_pages],
-            sample=request.generate and stop == len(request.prompt),
+            sample=sample,
             score=self._next_tokens(start, stop),
             top_logprobs=request.params.prompt_logprobs or 0,
             return_logits=request.return_logits,
+            allowed=self._allowed() if sample else b"",
         )
+
+    def take(self, token: int) -> None:
+        """A step drew `token`."""
+        self.output.append(token)
+        if self.request.constraint is not None:
+            self.request.constraint.take(token)
+
+    def _allowed(self) -> bytes:
+        constraint = self.request.constraint
+        return b"" if constraint is None else constraint.allowed()
 
     def _next_tokens(self, start: int, stop: int) -> tuple[int, ...]:
         if self.request.params.prompt_logprobs is None:

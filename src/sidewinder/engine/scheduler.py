@@ -168,7 +168,7 @@ class Scheduler:
     def _advance(self, sequence: Sequence, step: SequenceStep, result: SequenceResult) -> Progress:
         sequence.n_stored += len(step.tokens)
         if result.token is not None:
-            sequence.output.append(result.token)
+            sequence.take(result.token)
         reason = sequence.finish_reason()
         if reason is not None:
             self.finish(sequence.request.id)

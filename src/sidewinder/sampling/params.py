@@ -1,10 +1,16 @@
 """What a caller asks of one generation (`SamplingParams`) and what is reported of one token."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from sidewinder.sampling.structured import StructuredOutput
 
 MAX_TOP_LOGPROBS = 128
 """Most alternatives per token that a request may ask for."""
+
+MAX_BIASES = 1024
+"""Most tokens whose logits a request may shift."""
 
 MIN_TEMPERATURE = 1e-5
 """Temperatures below this count as 0 (greedy)."""
@@ -14,8 +20,8 @@ MIN_TEMPERATURE = 1e-5
 class SamplingParams:
     """How to continue one prompt.
 
-    A token is drawn in this order: `min_tokens` masks the ending ids; repetition, frequency and
-    presence penalties; temperature; top-k; top-p; min-p (each filter on what the one before it
+    A token is drawn in this order: `structured_output` and `min_tokens` mask tokens; `logit_bias`;
+    repetition, frequency and presence penalties; temperature; top-k; top-p; min-p (each filter on what the one before it
     left, as in transformers); then one uniform number picks from the cumulative distribution.
 
     Attributes:
@@ -26,9 +32,11 @@ class SamplingParams:
         top_p: keep the fewest most likely tokens whose probabilities reach top_p.
         min_p: keep tokens at least min_p times as likely as the most likely.
         repetition_penalty: divides positive logits and multiplies negative ones of every token in
-            prompt or output (Keskar et al. 2019); 1 is off.
+            prompt or output (Keskar et al. 2019); from 0.01 to 100, 1 is off.
         presence_penalty: subtracted from logits of tokens in the output; 0 is off.
         frequency_penalty: subtracted once for each time a token is in the output; 0 is off.
+        logit_bias: {token id: added to its logit, from -100 to 100}; kept as a tuple of pairs.
+        structured_output: the form that the text must have.
         seed: of this request's own random stream; None takes one from the engine's stream.
         stop: strings that end the text (a single string counts as one).
         stop_token_ids: ids that end the text.
@@ -52,6 +60,8 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    structured_output: StructuredOutput | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -65,9 +75,12 @@ class SamplingParams:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         object.__setattr__(self, "stop", _tuple("stop", stop))
         object.__setattr__(self, "stop_token_ids", _tuple("stop_token_ids", self.stop_token_ids))
+        object.__setattr__(self, "logit_bias", _pairs(self.logit_bias))
         self._check_lengths()
         self._check_distribution()
+        self._check_biases()
         self._check_endings()
+        self._check_form()
 
     @property
     def greedy(self) -> bool:
@@ -104,11 +117,35 @@ class SamplingParams:
             _check_integer("top_k", self.top_k, 1)
         _check_number("top_p", self.top_p, 0, 1, open_low=True)
         _check_number("min_p", self.min_p, 0, 1)
-        _check_number("repetition_penalty", self.repetition_penalty, 0, open_low=True)
+        # Beyond these a penalty overflows float32, or makes all logits equal.
+        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100)
         _check_number("presence_penalty", self.presence_penalty, -2, 2)
         _check_number("frequency_penalty", self.frequency_penalty, -2, 2)
         if self.seed is not None:
             _check_integer("seed", self.seed, -(2**63), 2**64 - 1)
+
+    def _check_biases(self) -> None:
+        if len(self.logit_bias) > MAX_BIASES:
+            raise ValueError(
+                f"logit_bias names {len(self.logit_bias)} tokens; use at most {MAX_BIASES}"
+            )
+        for token, bias in self.logit_bias:
+            _check_integer("logit_bias", token, 0)
+            _check_number(f"logit_bias[{token}]", bias, -100, 100)
+
+    def _check_form(self) -> None:
+        form = self.structured_output
+        if form is None:
+            return
+        if not isinstance(form, StructuredOutput):
+            raise ValueError(
+                f"structured_output={form!r} is not a StructuredOutput; use StructuredOutput(...)"
+            )
+        if self.min_tokens:
+            raise ValueError(
+                f"min_tokens={self.min_tokens} with a structured output: its form decides where "
+                "it may end; leave min_tokens out"
+            )
 
     def _check_endings(self) -> None:
         for text in self.stop:
@@ -142,6 +179,15 @@ def _tuple(name: str, values: object) -> tuple[object, ...]:
     if not isinstance(values, tuple | list | set | frozenset):
         raise ValueError(f"{name}={values!r} is not a list; give a list of values")
     return tuple(values)
+
+
+def _pairs(biases: object) -> tuple[tuple[int, float], ...]:
+    pairs = biases.items() if isinstance(biases, Mapping) else biases
+    if not isinstance(biases, Mapping | list | tuple) or not all(
+        isinstance(pair, tuple) and len(pair) == 2 for pair in pairs
+    ):
+        raise ValueError(f"logit_bias={biases!r} is not {{token id: number}}")
+    return tuple(pairs)
 
 
 def _limits(low: float | None, high: float | None, open_low: bool = False) -> str:

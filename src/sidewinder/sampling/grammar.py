@@ -1,0 +1,149 @@
+"""From a `StructuredOutput` to the tokens that may come next, by llguidance.
+
+The caller's process alone follows the grammar. What is allowed travels to the ranks in each step's
+plan, one bit per token of the vocabulary, so that all of them draw from the same tokens.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from sidewinder.sampling.structured import StructuredOutput
+from sidewinder.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+MAX_CACHED = 64
+"""Compiled grammars that are kept for the next request with the same one."""
+
+JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,20}"}
+"""A bound on blanks: a weak model must not fill its whole text with them."""
+
+MAX_LEXER_STATES = 20_000
+"""Of one grammar; a state takes 1 to 2 kB."""
+
+
+class GrammarConstraint:
+    """Follows one text through a grammar; when it can only end, only ending ids are allowed.
+
+    Args:
+        matcher: llguidance's, at the beginning.
+        vocab_size: ids of the model.
+        ending: bits of the ids that end a text.
+    """
+
+    def __init__(self, matcher: Any, vocab_size: int, ending: bytes) -> None:
+        self._matcher = matcher
+        self._n_bytes = -(-vocab_size // 8)
+        self._ending = ending
+
+    def allowed(self) -> bytes:
+        bits: bytes = self._matcher.compute_bitmask()[: self._n_bytes]
+        if self._matcher.is_error() or not any(bits):
+            reason = self._matcher.get_error().partition("\n")[0] or "no token fits"
+            logger.warning("a structured text ends early: %s", reason)
+            return self._ending
+        return bits
+
+    def take(self, token: int) -> None:
+        self._matcher.consume_token(token)
+
+
+class GrammarCompiler:
+    """Compiles structured outputs for one tokenizer; keeps the last `MAX_CACHED`.
+
+    Args:
+        tokenizer: whose tokens the texts consist of.
+        vocab_size: ids of the model, which may have more than the tokenizer.
+        eos_token_ids: ids that end a text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos = list(eos_token_ids)
+        self._compiled = lru_cache(MAX_CACHED)(self._compile)
+
+    def constraint(self, spec: StructuredOutput) -> GrammarConstraint:
+        """A text in the form of `spec`, at its beginning.
+
+        Raises:
+            ValueError: if it does not compile, the model has no end-of-text id, or its tokenizer
+                is not one of the tokenizers library.
+        """
+        matcher = self._compiled(spec).deep_copy()
+        return GrammarConstraint(matcher, self._vocab_size, self._ending)
+
+    def _compile(self, spec: StructuredOutput) -> Any:
+        import llguidance
+
+        limits = llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+        matcher = llguidance.LLMatcher(self._vocabulary, _grammar(spec), log_level=0, limits=limits)
+        # What is wrong with some grammars shows only when they are first used.
+        bits = b"" if matcher.is_error() else matcher.compute_bitmask()
+        if matcher.is_error():
+            raise ValueError(f"structured output: {_first_line(matcher.get_error())}")
+        if not any(bits[: -(-self._vocab_size // 8)]):
+            raise ValueError("structured output: no text has this form; loosen it")
+        return matcher
+
+    @cached_property
+    def _ending(self) -> bytes:
+        mask = np.zeros(self._vocab_size, dtype=bool)
+        mask[self._eos] = True
+        return np.packbits(mask, bitorder="little").tobytes()
+
+    @cached_property
+    def _vocabulary(self) -> Any:
+        from llguidance.hf import from_tokenizer
+
+        if not self._eos:
+            raise ValueError(
+                "structured output needs an end-of-text id, and this model has none; set "
+                "eos_token_id in generation_config.json"
+            )
+        inner = self._tokenizer.inner
+        if not inner.is_fast:
+            raise ValueError(
+                f"structured output needs a tokenizer.json, and {self._tokenizer.source!r} has none"
+            )
+        n_vocab = max(self._vocab_size, len(inner))
+        return from_tokenizer(inner, n_vocab=n_vocab, eos_token=self._eos)
+
+
+def _grammar(spec: StructuredOutput) -> str:
+    """`spec` as llguidance reads it."""
+    from llguidance import LLMatcher
+
+    if spec.json_object or spec.json is not None:
+        schema = spec.json or '{"type": "object"}'
+        return str(LLMatcher.grammar_from_json_schema(schema, defaults=JSON_OPTIONS))
+    if spec.choice:
+        texts = " | ".join(json.dumps(text) for text in spec.choice)
+        return str(LLMatcher.grammar_from_lark(f"start: {texts}"))
+    if spec.regex is not None:
+        return str(LLMatcher.grammar_from_regex(spec.regex))
+    assert spec.grammar is not None
+    return str(LLMatcher.grammar_from_lark(_lark(spec.grammar)))
+
+
+def _lark(grammar: str) -> str:
+    """A grammar in Lark's syntax; `::=` tells that it is GBNF."""
+    from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
+
+    if "::=" not in grammar or is_lark_syntax(grammar):
+        return grammar
+    try:
+        return str(gbnf_to_lark(grammar))
+    # The converter raises plain exceptions.
+    except Exception as error:
+        raise ValueError(f"structured output: {_first_line(str(error))}") from error
+
+
+def _first_line(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return "; ".join(lines[:3])[:500]
