@@ -1,24 +1,18 @@
 """Sampling against plain definitions and transformers' own processors."""
 
+import json
 import math
 import re
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sidewinder.engine.plan import Admission
-from sidewinder.sampling import SamplingParams, filters
-from sidewinder.sampling.sampler import (
-    Sampler,
-    check_finite,
-    draw,
-    token_logprobs,
-    uniform_bits,
-)
+from sidewinder.sampling import SamplingParams, StructuredOutput, filters, reference
+from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
 
 VOCAB = 37
 
@@ -57,6 +51,16 @@ def sampler_with(*params, prompt=(), eos=(), seed=11):
         ({"min_p": -0.5}, "min_p=-0.5"),
         ({"min_p": 2}, "min_p=2"),
         ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty=1e-300"),
+        ({"repetition_penalty": 1e6}, "repetition_penalty=1000000.0"),
+        ({"logit_bias": {-1: 0.0}}, "logit_bias=-1"),
+        ({"logit_bias": {"5": 0.0}}, "logit_bias='5'"),
+        ({"logit_bias": {5: 101}}, r"logit_bias\[5\]=101"),
+        ({"logit_bias": {5: math.nan}}, "not a finite number"),
+        ({"logit_bias": [5]}, "token id: number"),
+        ({"logit_bias": dict.fromkeys(range(2000), 1)}, "at most 1024"),
+        ({"structured_output": {"regex": "a"}}, "StructuredOutput"),
+        ({"structured_output": StructuredOutput(regex="a"), "min_tokens": 1}, "min_tokens=1"),
         ({"presence_penalty": 2.5}, "presence_penalty=2.5"),
         ({"frequency_penalty": -2.5}, "frequency_penalty=-2.5"),
         ({"seed": 1.5}, "seed=1.5"),
@@ -87,39 +91,7 @@ def test_every_option_is_documented():
     assert {field.name for field in fields(SamplingParams)} <= documented
 
 
-# --- filters -----------------------------------------------------------------------------------
-
-
-def oracle(processor, logits, ids=None):
-    ids = torch.zeros(1, 0, dtype=torch.long) if ids is None else ids
-    return processor(ids, logits.clone())
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("k", [1, 2, 7, VOCAB, VOCAB + 5])
-def test_top_k_equals_transformers(seed, k):
-    from transformers import TopKLogitsWarper
-
-    logits = random_logits(seed)
-    assert torch.equal(filters.top_k(logits[0], k), oracle(TopKLogitsWarper(k), logits)[0])
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("p", [0.001, 0.3, 0.9, 0.999, 1.0])
-def test_top_p_equals_transformers(seed, p):
-    from transformers import TopPLogitsWarper
-
-    logits = random_logits(seed)
-    assert torch.equal(filters.top_p(logits[0], p), oracle(TopPLogitsWarper(p), logits)[0])
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("p", [0.0, 0.01, 0.2, 1.0])
-def test_min_p_equals_transformers(seed, p):
-    from transformers import MinPLogitsWarper
-
-    logits = random_logits(seed)
-    assert torch.equal(filters.min_p(logits[0], p), oracle(MinPLogitsWarper(p), logits)[0])
+# --- penalties ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.3])
@@ -127,10 +99,10 @@ def test_repetition_penalty_equals_transformers(penalty):
     from transformers import RepetitionPenaltyLogitsProcessor
 
     logits, seen = random_logits(0), torch.tensor([[3, 5, 3, 36]])
-    mask = torch.zeros(VOCAB, dtype=torch.bool)
-    mask[seen[0]] = True
-    expected = oracle(RepetitionPenaltyLogitsProcessor(penalty), logits, seen)[0]
-    assert torch.equal(filters.repetition_penalty(logits[0], mask, penalty), expected)
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(seen, logits.clone())[0]
+    result = logits[0].clone()
+    result[[3, 5, 36]] = filters.repetition_penalty(result[[3, 5, 36]], penalty)
+    assert torch.equal(result, expected)
 
 
 def test_output_penalties_by_definition():
@@ -143,66 +115,6 @@ def test_output_penalties_by_definition():
     ]
     result = filters.output_penalties(logits, counts, presence=0.5, frequency=0.25)
     torch.testing.assert_close(result, torch.tensor(expected))
-
-
-def test_top_p_takes_the_lower_id_among_equals():
-    kept = torch.isfinite(filters.top_p(torch.zeros(8), 0.5))
-    assert kept.tolist() == [True] * 4 + [False] * 4
-
-
-@pytest.mark.parametrize("p", [0.2, 0.9])
-def test_top_p_of_a_flat_distribution(p):
-    logits = torch.randn(5000, generator=torch.Generator().manual_seed(0)) * 0.01
-    probabilities = torch.softmax(logits, 0).double()
-    values, order = probabilities.sort(descending=True, stable=True)
-    n_kept = int((values.cumsum(0) < p).sum()) + 1
-    kept = torch.nonzero(torch.isfinite(filters.top_p(logits, p)))[:, 0]
-    assert set(kept.tolist()) == set(order[:n_kept].tolist())
-
-
-# --- drawing -----------------------------------------------------------------------------------
-
-
-def test_uniform_bits_are_splitmix64():
-    """The reference sequence of the published generator, seeded with 1234567."""
-    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    mask = 2**64 - 1
-
-    def next_of(state):
-        z = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & mask
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
-        return z ^ (z >> 31)
-
-    gamma = 0x9E3779B97F4A7C15
-    assert [next_of((1234567 + gamma * n) & mask) for n in (1, 2, 3)] == expected
-    mixed = next_of(99)
-    assert uniform_bits(99, 4) == next_of((mixed + 5 * gamma) & mask)
-
-
-@given(st.integers(0, 2**64 - 1), st.integers(0, 10_000))
-def test_draw_inverts_the_cumulative_distribution(bits, seed):
-    logits = random_logits(seed)
-    token = draw(logits, [bits])[0]
-    cumulative = torch.softmax(logits[0], 0).double().cumsum(0)
-    place = bits / 2**64 * float(cumulative[-1])
-    below = float(cumulative[token - 1]) if token else 0.0
-    assert below - 1e-9 <= place <= float(cumulative[token]) + 1e-9
-
-
-@pytest.mark.parametrize("bits", [0, 2**63, 2**64 - 1], ids=["least", "middle", "greatest"])
-def test_draw_never_takes_what_was_filtered_out(bits):
-    logits = torch.full((1, VOCAB), -math.inf)
-    logits[0, [5, 20]] = torch.tensor([0.0, 1.0])
-    assert draw(logits, [bits])[0] in (5, 20)
-
-
-def test_frequencies_follow_the_distribution():
-    n, logits = 20_000, torch.tensor([[0.0, 1.0, 2.0, -1.0]])
-    tokens = draw(logits.expand(n, 4), [uniform_bits(7, i) for i in range(n)])
-    expected = torch.softmax(logits[0], 0)
-    found = torch.bincount(torch.tensor(tokens), minlength=4) / n
-    # Five standard deviations of a binomial proportion.
-    assert torch.all((found - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt())
 
 
 # --- the sampler -------------------------------------------------------------------------------
@@ -242,14 +154,12 @@ def test_draws_do_not_depend_on_the_batch():
 def test_filters_apply_one_after_the_other():
     params = SamplingParams(temperature=0.8, top_k=10, top_p=0.7, min_p=0.05)
     logits = random_logits(5)
-    row = filters.top_k(logits[0] / 0.8, 10)
-    allowed = torch.isfinite(filters.min_p(filters.top_p(row, 0.7), 0.05))
     drawn = {sampler_with(params, seed=s).sample(logits, [0])[0] for s in range(300)}
-    assert drawn == set(torch.nonzero(allowed)[:, 0].tolist())
+    assert drawn == set(reference.kept_weights(logits[0], params))
 
 
 def test_penalties_know_prompt_and_output():
-    params = SamplingParams(temperature=0, repetition_penalty=1e6)
+    params = SamplingParams(temperature=0, repetition_penalty=100)
     sampler = sampler_with(params, prompt=[1])
     logits = torch.zeros(1, VOCAB)
     logits[0, :4] = torch.tensor([1.0, 4.0, 3.0, 2.0])
@@ -274,7 +184,7 @@ def test_endings_are_masked_until_min_tokens():
 
 
 def test_a_slot_forgets_its_last_sequence():
-    params = SamplingParams(temperature=0, repetition_penalty=1e6)
+    params = SamplingParams(temperature=0, repetition_penalty=100)
     sampler = sampler_with(params)
     logits = random_logits(8).abs()
     first = sampler.sample(logits, [0])
@@ -303,10 +213,10 @@ def test_logits_that_are_not_finite_raise(value, temperature):
         sampler_with(params, params).sample(logits, [0, 1])
 
 
-def test_check_finite_allows_filtered_tokens():
-    logits = random_logits(1)
-    logits[0, :5] = -math.inf
-    assert int(check_finite(logits)[0]) == int(logits.argmax())
+def test_check_finite_names_the_first_row():
+    check_finite(torch.tensor([1.0, -5.0]))
+    with pytest.raises(RuntimeError, match="row 1 of 3"):
+        check_finite(torch.tensor([1.0, -math.inf, math.nan]))
 
 
 # --- logprobs ----------------------------------------------------------------------------------
@@ -347,3 +257,65 @@ def test_logprobs_are_of_the_model_not_of_the_sampler():
     (token,) = sampler.sample(logits, [0])
     (report,) = sampler.logprobs(logits, [0], [token])
     assert report.logprob == pytest.approx(float(torch.log_softmax(logits[0], 0)[token]), abs=1e-5)
+
+
+# --- biases and masks --------------------------------------------------------------------------
+
+
+def bits_of(*tokens):
+    mask = np.zeros(VOCAB, dtype=bool)
+    mask[list(tokens)] = True
+    return np.packbits(mask, bitorder="little").tobytes()
+
+
+def test_logit_bias_is_added():
+    logits = random_logits(10)
+    best = int(logits.argmax())
+    sampler = sampler_with(SamplingParams(temperature=0, logit_bias={best: -100, 7: 100.0}))
+    assert sampler.sample(logits, [0]) == [7]
+    other = logits.clone()
+    other[0, best] = -torch.inf
+    sampler = sampler_with(SamplingParams(temperature=0, logit_bias={best: -100}))
+    assert sampler.sample(logits, [0]) == [int(other.argmax())]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_only_allowed_tokens_are_drawn(temperature):
+    params = SamplingParams(temperature=temperature, repetition_penalty=3, logit_bias={1: 100})
+    allowed = [bits_of(2, 9, 36), b"", bits_of(30)]
+    for seed in range(30):
+        sampler = sampler_with(params, params, params, seed=seed)
+        logits = random_logits(seed, rows=3)
+        first, free, last = sampler.sample(logits, [0, 1, 2], allowed)
+        assert first in (2, 9, 36)
+        assert last == 30
+        alone = sampler_with(params, params, params, seed=seed)
+        assert alone.sample(logits[1:2], [1]) == [free]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "none given"),
+        ({"regex": "a", "choice": ["b"]}, "regex, choice given"),
+        ({"json": 3}, "not a JSON schema"),
+        ({"json": "{"}, "not a JSON schema"),
+        ({"json": {"a": {1, 2}}}, "not a JSON schema"),
+        ({"json_object": 1}, "json_object=1"),
+        ({"regex": ""}, "regex=''"),
+        ({"regex": 5}, "regex=5"),
+        ({"choice": "ab"}, "choice='ab'"),
+        ({"choice": ["a", ""]}, "choice"),
+        ({"grammar": "x" * (1 << 21)}, "characters"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_structured_outputs_reject(values, message):
+    with pytest.raises(ValueError, match=message):
+        StructuredOutput(**values)
+
+
+def test_equal_schemas_are_equal():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    assert StructuredOutput(json=schema) == StructuredOutput(json=json.dumps(schema))
+    assert len({StructuredOutput(json=schema), StructuredOutput(json=json.dumps(schema))}) == 1

@@ -1,28 +1,27 @@
 """One rank's share of the work: weights, state, and the steps that run on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from sidewinder.checkpoint.random import random_shard
-from sidewinder.checkpoint.reader import load_shard
 from sidewinder.collectives.base import Collectives
 from sidewinder.collectives.quantised.all_reduce import quantised
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.counted import CallCounter, CountedCollectives
+from sidewinder.engine.loading import load_weights
 from sidewinder.engine.memory import PoolSize, fit_pool, gather_integer, least_free_bytes
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
 from sidewinder.engine.request import NO_NEXT_TOKEN
-from sidewinder.layers.weights import Weight
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.devices import DTYPES
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.quantise import quantise_weights
 from sidewinder.sampling.params import TokenLogprobs
 from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
+from sidewinder.sampling.vocab_shard import VocabShard
+from sidewinder.sensitivity import policy_for
 from sidewinder.state.batch import PackedBatch, pack
 from sidewinder.state.pool import StatePool, StateSnapshot
 from sidewinder.state.spec import StateSpec
@@ -70,9 +69,9 @@ def build_runner(
         ValueError: if the checkpoint, `tp` or the policy of sums does not fit, or memory is too
             small.
     """
-    collectives = quantised(collectives, engine.all_reduce, model)
+    collectives = quantised(collectives, policy_for(engine, model), model)
     device, dtype = _torch_device(engine.device), DTYPES[engine.dtype]
-    weights = _load(engine, model, tp, dtype, device)
+    weights = load_weights(engine, model, tp, dtype, device)
     weight_bytes = sum(tensor.nbytes for tensor in weights.values())
     counter = CallCounter()
     built = build_model(model, tp, weights, CountedCollectives(collectives, counter))
@@ -113,23 +112,6 @@ def _torch_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _load(
-    engine: EngineConfig,
-    model: ModelConfig,
-    tp: TensorParallel,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Mapping[str, Weight]:
-    if engine.load_format == "random":
-        weights = random_shard(model, tp, dtype, device)
-    else:
-        progress = engine.progress and tp.rank == 0
-        weights = load_shard(engine.model, model, tp, dtype, device, progress=progress)
-    if engine.weight_dtype == "int8":
-        return quantise_weights(weights, model.tie_embeddings)
-    return weights
-
-
 class Runner:
     """Runs steps on one rank; all ranks get the same plans and draw the same tokens.
 
@@ -155,7 +137,8 @@ class Runner:
         self._counter = counter
         self._answers = answers
         self._device = pool.conv.device
-        self._sampler = Sampler(model.config.vocab_size, self._device)
+        shard = VocabShard(model.dims.vocab_sizes, model.collectives)
+        self._sampler = Sampler(model.config.vocab_size, self._device, shard)
         self._snapshots: dict[str, StateSnapshot] = {}
         self._block_rows = max(1, LOGITS_PER_BLOCK // model.config.vocab_size)
 
@@ -227,11 +210,11 @@ class Runner:
         if not drawing:
             return
         slots = [plan.sequences[index].slot for index in drawing]
-        logits = self.model.logits(hidden[[batch.seqs.bounds[index + 1] - 1 for index in drawing]])
-        tokens = self._sampler.sample(logits, slots)
-        logprobs: list[TokenLogprobs | None] = [None] * len(drawing)
-        if self._answers:
-            logprobs = self._sampler.logprobs(logits, slots, tokens)
+        rows = hidden[[batch.seqs.bounds[index + 1] - 1 for index in drawing]]
+        logits = self.model.local_logits(rows)
+        allowed = [plan.sequences[index].allowed for index in drawing]
+        tokens = self._sampler.sample(logits, slots, allowed)
+        logprobs = self._sampler.logprobs(logits, slots, tokens, report=self._answers)
         for index, token, report in zip(drawing, tokens, logprobs, strict=True):
             results[index].token, results[index].logprobs = token, report
 
@@ -240,7 +223,7 @@ class Runner:
         blocks = []
         for start in range(0, len(hidden), self._block_rows):
             logits = self.model.logits(hidden[start : start + self._block_rows])
-            check_finite(logits)
+            check_finite(logits.amax(-1))
             if not self._answers:
                 continue
             if part.score:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -54,5 +53,8 @@ class VocabParallelLogits:
         self.collectives = collectives
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        local = linear(hidden, self.weight)
-        return self.collectives.all_gather(local, self.vocab_sizes).to(torch.float32)
+        return self.collectives.all_gather(self.local(hidden), self.vocab_sizes).float()
+
+    def local(self, hidden: Tensor) -> Tensor:
+        """Logits of this rank's rows only, `[rows, vocab_local]` in the activations' dtype."""
+        return linear(hidden, self.weight)

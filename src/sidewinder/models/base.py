@@ -70,6 +70,11 @@ class Model(ABC):
         """Float32 logits `[rows, vocab_size]` of rows of `forward`'s result, on every rank."""
         return self.logits_of(hidden)
 
+    @torch.inference_mode()
+    def local_logits(self, hidden: Tensor) -> Tensor:
+        """Logits `[rows, vocab_local]` of this rank's ids, in the activations' dtype."""
+        return self.logits_of.local(hidden)
+
 
 class MixerStack(Model):
     """A model of plain layers: `residual += mixer(norm(residual))`. Families say which mixer."""
