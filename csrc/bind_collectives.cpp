@@ -1,4 +1,4 @@
-// Shared-memory collectives as a Python class. Tensors come as addresses and sizes of contiguous
+// Collectives as Python classes: over shared memory, and over TCP. Tensors come as addresses and sizes of contiguous
 // memory that the caller keeps alive; the GIL is released while ranks wait for each other.
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/vector.h>
@@ -6,7 +6,9 @@
 #include <stdexcept>
 
 #include "bindings.h"
+#include "kernels.h"
 #include "shm_group.h"
+#include "tcp_group.h"
 
 namespace sidewinder {
 namespace {
@@ -27,10 +29,47 @@ void make_group(ShmGroup* place, const std::shared_ptr<Segment>& segment, int ar
     new (place) ShmGroup(segment, area, members, index, Patience{spins, yields, timeout_s});
 }
 
+// The sum of several tensors in rank order; the output may be one of them.
+void rank_sum(const std::vector<uintptr_t>& parts, uintptr_t out, int64_t count, int type) {
+    if (parts.empty() || parts.size() > static_cast<size_t>(kMostRanks)) {
+        throw std::invalid_argument("too few or too many parts of a sum");
+    }
+    const void* places[kMostRanks];
+    for (size_t r = 0; r < parts.size(); ++r) places[r] = pointer(parts[r]);
+    kernels().rank_sum({places, static_cast<int>(parts.size()), pointer(out), count,
+                        static_cast<int>(sum_type(type))});
+}
+
+// Addresses and bytes of one message for every rank.
+std::vector<Message> messages(const std::vector<uintptr_t>& data, const std::vector<int64_t>& bytes) {
+    if (data.size() != bytes.size()) throw std::invalid_argument("every message has a length");
+    std::vector<Message> all;
+    for (size_t r = 0; r < data.size(); ++r) all.push_back({pointer(data[r]), bytes[r]});
+    return all;
+}
+
+void bind_tcp(nb::module_& m) {
+    nb::class_<TcpGroup>(m, "TcpGroup")
+        .def(nb::init<std::vector<int>, int, double, int>(), nb::arg("sockets"), nb::arg("index"),
+             nb::arg("timeout_s"), nb::arg("spin_us"))
+        .def("post", [](TcpGroup& group, const std::vector<uintptr_t>& out,
+                        const std::vector<int64_t>& out_bytes, const std::vector<uintptr_t>& in,
+                        const std::vector<int64_t>& in_bytes) {
+            return group.post(messages(out, out_bytes), messages(in, in_bytes));
+        }, Release(), nb::arg("out"), nb::arg("out_bytes"), nb::arg("in_"), nb::arg("in_bytes"))
+        .def("wait", &TcpGroup::wait, Release(), nb::arg("ticket"))
+        .def("close", &TcpGroup::close, Release())
+        .def_prop_ro("bytes_sent", &TcpGroup::bytes_sent);
+}
+
 }  // namespace
 
 void bind_collectives(nb::module_& m) {
     m.attr("SHM_AREAS") = kAreas;
+    m.attr("SHM_SLOT_BYTES") = kSlotBytes;
+    m.def("rank_sum", &rank_sum, Release(), nb::arg("parts"), nb::arg("out"), nb::arg("count"),
+          nb::arg("type"));
+    bind_tcp(m);
     m.def("shm_bytes", &Segment::bytes, nb::arg("ranks"));
     nb::class_<Segment>(m, "ShmSegment")
         .def(nb::init<int, int>(), nb::arg("fd"), nb::arg("ranks"));
@@ -46,6 +85,19 @@ void bind_collectives(nb::module_& m) {
                               const std::vector<int64_t>& row_bytes) {
             group.all_gather(pointer(x), pointer(out), rows, row_bytes);
         }, Release(), nb::arg("x"), nb::arg("out"), nb::arg("rows"), nb::arg("row_bytes"))
+        .def("all_to_all", [](ShmGroup& group, uintptr_t x, uintptr_t out, int64_t row_bytes) {
+            group.all_to_all(pointer(x), pointer(out), row_bytes);
+        }, Release(), nb::arg("x"), nb::arg("out"), nb::arg("row_bytes"))
+        .def("post", [](ShmGroup& group, uintptr_t x, int64_t bytes) {
+            return group.post(pointer(x), bytes);
+        }, Release(), nb::arg("x"), nb::arg("bytes"))
+        .def("collect_sum", [](ShmGroup& group, int slot, uintptr_t x, int64_t count, int type) {
+            group.collect_sum(slot, pointer(x), count, sum_type(type));
+        }, Release(), nb::arg("slot"), nb::arg("x"), nb::arg("count"), nb::arg("type"))
+        .def("collect", [](ShmGroup& group, int slot, uintptr_t out, int64_t offset,
+                           int64_t bytes) {
+            group.collect(slot, pointer(out), offset, bytes);
+        }, Release(), nb::arg("slot"), nb::arg("out"), nb::arg("offset"), nb::arg("bytes"))
         .def("broadcast", [](ShmGroup& group, uintptr_t x, int64_t bytes, int root) {
             group.broadcast(pointer(x), bytes, root);
         }, Release(), nb::arg("x"), nb::arg("bytes"), nb::arg("root"))

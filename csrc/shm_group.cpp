@@ -50,7 +50,7 @@ void pause() {
 // size on.
 constexpr int64_t kStreamBytes = 2048;
 
-void post(char* slot, const char* from, int64_t bytes) {
+void post_bytes(char* slot, const char* from, int64_t bytes) {
     int64_t done = 0;
 #if defined(__x86_64__)
     if (bytes >= kStreamBytes && reinterpret_cast<uintptr_t>(slot) % 16 == 0) {
@@ -100,7 +100,7 @@ int64_t Segment::area_bytes() const { return bytes(ranks_) / kAreas; }
 
 int64_t Segment::bytes(int ranks) {
     const int64_t boxes = ranks * static_cast<int64_t>(sizeof(Mailbox));
-    return kAreas * ((boxes + kPage - 1) / kPage * kPage + ranks * 2 * kSlotBytes);
+    return kAreas * ((boxes + kPage - 1) / kPage * kPage + ranks * kSlots * kSlotBytes);
 }
 
 Mailbox& Segment::mailbox(int area, int rank) const {
@@ -109,7 +109,7 @@ Mailbox& Segment::mailbox(int area, int rank) const {
 
 char* Segment::slot(int area, int rank, int which) const {
     // Slots end the area, so they begin on a page.
-    return base_ + (area + 1) * area_bytes() - (rank * 2 + which + 1) * kSlotBytes;
+    return base_ + (area + 1) * area_bytes() - (rank * kSlots + which + 1) * kSlotBytes;
 }
 
 ShmGroup::ShmGroup(std::shared_ptr<Segment> segment, int area, std::vector<int> members, int index,
@@ -184,10 +184,17 @@ void ShmGroup::fail(int r, const std::string& what) {
     throw std::runtime_error("rank " + std::to_string(members_[r]) + " " + what);
 }
 
+// Until everybody has read what the slot held.
+void ShmGroup::wait_until_free(int which) {
+    // Ranks are a few epochs apart at most, and an epoch of long ago would look like a future one.
+    constexpr uint32_t far = 1u << 16;
+    if (epoch_ - free_at_[which] < far) wait_all(free_at_[which]);
+}
+
 char* ShmGroup::open_slot() {
     if (broken_) throw std::runtime_error("the group is over since a rank failed");
-    which_ ^= 1;
-    wait_all(free_at_[which_]);
+    which_ = (which_ + 1) % kPlainSlots;
+    wait_until_free(which_);
     return slot(index_);
 }
 
@@ -211,7 +218,7 @@ void ShmGroup::all_reduce(char* x, int64_t count, SumType type, int64_t two_shot
 }
 
 void ShmGroup::reduce_one_shot(char* x, int64_t count, SumType type) {
-    post(open_slot(), x, count * item_bytes(type));
+    post_bytes(open_slot(), x, count * item_bytes(type));
     publish();
     wait_all(epoch_);
     const void* parts[kMostRanks];
@@ -230,7 +237,7 @@ void ShmGroup::reduce_two_shot(char* x, int64_t count, SumType type) {
 
     char* mine = open_slot();
     for (int r = 0; r < size(); ++r) {
-        if (r != index_) post(mine + begin(r), x + begin(r), bytes(r));
+        if (r != index_) post_bytes(mine + begin(r), x + begin(r), bytes(r));
     }
     publish();
     wait_all(epoch_);
@@ -238,7 +245,7 @@ void ShmGroup::reduce_two_shot(char* x, int64_t count, SumType type) {
     for (int r = 0; r < size(); ++r) parts[r] = (r == index_ ? x : slot(r)) + begin(index_);
     kernels().rank_sum({parts, size(), x + begin(index_), bytes(index_) / item,
                         static_cast<int>(type)});
-    post(mine + begin(index_), x + begin(index_), bytes(index_));
+    post_bytes(mine + begin(index_), x + begin(index_), bytes(index_));
     publish();
     for (int r = 0; r < size(); ++r) {
         if (r == index_) continue;
@@ -283,7 +290,7 @@ void ShmGroup::gather_block(const char* x, char* out, int64_t rows,
     for (int64_t bytes : row_bytes) out_row += bytes;
 
     if (part(index_) == row_bytes[index_]) {
-        post(open_slot(), x + column, rows * part(index_));
+        post_bytes(open_slot(), x + column, rows * part(index_));
     } else {
         copy_rows(open_slot(), part(index_), x + column, row_bytes[index_], rows, part(index_));
     }
@@ -296,11 +303,75 @@ void ShmGroup::gather_block(const char* x, char* out, int64_t rows,
     close_slot();
 }
 
+void ShmGroup::all_to_all(const char* x, char* out, int64_t row_bytes) {
+    const int64_t piece = kSlotBytes / size();
+    for (int64_t column = 0; column < row_bytes; column += piece) {
+        const int64_t n = std::min(piece, row_bytes - column);
+        char* mine = open_slot();
+        for (int r = 0; r < size(); ++r) post_bytes(mine + r * n, x + r * row_bytes + column, n);
+        publish();
+        for (int r = 0; r < size(); ++r) {
+            if (r != index_) wait(r, epoch_);
+            std::memcpy(out + r * row_bytes + column, slot(r) + index_ * n, n);
+        }
+        close_slot();
+    }
+}
+
+int ShmGroup::post(const char* x, int64_t bytes) {
+    if (broken_) throw std::runtime_error("the group is over since a rank failed");
+    if (bytes > kSlotBytes) throw std::invalid_argument("a part is longer than a slot");
+    if (n_pending_ == kMostPending) {
+        throw std::invalid_argument("too many parts are posted and not collected");
+    }
+    int which = last_pending_;
+    do {
+        which = which + 1 < kSlots ? which + 1 : kPlainSlots;
+    } while (pending_[which]);
+    wait_until_free(which);
+    post_bytes(slot(index_, which), x, bytes);
+    publish();
+    pending_[which] = true;
+    ++n_pending_;
+    posted_at_[which] = epoch_;
+    return last_pending_ = which;
+}
+
+void ShmGroup::begin_collect(int which) {
+    if (broken_) throw std::runtime_error("the group is over since a rank failed");
+    if (which < kPlainSlots || which >= kSlots || !pending_[which]) {
+        throw std::invalid_argument("nothing is posted in this slot");
+    }
+    wait_all(posted_at_[which]);
+}
+
+void ShmGroup::end_collect(int which) {
+    pending_[which] = false;
+    --n_pending_;
+    free_at_[which] = epoch_ + 1;
+}
+
+void ShmGroup::collect_sum(int which, char* x, int64_t count, SumType type) {
+    begin_collect(which);
+    const void* parts[kMostRanks];
+    for (int r = 0; r < size(); ++r) parts[r] = r == index_ ? x : slot(r, which);
+    kernels().rank_sum({parts, size(), x, count, static_cast<int>(type)});
+    end_collect(which);
+}
+
+void ShmGroup::collect(int which, char* out, int64_t offset, int64_t bytes) {
+    begin_collect(which);
+    for (int r = 0; r < size(); ++r) {
+        std::memcpy(out + r * bytes, slot(r, which) + offset, bytes);
+    }
+    end_collect(which);
+}
+
 void ShmGroup::broadcast(char* x, int64_t bytes, int root) {
     for (int64_t done = 0; done < bytes; done += kSlotBytes) {
         const int64_t n = std::min(kSlotBytes, bytes - done);
         char* mine = open_slot();
-        if (root == index_) post(mine, x + done, n);
+        if (root == index_) post_bytes(mine, x + done, n);
         publish();
         if (root != index_) {
             wait(root, epoch_);

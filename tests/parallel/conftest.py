@@ -53,9 +53,11 @@ def start() -> Iterator[Start]:
 @pytest.fixture(
     params=[
         "gloo",
-        pytest.param(
-            "shared memory",
-            marks=pytest.mark.skipif(native is None, reason="native module not built"),
+        *(
+            pytest.param(
+                name, marks=pytest.mark.skipif(native is None, reason="native module not built")
+            )
+            for name in ("shared memory", "tcp")
         ),
     ]
 )

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from sidewinder.collectives.shared_memory import native
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.parallel.launch import TorchrunPlace
+from sidewinder.parallel.torchrun import TorchrunPlace
 
 PLACE = {
     "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
@@ -31,24 +32,34 @@ for seed in range(2):
 """
 
 
-@pytest.mark.parametrize("ending", ["close", "forget"])
-def test_two_ranks_under_torchrun(ending, tmp_path):
+PATHS = ["gloo"] if native is None else ["shared memory", "tcp"]
+
+
+@pytest.mark.parametrize(
+    ("path", "ending"), [(PATHS[0], "close"), (PATHS[0], "forget"), (PATHS[-1], "forget")]
+)
+def test_two_ranks_under_torchrun(path, ending, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          script, ending],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "SIDEWINDER_TRANSPORT": "" if path == PATHS[0] else path,
+        },
         capture_output=True,
         text=True,
         timeout=120,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert sorted(result.stdout.split("\n")) == ["", *["rank 0 gloo"] * 2, *["rank 1 gloo"] * 2]
+    expected = [f"rank {rank} {path}" for rank in (0, 0, 1, 1)]
+    assert sorted(result.stdout.split("\n")) == ["", *expected]
 
 
 def test_place_is_read_from_the_environment():
-    assert TorchrunPlace.read(PLACE, 2) == TorchrunPlace(TensorParallel(1, 2), 1, 2)
+    place = TorchrunPlace(TensorParallel(1, 2), 1, 2, ("127.0.0.1", 29500))
+    assert TorchrunPlace.read(PLACE, 2) == place
 
 
 @pytest.mark.parametrize("name", sorted(PLACE))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives, SingleRank
+from sidewinder.collectives.base import Collectives, Pending, SingleRank
 from sidewinder.collectives.rank_order import sum_in_rank_order
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.parallel.group import TensorParallel
@@ -28,7 +28,7 @@ native = _load()
 
 SUM_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 
-TWO_SHOT_BYTES = 32 * 1024
+ONE_SHOT_BYTES = 32 * 1024
 """Above this size each of three or more ranks sums one stripe, instead of every rank all of it.
 Between two ranks both ways move the same bytes, and this one takes an exchange more."""
 ALWAYS_ONE_SHOT = 1 << 62
@@ -38,14 +38,17 @@ OWN_CORES = (4000, 2000)
 SHARED_CORES = (50, 50)
 """The same when ranks share cores: a rank that spins keeps another from coming."""
 
+SEGMENT_NAME = "sidewinder-collectives"
 
-def create_segment(ranks: int) -> int:
-    """Anonymous shared memory for a group; the file descriptor that all its ranks must inherit.
 
-    Pages exist only once they are used. Nothing has a name, so nothing is left after a crash.
+def create_segment(ranks: int, name: str = SEGMENT_NAME) -> int:
+    """Anonymous shared memory for a group; the file descriptor that all its ranks must have.
+
+    Pages exist only once they are used. No file system shows it, so nothing is left after a crash;
+    `name` is what debuggers show.
     """
     assert native is not None, "without the native module nobody can use a segment"
-    fd = os.memfd_create("sidewinder-collectives")
+    fd = os.memfd_create(name)
     os.ftruncate(fd, native.shm_bytes(ranks))
     return fd
 
@@ -90,7 +93,7 @@ class SharedMemoryCollectives(Collectives):
         self.tp = tp
         self.path = "shared memory"
         self._segment, self._timeout_s, self._own_cores = segment, timeout_s, own_cores
-        self._two_shot_bytes = TWO_SHOT_BYTES if tp.size > 2 else ALWAYS_ONE_SHOT
+        self.one_shot_bytes = ONE_SHOT_BYTES if tp.size > 2 else ALWAYS_ONE_SHOT
         self._area, self._areas_used = area, 1
         self._subgroups: list[Collectives] = []
         members = list(range(tp.size)) if members is None else list(members)
@@ -111,7 +114,7 @@ class SharedMemoryCollectives(Collectives):
         x = x.contiguous()
         group = self._group
         try:
-            group.all_reduce(x.data_ptr(), x.numel(), sum_type, self._two_shot_bytes)
+            group.all_reduce(x.data_ptr(), x.numel(), sum_type, self.one_shot_bytes)
         except RuntimeError as error:
             raise self._failure("all_reduce", error) from error
         return x
@@ -129,6 +132,68 @@ class SharedMemoryCollectives(Collectives):
         except RuntimeError as error:
             raise self._failure("all_gather", error) from error
         return out
+
+    def all_to_all(self, x: Tensor) -> Tensor:
+        assert x.shape[0] == self.tp.size, f"{x.shape[0]} rows for {self.tp.size} ranks"
+        x = x.contiguous()
+        out = torch.empty_like(x)
+        group = self._group
+        try:
+            group.all_to_all(x.data_ptr(), out.data_ptr(), x.nbytes // self.tp.size)
+        except RuntimeError as error:
+            raise self._failure("all_to_all", error) from error
+        return out
+
+    def start_all_reduce(self, x: Tensor) -> Pending:
+        x = x.contiguous()
+        if x.dtype not in SUM_TYPES or x.nbytes > min(native.SHM_SLOT_BYTES, self.one_shot_bytes):
+            return Pending(lambda: self.all_reduce(x))
+        slot, sum_type = self._posted("all_reduce", x), SUM_TYPES[x.dtype]
+
+        def finish() -> Tensor:
+            try:
+                self._group.collect_sum(slot, x.data_ptr(), x.numel(), sum_type)
+            except RuntimeError as error:
+                raise self._failure("all_reduce", error) from error
+            return x
+
+        return Pending(finish)
+
+    def start_all_gather(self, x: Tensor, sizes: Sequence[int]) -> Pending:
+        x = x.contiguous()
+        one_row = x.shape[-1] == x.numel() > 0
+        if not one_row or len(set(sizes)) > 1 or x.nbytes > native.SHM_SLOT_BYTES:
+            return Pending(lambda: self.all_gather(x, sizes))
+        slot = self._posted("all_gather", x)
+        return self._collected("all_gather", slot, x.new_empty(*x.shape[:-1], sum(sizes)), 0)
+
+    def start_all_to_all(self, x: Tensor) -> Pending:
+        assert x.shape[0] == self.tp.size, f"{x.shape[0]} rows for {self.tp.size} ranks"
+        x = x.contiguous()
+        if not 0 < x.nbytes <= native.SHM_SLOT_BYTES:
+            return Pending(lambda: self.all_to_all(x))
+        slot = self._posted("all_to_all", x)
+        offset = self.tp.rank * x.nbytes // self.tp.size
+        return self._collected("all_to_all", slot, torch.empty_like(x), offset)
+
+    def _posted(self, verb: str, x: Tensor) -> int:
+        """The slot in which the others can read `x` from now on."""
+        try:
+            return int(self._group.post(x.data_ptr(), x.nbytes))
+        except RuntimeError as error:
+            raise self._failure(verb, error) from error
+
+    def _collected(self, verb: str, slot: int, out: Tensor, offset: int) -> Pending:
+        """`out`, filled with every rank's bytes from `offset` on of what it posted."""
+
+        def finish() -> Tensor:
+            try:
+                self._group.collect(slot, out.data_ptr(), offset, out.nbytes // self.tp.size)
+            except RuntimeError as error:
+                raise self._failure(verb, error) from error
+            return out
+
+        return Pending(finish)
 
     def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
         assert 0 <= root < self.tp.size

@@ -5,22 +5,19 @@ import itertools
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 
 import torch
 
 from sidewinder.collectives import shared_memory
 from sidewinder.collectives.base import Collectives, SingleRank
-from sidewinder.collectives.distributed import TorchCollectives, c10d
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.parallel.cores import threads_per_rank, use_threads
 from sidewinder.parallel.devices import resolve_device, resolve_dtype
-from sidewinder.parallel.errors import RankFailure
 from sidewinder.parallel.executor import Executor, InlineExecutor, resolve_target
-from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.process_executor import ProcessExecutor
 from sidewinder.parallel.protocol import Transport
+from sidewinder.parallel.torchrun import TorchrunPlace, join_torchrun
 
 RUNNER = "sidewinder.engine.runner:build_runner"
 
@@ -64,22 +61,30 @@ def start_executor(engine: EngineConfig, model: ModelConfig, target: str = RUNNE
 def choose_transport(device: torch.device, environment: Mapping[str, str]) -> Transport:
     """The fastest exact transport between worker processes on this machine.
 
-    `SIDEWINDER_TRANSPORT=gloo` keeps CPU ranks off shared memory, to compare the two.
-
     Raises:
-        ValueError: if that variable is anything else.
+        ValueError: as of `forced_transport`.
     """
-    forced = environment.get("SIDEWINDER_TRANSPORT", "")
-    if forced not in ("", "gloo"):
-        raise ValueError(f"SIDEWINDER_TRANSPORT={forced!r} is unknown; set gloo, or nothing")
+    forced = forced_transport(environment)
     if device.type == "cuda":
         return "nccl"
-    if forced == "gloo":
-        return "gloo"
     if shared_memory.native is None:
-        _say_gloo()
+        if forced is None:
+            _say_gloo()
         return "gloo"
-    return "shared memory"
+    return forced or "shared memory"
+
+
+def forced_transport(environment: Mapping[str, str]) -> Transport | None:
+    """What `SIDEWINDER_TRANSPORT` makes CPU ranks use, to compare transports; None if not set.
+
+    Raises:
+        ValueError: if it is neither "gloo" nor "tcp".
+    """
+    forced = environment.get("SIDEWINDER_TRANSPORT", "")
+    if forced not in ("", "gloo", "tcp"):
+        raise ValueError(f"SIDEWINDER_TRANSPORT={forced!r} is unknown; set gloo, tcp or nothing")
+    transports: dict[str, Transport] = {"gloo": "gloo", "tcp": "tcp"}
+    return transports.get(forced)
 
 
 @functools.cache
@@ -121,51 +126,12 @@ def _start_inline(
     return InlineExecutor(runner, collectives)
 
 
-@dataclass(frozen=True)
-class TorchrunPlace:
-    """This process's place in a torchrun job."""
-
-    tp: TensorParallel
-    local_rank: int
-    local_size: int
-
-    @staticmethod
-    def read(environment: Mapping[str, str], tp: int) -> "TorchrunPlace":
-        """From torchrun's variables.
-
-        Raises:
-            ValueError: if they are absent or malformed, or the world is not of `tp` ranks.
-        """
-        wanted = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        absent = [
-            name for name in (*wanted, "MASTER_ADDR", "MASTER_PORT") if name not in environment
-        ]
-        if absent:
-            raise ValueError(
-                f"launch='torchrun' needs torchrun's variables and {', '.join(absent)} is not set; "
-                f"start with: torchrun --nproc-per-node {tp} script.py"
-            )
-        rank, size, local_rank, local_size = (int(environment[name]) for name in wanted)
-        if size != tp:
-            raise ValueError(f"tp={tp}, but torchrun started {size} ranks; make them equal")
-        return TorchrunPlace(TensorParallel(rank, size), local_rank, local_size)
-
-
 def _start_in_torchrun(engine: EngineConfig, model: ModelConfig, target: str) -> InlineExecutor:
     place = TorchrunPlace.read(os.environ, engine.tp)
     device = resolve_device(engine.device, place.local_rank, place.local_size)
     engine = _resolved(engine, model, device, place.local_size)
-    return _start_inline(engine, model, target, _join_torchrun(place, engine, device), device)
-
-
-def _join_torchrun(place: TorchrunPlace, engine: EngineConfig, device: torch.device) -> Collectives:
+    forced = forced_transport(os.environ)
     # Every rank launches the same executors in the same order, so the count names the group.
     name = f"sidewinder-{next(_launches)}"
-    if place.tp.size == 1:
-        return SingleRank(place.tp)
-    try:
-        store, _, _ = next(c10d.rendezvous("env://", timeout=timedelta(seconds=engine.timeout_s)))
-    except RuntimeError as error:
-        raise RankFailure(f"rank {place.tp.rank} found no rendezvous ({error})") from error
-    loopback = place.local_size == place.tp.size
-    return TorchCollectives(place.tp, store, device, engine.timeout_s, loopback, name)
+    collectives = join_torchrun(place, device, forced, engine.timeout_s, name)
+    return _start_inline(engine, model, target, collectives, device)

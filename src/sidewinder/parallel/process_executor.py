@@ -60,7 +60,7 @@ class ProcessExecutor:
         self._workers: list[Worker] = []
         self._by_fd: dict[int, Worker] = {}
         self._poll = select.poll()
-        lease = lease_cores(size, threads) if transport == "shared memory" else None
+        lease = lease_cores(size, threads) if transport in ("shared memory", "tcp") else None
         self._finalizer = weakref.finalize(self, _release, self._workers, os.getpid(), lease)
         rendezvous = Rendezvous(size if transport == "shared memory" else 0)
         setups = [

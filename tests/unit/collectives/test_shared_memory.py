@@ -97,7 +97,7 @@ def test_sums_of_all_lengths_of_tails(size, dtype):
 @pytest.mark.parametrize("two_shot_bytes", [0, 1 << 62], ids=["two-shot", "one-shot"])
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_both_algorithms_at_the_edges_of_slots_and_stripes(monkeypatch, size, two_shot_bytes):
-    monkeypatch.setattr(shared_memory, "TWO_SHOT_BYTES", two_shot_bytes)
+    monkeypatch.setattr(shared_memory, "ONE_SHOT_BYTES", two_shot_bytes)
     monkeypatch.setattr(shared_memory, "ALWAYS_ONE_SHOT", two_shot_bytes)
     for count in (1, 63, 64 * size - 1, 64 * size + 1, SLOT // 4 - 1, SLOT // 4 + 1, SLOT + 3):
         check_sum(random_parts(size, count, torch.float32, count))

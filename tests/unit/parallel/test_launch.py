@@ -79,5 +79,5 @@ def test_without_the_native_module_gloo_is_used_and_said(monkeypatch):
 
 
 def test_unknown_transport():
-    with pytest.raises(ValueError, match="SIDEWINDER_TRANSPORT='tcp' is unknown; set gloo"):
-        choose_transport(torch.device("cpu"), {"SIDEWINDER_TRANSPORT": "tcp"})
+    with pytest.raises(ValueError, match="SIDEWINDER_TRANSPORT='mpi' is unknown; set gloo"):
+        choose_transport(torch.device("cpu"), {"SIDEWINDER_TRANSPORT": "mpi"})

@@ -1,0 +1,104 @@
+"""Sockets from every rank to every other, found through a store that all ranks share."""
+
+import hmac
+import secrets
+import socket
+import time
+from contextlib import ExitStack
+from datetime import timedelta
+from typing import Any
+
+from sidewinder.parallel.errors import RankFailure
+from sidewinder.parallel.group import TensorParallel
+
+TOKEN_BYTES = 32
+RANK_BYTES = 4
+HELLO_S = 5.0
+"""How long a stranger that connects may take to prove that it is a rank."""
+
+
+def connect_mesh(
+    tp: TensorParallel, store: Any, host: str, timeout_s: float
+) -> list[socket.socket | None]:
+    """A connected socket to every other rank, in rank order; None for this one.
+
+    Each rank listens on `host` while the group forms, and nowhere else. Whoever connects must
+    repeat a random token that only the store tells.
+
+    Args:
+        tp: this rank and the group's size.
+        store: a torch store of this group's own.
+        host: the address of this machine that the other ranks can reach.
+        timeout_s: seconds after which a missing rank is an error.
+
+    Raises:
+        RankFailure: if a rank does not come in time, or the address cannot be used.
+    """
+    deadline = time.monotonic() + timeout_s
+    peers: list[socket.socket | None] = [None] * tp.size
+    with ExitStack() as on_failure:
+        try:
+            with _listen(host, tp.size) as listener:
+                token = secrets.token_bytes(TOKEN_BYTES)
+                port = listener.getsockname()[1]
+                store.set(f"mesh/{tp.rank}", f"{host} {port} {token.hex()}")
+                for rank in range(tp.rank):
+                    peers[rank] = on_failure.enter_context(_connect(tp, rank, store, deadline))
+                while None in peers[tp.rank + 1 :]:
+                    rank, peer = _accept(listener, token, deadline)
+                    if not tp.rank < rank < tp.size or peers[rank] is not None:
+                        peer.close()
+                        continue
+                    peers[rank] = on_failure.enter_context(peer)
+        except (OSError, RuntimeError) as error:
+            raise RankFailure(
+                f"rank {tp.rank} of {tp.size} could not connect to all others over TCP from {host} "
+                f"within {timeout_s:g} s ({error})"
+            ) from error
+        on_failure.pop_all()
+    return peers
+
+
+def address_towards(host: str, port: int) -> str:
+    """The address of this machine that packets to `host` leave from; nothing is sent."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)
+        return str(probe.getsockname()[0])
+
+
+def _listen(host: str, backlog: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.bind(address)
+        listener.listen(backlog)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _connect(tp: TensorParallel, rank: int, store: Any, deadline: float) -> socket.socket:
+    key = f"mesh/{rank}"
+    store.wait([key], timedelta(seconds=max(0.001, deadline - time.monotonic())))
+    host, port, token = store.get(key).decode().split()
+    left = max(0.001, deadline - time.monotonic())
+    peer = socket.create_connection((host, int(port)), timeout=left)
+    peer.sendall(bytes.fromhex(token) + tp.rank.to_bytes(RANK_BYTES, "big"))
+    peer.settimeout(None)
+    return peer
+
+
+def _accept(listener: socket.socket, token: bytes, deadline: float) -> tuple[int, socket.socket]:
+    """The rank of the next one that connects, -1 for a stranger."""
+    listener.settimeout(max(0.001, deadline - time.monotonic()))
+    peer, _ = listener.accept()
+    peer.settimeout(HELLO_S)
+    try:
+        hello = peer.recv(TOKEN_BYTES + RANK_BYTES, socket.MSG_WAITALL)
+    except OSError:
+        return -1, peer
+    peer.settimeout(None)
+    knows = hmac.compare_digest(hello[:TOKEN_BYTES], token)
+    return (int.from_bytes(hello[TOKEN_BYTES:], "big") if knows else -1), peer
