@@ -40,15 +40,15 @@ def _mix64(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def weights(logits: Tensor, best: Tensor, temperature: Tensor, min_p: Tensor) -> Tensor:
+def weights(logits: Tensor, best: Tensor, temperature: Tensor, min_p: Tensor | None) -> Tensor:
     """`floor(2**45 · exp((logit - best) / temperature))` as int64; 0 below `min_p` of the best.
 
     Args:
         logits: float32 `[rows, v]`, any columns.
-        best, temperature, min_p: float32 `[rows]`.
+        best, temperature, min_p: float32 `[rows]`; None keeps all.
     """
     ratio = (logits - best[:, None]).div_(temperature[:, None]).exp_()
-    if bool((min_p > 0).any()):
+    if min_p is not None and bool((min_p > 0).any()):
         ratio = ratio.masked_fill_(ratio < min_p[:, None], 0)
     return ratio.mul_(WEIGHT_SCALE).long()
 
@@ -101,10 +101,14 @@ class Rows:
             list(bits),
         )
 
-    def subset(self, rows: Tensor) -> "Rows":
-        """Some of the rows; `rows` int64."""
-        if len(rows) == len(self.bits):
+    def subset(self, rows: Tensor | slice) -> "Rows":
+        """Some of the rows: `rows` a slice, or int64 numbers."""
+        if isinstance(rows, slice):
+            bits = self.bits[rows]
+        elif len(rows) == len(self.bits):
             return self
+        else:
+            bits = [self.bits[row] for row in rows.tolist()]
         return Rows(
             self.logits[rows],
             self.best[rows],
@@ -112,13 +116,12 @@ class Rows:
             self.min_p[rows],
             self.top_k[rows],
             self.top_p[rows],
-            [self.bits[row] for row in rows.tolist()],
+            bits,
         )
 
     def weights(self, logits: Tensor, filtered: bool) -> Tensor:
         """`weights` of columns of these rows, with min-p or without it."""
-        min_p = self.min_p if filtered else torch.zeros_like(self.min_p)
-        return weights(logits, self.best, self.temperature, min_p)
+        return weights(logits, self.best, self.temperature, self.min_p if filtered else None)
 
 
 def draw(rows: Rows, shard: VocabShard) -> list[int]:
@@ -137,15 +140,43 @@ def draw(rows: Rows, shard: VocabShard) -> list[int]:
 
 def _draw_from_all(rows: Rows, shard: VocabShard) -> list[int]:
     """Invert the cumulative distribution of whole rows, each rank that of its columns."""
-    cumulative = rows.weights(rows.logits, filtered=True).cumsum_(-1)
-    ends = shard.gather(cumulative[:, -1:])[:, :, 0].cumsum(-1)
+    blocks = _block_sums(rows, filtered=True).cumsum_(-1)
+    ends = shard.gather(blocks[:, -1:])[:, :, 0].cumsum(-1)
     targets = _targets(rows.bits, ends[:, -1])
     owners = torch.searchsorted(ends, targets, right=True)
-    before = torch.where(owners > 0, ends.gather(1, (owners - 1).clamp(min=0)), 0)
-    position = torch.searchsorted(cumulative, targets - before, right=True)
-    # Only the owner's position means anything.
-    everyone = shard.gather(position + shard.start)[:, :, 0]
+    # Only what the owner finds means anything.
+    mine = _find(rows, blocks, targets - _before(ends, owners)) + shard.start
+    everyone = shard.gather(mine)[:, :, 0]
     return _as_integers(everyone.gather(1, owners)[:, 0])
+
+
+def _block_sums(rows: Rows, filtered: bool) -> Tensor:
+    """Sums of weights, `[n, blocks of this rank's columns]`."""
+    parts = []
+    for some in select.in_cache(rows.logits):
+        part = rows.subset(some)
+        parts.append(select.block_sums(part.weights(part.logits, filtered)))
+    return torch.cat(parts)
+
+
+def _find(rows: Rows, blocks: Tensor, targets: Tensor) -> Tensor:
+    """`[n, 1]`: this rank's column in which the cumulative weights pass a target.
+
+    Args:
+        blocks: cumulative sums of the columns' blocks.
+        targets: `[n, 1]`; where it is not within this rank's sum, the result is any column.
+    """
+    block = torch.searchsorted(blocks, targets, right=True).clamp_(max=blocks.shape[1] - 1)
+    columns = block * select.BLOCK + torch.arange(select.BLOCK, device=block.device)
+    last = rows.logits.shape[1] - 1
+    inside = rows.weights(rows.logits.gather(1, columns.clamp(max=last)), filtered=True)
+    place = torch.searchsorted(inside.cumsum_(-1), targets - _before(blocks, block), right=True)
+    return (block * select.BLOCK + place).clamp_(max=last)
+
+
+def _before(cumulative: Tensor, index: Tensor) -> Tensor:
+    """The sum before `index` `[n, 1]`."""
+    return torch.where(index > 0, cumulative.gather(1, (index - 1).clamp(min=0)), 0)
 
 
 def _draw_selected(rows: Rows, shard: VocabShard) -> list[int]:
@@ -176,7 +207,7 @@ def _totals(rows: Rows, shard: VocabShard, vocab_size: int) -> Tensor:
     places = torch.nonzero(rows.top_k == vocab_size)[:, 0]
     if len(places):
         part = rows.subset(places)
-        local = part.weights(part.logits, filtered=False).sum(-1, keepdim=True)
+        local = _block_sums(part, filtered=False).sum(-1, keepdim=True)
         totals[places] = shard.gather(local).sum((1, 2))
     return totals
 

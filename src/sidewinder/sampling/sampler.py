@@ -19,6 +19,13 @@ def token_logprobs(logits: Tensor, tokens: Sequence[int], n_top: int) -> list[To
 
     Equal logits are listed by rising id.
     """
+    reports: list[TokenLogprobs] = []
+    for rows in select.in_cache(logits):
+        reports += _row_logprobs(logits[rows], tokens[rows], n_top)
+    return reports
+
+
+def _row_logprobs(logits: Tensor, tokens: Sequence[int], n_top: int) -> list[TokenLogprobs]:
     normaliser = torch.logsumexp(logits, dim=-1)
     index = torch.tensor(tokens, dtype=torch.int64, device=logits.device)[:, None]
     own = logits.gather(1, index)
@@ -163,12 +170,12 @@ class Sampler:
         whole = self._shard.gather_columns(logits if len(rows) == len(slots) else logits[rows])
         if report:
             most = max(wanted[i] or 0 for i in rows)
-            found = token_logprobs(whole.float(), [tokens[i] for i in rows], most)
+            found = token_logprobs(self._float32(whole), [tokens[i] for i in rows], most)
             for i, each in zip(rows, found, strict=True):
                 reports[i] = replace(each, top=each.top[: wanted[i]])
         return reports
 
-    def _float32(self, logits: Tensor, copy: bool) -> Tensor:
+    def _float32(self, logits: Tensor, copy: bool = False) -> Tensor:
         """`logits` in float32; a copy, where that is asked or needed, into memory that is kept."""
         if logits.dtype == torch.float32 and not copy:
             return logits
@@ -225,10 +232,10 @@ def _adjust(row: Tensor, state: _Slot) -> None:
     if state.bias is not None:
         row += state.bias
     if state.seen is not None:
-        columns = torch.nonzero(state.seen)[:, 0]
+        columns = select.positions_of(state.seen)
         row[columns] = filters.repetition_penalty(row[columns], params.repetition_penalty)
     if state.counts is not None:
-        columns = torch.nonzero(state.counts)[:, 0]
+        columns = select.positions_of(state.counts > 0)
         row[columns] = filters.output_penalties(
             row[columns], state.counts[columns], params.presence_penalty, params.frequency_penalty
         )

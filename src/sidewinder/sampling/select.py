@@ -5,11 +5,25 @@ at least `t`, and usually few more: so the n-th largest block maximum is a thres
 little to sort. Ties go to the lowest id everywhere.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 64
+
+CACHE_BYTES = 1 << 20
+"""Rows that are worked on together: what is made of them stays in a core's cache."""
+
+
+def in_cache(rows: Tensor) -> Iterator[slice]:
+    """Slices of `rows` `[n, v]` of about `CACHE_BYTES` each; one for all of them off the CPU."""
+    each = len(rows)
+    if rows.device.type == "cpu":
+        each = CACHE_BYTES // (rows.shape[1] * rows.element_size())
+    each = max(1, each)
+    return (slice(start, start + each) for start in range(0, len(rows), each))
 
 
 def first_max(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,6 +34,15 @@ def first_max(rows: Tensor) -> tuple[Tensor, Tensor]:
         return rows.gather(1, ids[:, None])[:, 0], ids
     best, ids = rows.max(dim=-1)
     return best, ids
+
+
+def block_sums(rows: Tensor) -> Tensor:
+    """`[n, n_blocks(v)]`: the sum of each block of each row `[n, v]`, contiguous."""
+    whole = rows.shape[1] // BLOCK * BLOCK
+    sums = rows[:, :whole].view(len(rows), -1, BLOCK).sum(-1)
+    if whole == rows.shape[1]:
+        return sums
+    return torch.cat([sums, rows[:, whole:].sum(-1, keepdim=True)], dim=1)
 
 
 def n_blocks(columns: int) -> int:
@@ -56,11 +79,14 @@ def at_least(rows: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         `v`; and how many each row has, `[n]`.
     """
     n, columns = rows.shape
-    flat = _positions((rows >= thresholds[:, None]).view(-1))
+    flat = torch.cat([
+        part.start * columns + positions_of((rows[part] >= thresholds[part, None]).view(-1))
+        for part in in_cache(rows)
+    ])  # fmt: skip
     row, column = flat // columns, flat % columns
     counts = torch.bincount(row, minlength=n)
     place = torch.arange(len(flat), device=rows.device) - (counts.cumsum(0) - counts)[row]
-    width = int(counts.max()) if n else 0
+    width = int(counts.max())
     values = rows.new_full((n, width), -torch.inf)
     positions = torch.full((n, width), columns, device=rows.device)
     values[row, place] = rows[row, column]
@@ -68,7 +94,8 @@ def at_least(rows: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return values, positions, counts
 
 
-def _positions(mask: Tensor) -> Tensor:
+def positions_of(mask: Tensor) -> Tensor:
+    """Where bool `mask` `[n]` is set, rising."""
     if mask.device.type == "cpu":
         return torch.from_numpy(mask.numpy().nonzero()[0])
     return mask.nonzero()[:, 0]
