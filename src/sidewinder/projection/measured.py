@@ -1,0 +1,101 @@
+"""The projection beside what was measured: fitted to one result, judged on the others.
+
+Results are those of `sidewinder bench latency` on CPUs, which carry the machine's own bandwidth and
+matrix rate from the same run, so that the machine is a `Device` like any other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sidewinder.bench.shapes import SHAPES
+from sidewinder.checkpoint.config_readers import parse_model_config
+from sidewinder.parallel.devices import DTYPES
+from sidewinder.projection.calibration import Calibration
+from sidewinder.projection.devices import Device
+from sidewinder.projection.links import Link
+from sidewinder.projection.model import Load, Setting, project
+
+CPU_START = Calibration(kernel_s=8e-6, host_s=4e-4)
+"""Before the fit: calls cost more than on a GPU under a graph."""
+
+CPU_SPECIAL_PER_S = 4e9
+"""Exponentials per second of a core with AVX2; assumed, the fit has no figure for it."""
+
+ROUNDS = 60
+"""Of the fit; each brings both figures nearer by a constant factor."""
+
+
+def device_of_result(result: dict[str, Any]) -> Device:
+    """One rank's share of the machine that made `result`: ranks drink from one memory."""
+    ceilings, ranks = result["ceilings"], result["engine"]["tp"]
+    flops = ceilings["gemm_flops_per_s"] / ranks
+    return Device(
+        name="cpu",
+        title=f"{result['machine']['cpu']}, {result['engine']['threads']} threads per rank",
+        memory_bytes=0.0,
+        bytes_per_s=ceilings["read_bytes_per_s"] / ranks,
+        flops_16bit=flops,
+        flops_32bit=flops,
+        special_per_s=CPU_SPECIAL_PER_S * result["engine"]["threads"],
+    )
+
+
+def setting_of_result(result: dict[str, Any], link: Link, calibration: Calibration) -> Setting:
+    """What `result` ran, as something to project."""
+    return Setting(
+        config=parse_model_config(SHAPES[result["model"]]),
+        tp=result["engine"]["tp"],
+        dtype=DTYPES[result["engine"]["dtype"]],
+        device=device_of_result(result),
+        link=link,
+        calibration=calibration,
+    )
+
+
+def load_of_result(result: dict[str, Any]) -> Load:
+    """The requests of `result`."""
+    load = result["load"]
+    return Load(
+        load["batch"],
+        load["prompt_tokens"],
+        load["output_tokens"],
+        result["engine"]["max_step_tokens"],
+    )
+
+
+def fit(result: dict[str, Any], link: Link, start: Calibration = CPU_START) -> Calibration:
+    """`start` with `gemm` and `memory` such that `result`'s prefill and TPOT come out."""
+    calibration, load = start, load_of_result(result)
+    for _ in range(ROUNDS):
+        speed = project(setting_of_result(result, link, calibration), load)
+        calibration = replace(
+            calibration,
+            gemm=calibration.gemm * speed.ttft / result["prefill_s"]["median"],
+            memory=calibration.memory * speed.tpot / result["tpot_s"]["median"],
+        )
+    fitted = {"gemm": calibration.gemm, "memory": calibration.memory}
+    source = f"{result['model']} at tp={result['engine']['tp']}"
+    return start.with_measured(fitted, source)
+
+
+def compare(
+    results: Sequence[dict[str, Any]], link: Link, calibration: Calibration
+) -> list[dict[str, Any]]:
+    """Projected beside measured seconds of each result; `error` is projected / measured - 1."""
+    rows = []
+    for result in results:
+        speed = project(setting_of_result(result, link, calibration), load_of_result(result))
+        row: dict[str, Any] = {"model": result["model"], "tp": result["engine"]["tp"]}
+        for name, projected, key in (
+            ("ttft", speed.ttft, "prefill_s"),
+            ("tpot", speed.tpot, "tpot_s"),
+        ):
+            measured = result[key]["median"]
+            row[name] = {
+                "measured_s": measured,
+                "projected_s": projected,
+                "error": projected / measured - 1,
+            }
+        rows.append(row)
+    return rows
