@@ -1,7 +1,10 @@
 """The `openai` package, unchanged."""
 
+from typing import Literal
+
 import httpx
 import openai
+import pydantic
 import pytest
 
 
@@ -57,3 +60,19 @@ def test_errors_are_the_clients_own(api):
     with pytest.raises(openai.NotFoundError) as caught:
         api.chat.completions.create(messages=MESSAGES, model="other")
     assert caught.value.code == "model_not_found"
+
+
+def test_json_schema_as_a_model(api):
+    class Place(pydantic.BaseModel):
+        city: Literal["Oslo", "Rome"]
+        n: Literal[1, 2]
+
+    fields = FIELDS | {"max_tokens": 100, "extra_body": {}}
+    reply = api.chat.completions.parse(messages=MESSAGES, response_format=Place, **fields)
+    assert reply.choices[0].finish_reason == "stop"
+    assert isinstance(reply.choices[0].message.parsed, Place)
+
+
+def test_logit_bias(api):
+    fields = FIELDS | {"temperature": 0, "logit_bias": {"65": 100}}
+    assert api.completions.create(prompt="a", **fields).choices[0].text == "aaaaaaaa"

@@ -94,11 +94,11 @@ def resolve_params(
         ValueError: if prompt and output together exceed `max_model_len`, `max_tokens=None` has no
             such limit, or a stop id or biased token is not in the vocabulary.
     """
-    ids = {"stop_token_ids": params.stop_token_ids, "logit_bias": dict(params.logit_bias)}
-    for name, token in ((name, token) for name in ids for token in ids[name]):
-        if token >= vocab_size:
+    biased = tuple(token for token, _ in params.logit_bias)
+    for name, ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", biased)):
+        if ids and max(ids) >= vocab_size:
             raise ValueError(
-                f"{name}: {token} is outside the vocabulary; use ids below {vocab_size}"
+                f"{name}: {max(ids)} is outside the vocabulary; use ids below {vocab_size}"
             )
     max_tokens = params.max_tokens
     if max_tokens is None:

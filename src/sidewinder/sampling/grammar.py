@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 MAX_CACHED = 64
 """Compiled grammars that are kept for the next request with the same one."""
 
-JSON_OPTIONS = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,20}"}
-"""A bound on blanks: a weak model must not fill its whole text with them."""
+BLANKS = r"[\x20\x0A\x0D\x09]{1,20}"
+"""Between the parts of JSON, at most so many: a weak model must not fill its whole text with them."""
 
 MAX_LEXER_STATES = 20_000
 """Of one grammar; a state takes 1 to 2 kB."""
@@ -86,7 +86,7 @@ class GrammarCompiler:
         # What is wrong with some grammars shows only when they are first used.
         bits = b"" if matcher.is_error() else matcher.compute_bitmask()
         if matcher.is_error():
-            raise ValueError(f"structured output: {_first_line(matcher.get_error())}")
+            raise ValueError(f"structured output: {_one_line(matcher.get_error())}")
         if not any(bits[: -(-self._vocab_size // 8)]):
             raise ValueError("structured output: no text has this form; loosen it")
         return matcher
@@ -121,14 +121,14 @@ def _grammar(spec: StructuredOutput) -> str:
 
     if spec.json_object or spec.json is not None:
         schema = spec.json or '{"type": "object"}'
-        return str(LLMatcher.grammar_from_json_schema(schema, defaults=JSON_OPTIONS))
+        return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": BLANKS})
     if spec.choice:
         texts = " | ".join(json.dumps(text) for text in spec.choice)
-        return str(LLMatcher.grammar_from_lark(f"start: {texts}"))
+        return LLMatcher.grammar_from_lark(f"start: {texts}")
     if spec.regex is not None:
-        return str(LLMatcher.grammar_from_regex(spec.regex))
+        return LLMatcher.grammar_from_regex(spec.regex)
     assert spec.grammar is not None
-    return str(LLMatcher.grammar_from_lark(_lark(spec.grammar)))
+    return LLMatcher.grammar_from_lark(_lark(spec.grammar))
 
 
 def _lark(grammar: str) -> str:
@@ -138,12 +138,11 @@ def _lark(grammar: str) -> str:
     if "::=" not in grammar or is_lark_syntax(grammar):
         return grammar
     try:
-        return str(gbnf_to_lark(grammar))
+        return gbnf_to_lark(grammar)
     # The converter raises plain exceptions.
     except Exception as error:
-        raise ValueError(f"structured output: {_first_line(str(error))}") from error
+        raise ValueError(f"structured output: {_one_line(str(error))}") from error
 
 
-def _first_line(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return "; ".join(lines[:3])[:500]
+def _one_line(message: str) -> str:
+    return "; ".join(line.strip() for line in message.splitlines() if line.strip())[:500]

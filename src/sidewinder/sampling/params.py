@@ -1,7 +1,7 @@
 """What a caller asks of one generation (`SamplingParams`) and what is reported of one token."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sidewinder.sampling.structured import StructuredOutput
@@ -21,8 +21,9 @@ class SamplingParams:
     """How to continue one prompt.
 
     A token is drawn in this order: `structured_output` and `min_tokens` mask tokens; `logit_bias`;
-    repetition, frequency and presence penalties; temperature; top-k; top-p; min-p (each filter on what the one before it
-    left, as in transformers); then one uniform number picks from the cumulative distribution.
+    repetition, frequency and presence penalties; temperature; top-k; top-p; min-p (each filter on
+    what the one before it left, as in transformers); then one uniform number picks from the
+    cumulative distribution.
 
     Attributes:
         max_tokens: most tokens to generate; None continues to the engine's `max_model_len`.
@@ -182,12 +183,11 @@ def _tuple(name: str, values: object) -> tuple[object, ...]:
 
 
 def _pairs(biases: object) -> tuple[tuple[int, float], ...]:
-    pairs = biases.items() if isinstance(biases, Mapping) else biases
-    if not isinstance(biases, Mapping | list | tuple) or not all(
-        isinstance(pair, tuple) and len(pair) == 2 for pair in pairs
-    ):
+    given = biases.items() if isinstance(biases, Mapping) else biases
+    pairs = _tuple("logit_bias", list(given)) if isinstance(given, Iterable) else (given,)
+    if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         raise ValueError(f"logit_bias={biases!r} is not {{token id: number}}")
-    return tuple(pairs)
+    return tuple((pair[0], pair[1]) for pair in pairs if isinstance(pair, tuple))
 
 
 def _limits(low: float | None, high: float | None, open_low: bool = False) -> str:

@@ -74,8 +74,8 @@ def _schema_text(schema: Any) -> str | None:
         return None
     try:
         value = json_text.loads(schema) if isinstance(schema, str) else schema
-        if not isinstance(value, dict | bool):
-            raise ValueError("a schema is an object, true or false")
+        if not isinstance(value, dict):
+            raise ValueError("give an object")
         return json_text.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"json is not a JSON schema: {error}") from error

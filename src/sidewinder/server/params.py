@@ -7,6 +7,7 @@ from sidewinder.engine.inputs import Prompt
 from sidewinder.sampling import SamplingParams
 from sidewinder.server.errors import ApiError
 from sidewinder.server.schemas import ChatRequest, CompletionRequest, Message, Sampling
+from sidewinder.server.structured import structured_output
 
 DEFAULT_COMPLETION_TOKENS = 16
 """Length of a completion whose request names none: OpenAI's default."""
@@ -92,8 +93,6 @@ def _generation(
         raise ApiError(400, "stream_options needs stream: true", "stream_options")
     if body.prompt_logprobs is not None and body.stream:
         raise ApiError(400, "prompt_logprobs cannot be streamed", "prompt_logprobs")
-    if body.logit_bias:
-        raise ApiError(400, "logit_bias is not supported; leave it out", "logit_bias")
     return Generation(
         prompts=prompts,
         params=params,
@@ -120,9 +119,21 @@ def _params(
     }
     if given.get("top_k") in (0, -1):  # other servers' ways to say "all"
         given["top_k"] = None
+    given["logit_bias"] = _biases(body.logit_bias or {})
     try:
-        return SamplingParams(**given)
+        return SamplingParams(**given, structured_output=structured_output(body))
     except ValueError as error:
         # Messages begin with the field's name: "top_p=2 is out of range; ...".
         name = str(error).partition("=")[0]
         raise ApiError(400, str(error), name if name in _SAME_NAME else None) from error
+
+
+def _biases(given: dict[str, float]) -> dict[int, float]:
+    """JSON's keys are texts; token ids are integers."""
+    biases = {}
+    for key, value in given.items():
+        if not (key.isascii() and key.isdigit() and len(key) < 10):
+            message = f"logit_bias: {key!r} is not a token id; use integers of the vocabulary"
+            raise ApiError(400, message, "logit_bias")
+        biases[int(key)] = value
+    return biases

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
 
+from sidewinder.sampling.params import MAX_BIASES
+
 Int = Annotated[int, Strict()]
 Float = Annotated[float, Strict()]
 Bool = Annotated[bool, Strict()]
@@ -45,10 +47,30 @@ class StreamOptions(_Body):
     include_usage: Bool = False
 
 
-class ResponseFormat(_Body):
-    """How the text must be formed; only free text is supported."""
+class JsonSchema(_Body):
+    """A named JSON schema; `strict` is always kept, `name` and `description` mean nothing here."""
 
-    type: Literal["text"]
+    name: str
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: Bool | None = None
+
+
+class ResponseFormat(_Body):
+    """How the text must be formed, in OpenAI's words."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class StructuredOutputs(_Body):
+    """How the text must be formed, in vLLM's words: exactly one of these."""
+
+    json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    json_object: Bool | None = None
+    regex: Text | None = None
+    choice: list[Text] | None = None
+    grammar: Text | None = None
 
 
 def _as_prompts(value: Any) -> Any:
@@ -112,9 +134,14 @@ class Sampling(_Body):
     presence_penalty: Float | None = None
     frequency_penalty: Float | None = None
     repetition_penalty: Annotated[Float, Field(ge=0.01, le=100)] | None = None
-    logit_bias: dict[str, Float] | None = None
+    logit_bias: Annotated[dict[str, Float], Field(max_length=MAX_BIASES)] | None = None
     prompt_logprobs: Int | None = None
     response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: Text | None = None
+    guided_choice: list[Text] | None = None
+    guided_grammar: Text | None = None
     include_stop_str_in_output: Bool | None = None
     skip_special_tokens: Bool | None = None
     stream: Bool | None = None

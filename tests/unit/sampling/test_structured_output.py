@@ -104,10 +104,11 @@ def test_a_length_ends_it_unfinished(llm):
         (StructuredOutput(json={"type": "nonsense"}), "nonsense"),
         (StructuredOutput(json={"type": "string", "unevaluatedItems": 1}), "unevaluatedItems"),
         (StructuredOutput(json={"$ref": "#/nowhere"}), "nowhere"),
-        (StructuredOutput(json=False), "[Uu]nsatisfiable|no text"),
+        (StructuredOutput(json={"enum": []}), "enum|Unsatisfiable"),
         (StructuredOutput(grammar="start: other"), "other"),
         (StructuredOutput(grammar="root ::= other"), "other"),
         (StructuredOutput(grammar="nonsense"), "structured output"),
+        (StructuredOutput(regex="[^\\x00-\\U0010ffff]"), "structured output"),
     ],
     ids=lambda value: str(value)[17:50],
 )
