@@ -13,7 +13,7 @@ from sidewinder.bench.roofline import measure_ceilings, model_work
 from sidewinder.bench.shapes import SHAPES, write_shape
 from sidewinder.bench.speed import Load, measure
 from sidewinder.checkpoint.hub import resolve_model
-from sidewinder.cli import bench_collectives
+from sidewinder.cli import bench_collectives, bench_serve
 from sidewinder.cli.options import add_engine_options, add_json_option, engine_options, print_json
 from sidewinder.config import ModelConfig, load_model_config
 from sidewinder.llm import LLM
@@ -21,13 +21,14 @@ from sidewinder.parallel.cores import threads_per_rank
 from sidewinder.parallel.devices import DTYPES
 
 DESCRIPTION = f"""\
-Measure one engine (latency, throughput), or its sums over ranks (collectives). MODEL is a folder, a
-hub id, or the name of a published shape, which runs with random weights and needs no download:
+Measure one engine (latency, throughput), its sums over ranks (collectives), or a server (serve).
+MODEL is a folder, a hub id, or the name of a published shape, which runs with random weights and
+needs no download:
 {textwrap.fill(", ".join(SHAPES), 98, initial_indent="  ", subsequent_indent="  ")}"""
 
 
 def add_parser(subparsers: Any) -> None:
-    """Register `bench latency`, `bench throughput` and `bench collectives`."""
+    """Register the kinds of benchmarks."""
     parser = subparsers.add_parser(
         "bench",
         help="measure speed",
@@ -41,6 +42,7 @@ def add_parser(subparsers: Any) -> None:
     ):
         _add_load_options(kinds.add_parser(kind, help=text, description=text), batch)
     bench_collectives.add_parser(kinds)
+    bench_serve.add_parser(kinds)
 
 
 def _add_load_options(parser: argparse.ArgumentParser, batch: int) -> None:
@@ -74,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
         with LLM(model, progress=True, **{"max_batch_size": max(32, load.batch)} | options) as llm:
             result = measure(llm, load, args.repeats)
             engine = llm.report() | {
+                "weight_dtype": llm.config.weight_dtype,
                 "threads": threads_per_rank(llm.config.threads, llm.config.tp),
                 "max_step_tokens": llm.config.max_step_tokens,
             }
@@ -94,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _ceilings(config: ModelConfig, engine: dict[str, Any], load: Load) -> dict[str, float]:
     """What this machine can do for this model, and the floors in seconds that follow."""
-    work = model_work(config, weight_bytes=DTYPES[engine["dtype"]].itemsize)
+    int8 = engine["weight_dtype"] == "int8"
+    work = model_work(config, DTYPES[engine["dtype"]].itemsize, int8)
     rows = min(engine["max_step_tokens"], load.batch * load.prompt_tokens)
     measured = measure_ceilings(work, engine["tp"], engine["threads"], engine["dtype"], rows)
     prompt_tokens = load.batch * load.prompt_tokens
