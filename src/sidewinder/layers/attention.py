@@ -15,6 +15,7 @@ from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
 from sidewinder.layers.weights import Weights
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.state.batch import Sequences
+from sidewinder.state.decode_index import DecodeIndex
 from sidewinder.state.kv import KVIndex, PagedKV
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -42,13 +43,20 @@ class Attention:
         self.o = RowParallelLinear(weights.under("o"), collectives)
 
     def __call__(
-        self, x: Tensor, kv: PagedKV, invocation: int, index: KVIndex, seqs: Sequences
+        self,
+        x: Tensor,
+        kv: PagedKV,
+        invocation: int,
+        index: KVIndex | DecodeIndex,
+        seqs: Sequences,
     ) -> Tensor:
         """`[T, 2 d_model] -> [T, d_model]`; stores the batch's keys and values first."""
         q, k, v = (
             project(x).view(x.shape[0], -1, self.head_dim) for project in (self.q, self.k, self.v)
         )
         kv.write(invocation, index, k, v)
+        if isinstance(index, DecodeIndex):
+            return self.o(self._attend_decodes(q, *kv.read(invocation, index.read), index), seqs)
         outputs = [
             self._attend(q[start:stop], *kv.read(invocation, places))
             for start, stop, places in zip(
@@ -56,6 +64,18 @@ class Attention:
             )
         ]
         return self.o(torch.cat(outputs), seqs)
+
+    def _attend_decodes(self, q: Tensor, k: Tensor, v: Tensor, index: DecodeIndex) -> Tensor:
+        """One token of each sequence, `[S, heads, head_dim]`, over `[S, L, kv_heads, head_dim]`."""
+        attended = F.scaled_dot_product_attention(
+            q[:, :, None],
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=index.mask[:, None, None],
+            scale=self.scale,
+            enable_gqa=q.shape[1] != k.shape[2],
+        )
+        return attended.flatten(1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """One sequence: its last `len(q)` tokens over all of its `len(k)` tokens."""
@@ -130,7 +150,7 @@ class SharedBlock:
         embedded: Tensor,
         kv: PagedKV,
         invocation: int,
-        index: KVIndex,
+        index: KVIndex | DecodeIndex,
         seqs: Sequences,
     ) -> Tensor:
         """`[T, d_model]` from the residual stream and the original embedding, as wide each."""

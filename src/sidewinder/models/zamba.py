@@ -2,7 +2,7 @@
 
 At a hybrid layer the block sees the residual stream and the original embedding; its result,
 through the layer's own `linear`, is added to the input of the layer's norm only, not to the
-residual stream.
+residual stream. Deltas of halves of a chunk are not hidden here: the block sees the whole chunk.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,14 @@ from sidewinder.collectives.base import Collectives
 from sidewinder.config import ModelConfig
 from sidewinder.layers.attention import SharedBlock
 from sidewinder.layers.mamba1 import Mamba1Mixer
+from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.weights import Weight
 from sidewinder.models.base import Model
 from sidewinder.ops.linear import linear
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.state.batch import PackedBatch
+from sidewinder.state.decode_index import DecodeIndex
 from sidewinder.state.pool import StatePool
 
 
@@ -43,8 +45,9 @@ class Zamba(Model):
         tp: TensorParallel,
         weights: Mapping[str, Weight],
         collectives: Collectives,
+        overlap: Overlap = PLAIN,
     ) -> None:
-        super().__init__(config, tp, weights, collectives)
+        super().__init__(config, tp, weights, collectives, overlap)
         assert config.attention is not None, "a Zamba config has an attention block"
         shared = self.weights.under("shared")
         self.block = SharedBlock(config.attention, config.norm_eps, shared, collectives)
@@ -58,7 +61,12 @@ class Zamba(Model):
         return Layer(
             norm=weights["norm.weight"],
             mixer=Mamba1Mixer(
-                self.config, self.dims, weights.under("mixer"), self.collectives, self.sharers
+                self.config,
+                self.dims,
+                weights.under("mixer"),
+                self.collectives,
+                self.sharers,
+                self.overlap,
             ),
             invocation=self.hybrid_layers.index(index) if hybrid else None,
             linear=weights.matrix("linear.weight") if hybrid else None,
@@ -68,7 +76,10 @@ class Zamba(Model):
     def forward(self, batch: PackedBatch, pool: StatePool) -> Tensor:
         assert pool.kv is not None, "a hybrid's pool has KV pages"
         eps = self.config.norm_eps
-        index = pool.kv.index(batch)
+        tables = batch.decode_tables
+        index = (
+            pool.kv.index(batch) if tables is None else DecodeIndex.of(tables, pool.kv.page_size)
+        )
         embedded = self.embedding(batch.token_ids)
         hidden = embedded
         for number, layer in enumerate(self.layers):

@@ -49,11 +49,35 @@ def check_finite(best: Tensor) -> None:
     """
     finite = torch.isfinite(best)
     if not bool(finite.all()):
-        row = int(torch.nonzero(~finite)[0])
-        raise RuntimeError(
-            f"the model's logits hold NaN or infinity (row {row} of {len(best)}): the weights "
-            "are damaged or overflow in this dtype; try dtype='float32'"
-        )
+        raise not_finite(int(torch.nonzero(~finite)[0]), len(best))
+
+
+def not_finite(row: int, rows: int) -> RuntimeError:
+    """What is raised where the largest logit of `row` is not finite."""
+    return RuntimeError(
+        f"the model's logits hold NaN or infinity (row {row} of {rows}): the weights "
+        "are damaged or overflow in this dtype; try dtype='float32'"
+    )
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How the next token of a sequence is drawn where nothing adjusts its logits.
+
+    Attributes:
+        params: its own.
+        bits: 64 uniform bits.
+    """
+
+    params: SamplingParams
+    bits: int
+
+    def limits(self, vocab_size: int) -> tuple[int, list[float]]:
+        """top_k within the vocabulary; temperature, min_p and top_p. Not of greedy params."""
+        params = self.params
+        assert params.temperature is not None, "the engine resolves the default temperature"
+        top_k = min(params.top_k or vocab_size, vocab_size)
+        return top_k, [params.temperature, params.min_p, params.top_p]
 
 
 @dataclass
@@ -174,6 +198,19 @@ class Sampler:
             for i, each in zip(rows, found, strict=True):
                 reports[i] = replace(each, top=each.top[: wanted[i]])
         return reports
+
+    def unadjusted(self, slots: Sequence[int], allowed: Sequence[bytes]) -> list[Draw] | None:
+        """How to draw the next tokens of `slots`, for a caller that does it; None if it cannot:
+        a row has penalties, biases or tokens that must not come."""
+        states = [self._slots[slot] for slot in slots]
+        if any(allowed) or any(state.adjusts for state in states):
+            return None
+        return [Draw(state.params, uniform_bits(state.seed, state.n_drawn)) for state in states]
+
+    def remember(self, slots: Sequence[int], tokens: Sequence[int]) -> None:
+        """Take note of tokens that the caller drew itself (see `unadjusted`)."""
+        for slot, token in zip(slots, tokens, strict=True):
+            self._remember(self._slots[slot], token)
 
     def _float32(self, logits: Tensor, copy: bool = False) -> Tensor:
         """`logits` in float32; a copy, where that is asked or needed, into memory that is kept."""

@@ -35,6 +35,19 @@ class Sequences:
 
 
 @dataclass(frozen=True)
+class DecodeTables:
+    """Page tables of one-token sequences on the device: for steps whose shapes must not change.
+
+    Attributes:
+        pages: int64 `[S, P]`, the pages of each sequence; any page beyond its last.
+        starts: int64 `[S]`, how many tokens it has stored; the new one goes behind them.
+    """
+
+    pages: Tensor
+    starts: Tensor
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """One step's input. Sequences of one token come first (see `Sequences.n_decodes`).
 
@@ -44,12 +57,14 @@ class PackedBatch:
         starts: for each sequence, how many of its tokens are already in its state.
         page_tables: hybrids only; for each sequence the KV pages it holds, in order, enough for
             `starts[s] + length` tokens.
+        decode_tables: hybrids, in steps of a fixed shape: instead of `starts` and `page_tables`.
     """
 
     token_ids: Tensor
     seqs: Sequences
     starts: tuple[int, ...]
     page_tables: tuple[tuple[int, ...], ...] = field(default=())
+    decode_tables: DecodeTables | None = None
 
 
 def pack(

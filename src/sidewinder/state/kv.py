@@ -1,5 +1,6 @@
 """Paged keys and values of a hybrid's attention calls."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from sidewinder.state.allocator import Allocator
 from sidewinder.state.batch import PackedBatch
+from sidewinder.state.decode_index import DecodeIndex
 from sidewinder.state.spec import StateSpec
 
 
@@ -74,15 +76,11 @@ class PagedKV:
         read = []
         for s, table in enumerate(batch.page_tables):
             end = batch.starts[s] + bounds[s + 1] - bounds[s]
-            assert len(table) * self.page_size >= end, "too few pages for the sequence"
-            pages = torch.tensor(table, dtype=torch.int64, device=self.k.device)
-            position = torch.arange(end, device=self.k.device)
-            offset = position % self.page_size
-            read.append(pages[position // self.page_size] * self.page_size + offset)
+            read.append(self._places(table, end))
         write = [places[start:] for places, start in zip(read, batch.starts, strict=True)]
         return KVIndex(write=torch.cat(write), read=tuple(read))
 
-    def write(self, invocation: int, index: KVIndex, k: Tensor, v: Tensor) -> None:
+    def write(self, invocation: int, index: KVIndex | DecodeIndex, k: Tensor, v: Tensor) -> None:
         """Store the step's keys and values, `[T, heads_local, head_dim]` each."""
         self.k[invocation].flatten(0, 1)[index.write] = k
         self.v[invocation].flatten(0, 1)[index.write] = v
@@ -93,3 +91,31 @@ class PagedKV:
             self.k[invocation].flatten(0, 1)[places],
             self.v[invocation].flatten(0, 1)[places],
         )
+
+    def shape_of(self, n_tokens: int) -> torch.Size:
+        """Shape of the keys, and of the values, of so many tokens (see `gather`)."""
+        return torch.Size((self.k.shape[0], n_tokens, *self.k.shape[3:]))
+
+    def gather(self, pages: Sequence[int], n_tokens: int) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values of the first `n_tokens` tokens in `pages`,
+        `[n_invocations, n_tokens, heads_local, head_dim]` each."""
+        places = self._places(pages, n_tokens)
+        return self.k.flatten(1, 2)[:, places], self.v.flatten(1, 2)[:, places]
+
+    def fill(self, pages: Sequence[int], k: Tensor, v: Tensor) -> None:
+        """Store what `gather` gave into `pages`."""
+        places = self._places(pages, k.shape[1])
+        self.k.flatten(1, 2)[:, places] = k.to(self.k.device)
+        self.v.flatten(1, 2)[:, places] = v.to(self.v.device)
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Make `target` hold what `source` holds."""
+        self.k[:, target] = self.k[:, source]
+        self.v[:, target] = self.v[:, source]
+
+    def _places(self, pages: Sequence[int], n_tokens: int) -> Tensor:
+        """`page * page_size + offset` of the first `n_tokens` tokens of a text in `pages`."""
+        assert len(pages) * self.page_size >= n_tokens, "too few pages for the sequence"
+        numbers = torch.tensor(pages, dtype=torch.int64, device=self.k.device)
+        position = torch.arange(n_tokens, device=self.k.device)
+        return numbers[position // self.page_size] * self.page_size + position % self.page_size

@@ -1,0 +1,288 @@
+"""Decode steps as CUDA graphs: one per batch bucket, replayed without Python between its kernels.
+
+A step of one token per sequence has the same kernels each time; only token ids, slots and the like
+change. They lie in buffers that stay, which a step fills with one copy; a batch is padded up to its
+bucket with rows that run in a spare slot, whose state nobody reads. Where no row needs more than a
+temperature and filters, drawing is part of the graph, and the tokens come back in one copy: the
+only time that a step waits for the device.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from sidewinder.engine.counted import CallCounter
+from sidewinder.engine.plan import SequenceStep
+from sidewinder.models.base import Model
+from sidewinder.sampling.captured import (
+    NOT_FINITE,
+    DrawInputs,
+    best_tokens,
+    draw_tokens,
+    split_bits,
+)
+from sidewinder.sampling.sampler import Draw, Sampler, not_finite
+from sidewinder.sampling.vocab_shard import VocabShard
+from sidewinder.state.batch import DecodeTables, PackedBatch, Sequences
+from sidewinder.state.pool import StatePool
+
+LARGEST_BUCKET = 256
+"""Larger batches run without a graph: their kernels take longer than their launches."""
+
+FEWEST_PAGES = 16
+"""Smallest bucket of KV pages per sequence; buckets double."""
+
+WARM_UPS = 2
+"""Runs before a recording: kernels are tuned and workspaces allocated in them."""
+
+Drawing = Literal["later", "greedy", "random"]
+"""How much of drawing is in a graph: none of it, only the most likely token, or all of it."""
+
+
+class Recorder(Protocol):
+    """Makes something repeatable."""
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        """What does the work of `run` again, on the same memory, each time it is called."""
+        ...
+
+
+class CudaRecorder:
+    """Records CUDA graphs; they share memory, so only the last one replayed has valid results."""
+
+    def __init__(self) -> None:
+        self._memory = torch.cuda.graph_pool_handle()
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                run()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # Other threads (NCCL's watchdog) go on asking the driver while this one records.
+        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+            run()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+
+class EagerRecorder:
+    """Runs the step again instead: the same work without a GPU, for tests."""
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        run()
+        return run
+
+
+def bucket_of(n: int) -> int:
+    """The smallest bucket that holds `n` sequences: 1, 2, 4, then multiples of 8, then of 16."""
+    assert 1 <= n <= LARGEST_BUCKET
+    if n <= 4:
+        return 1 << (n - 1).bit_length()
+    step = 8 if n <= 64 else 16
+    return -(-n // step) * step
+
+
+@dataclass(frozen=True)
+class Spare:
+    """What padding rows use: a slot, and in hybrids a KV page, that no sequence ever gets."""
+
+    slot: int
+    page: int = 0
+
+
+INTEGERS = ("token", "slot", "start", "top_k", "high_bits", "low_bits")
+"""Columns of a bucket's integers; page numbers follow."""
+
+
+@dataclass
+class Bucket:
+    """Buffers of one bucket, on host and device, and the results of its last replay.
+
+    Attributes:
+        integers: int64 `[size, 6 + n_pages]`: `INTEGERS`, then a hybrid's pages.
+        numbers: float64 `[size, 3]`: temperature, min_p, top_p.
+        integers_host, numbers_host: what the next copy takes; pinned on machines with a GPU.
+        replay: does a step.
+        calls: collectives in one step.
+        logits: `[size, vocab_local]` of the last step.
+        tokens: int64 `[size]`, drawn in it; `NOT_FINITE` marks a broken row.
+    """
+
+    integers: Tensor
+    numbers: Tensor
+    integers_host: Tensor
+    numbers_host: Tensor
+    replay: Callable[[], None] | None = None
+    calls: int = 0
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    tokens: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @staticmethod
+    def of(size: int, n_pages: int, device: torch.device) -> "Bucket":
+        pinned = device.type == "cuda"
+        integers = torch.zeros(size, len(INTEGERS) + n_pages, dtype=torch.int64, pin_memory=pinned)
+        numbers = torch.zeros(size, 3, dtype=torch.float64, pin_memory=pinned)
+        return Bucket(integers.to(device), numbers.to(device), integers, numbers)
+
+    def fill(self, integers: list[list[int]], numbers: list[list[float]]) -> None:
+        """Send a step's rows. The last step's tokens were waited for, so its copy is done."""
+        self.integers_host.copy_(torch.tensor(integers, dtype=torch.int64))
+        self.numbers_host.copy_(torch.tensor(numbers, dtype=torch.float64))
+        self.integers.copy_(self.integers_host, non_blocking=True)
+        self.numbers.copy_(self.numbers_host, non_blocking=True)
+
+
+class DecodeGraphs:
+    """Runs decode steps of one rank; every rank makes the same calls.
+
+    Args:
+        model, pool: this rank's; the pool has the spare slot and page.
+        recorder: makes graphs.
+        spare: for padding.
+        counter: of the model's collectives; goes on counting in replays.
+    """
+
+    def __init__(
+        self, model: Model, pool: StatePool, recorder: Recorder, spare: Spare, counter: CallCounter
+    ) -> None:
+        self._model, self._pool, self._recorder = model, pool, recorder
+        self._spare, self._counter = spare, counter
+        self._device = pool.conv.device
+        self._shard = VocabShard(model.dims.vocab_sizes, model.collectives)
+        self._buckets: dict[tuple[int, int, Drawing], Bucket] = {}
+
+    def serves(self, sequences: Sequence[SequenceStep]) -> bool:
+        """Whether a step is one that graphs can run: it only decodes."""
+        return 0 < len(sequences) <= LARGEST_BUCKET and all(
+            part.sample and len(part.tokens) == 1 and not part.score and not part.return_logits
+            for part in sequences
+        )
+
+    def draw(self, sequences: Sequence[SequenceStep], sampler: Sampler) -> tuple[Tensor, list[int]]:
+        """Run a step that `serves`; its logits `[n, vocab_local]`, and the tokens drawn.
+
+        The logits hold until the next step.
+
+        Raises:
+            RuntimeError: if logits hold NaN or infinity, or a graph cannot be recorded.
+        """
+        slots = [part.slot for part in sequences]
+        allowed = [part.allowed for part in sequences]
+        draws = sampler.unadjusted(slots, allowed)
+        bucket = self._run(sequences, draws)
+        logits = bucket.logits[: len(slots)]
+        if draws is None:
+            return logits, sampler.sample(logits, slots, allowed)
+        tokens: list[int] = bucket.tokens.tolist()[: len(slots)]
+        if NOT_FINITE in tokens:
+            raise not_finite(tokens.index(NOT_FINITE), len(tokens))
+        sampler.remember(slots, tokens)
+        return logits, tokens
+
+    def _run(self, sequences: Sequence[SequenceStep], draws: list[Draw] | None) -> Bucket:
+        drawing: Drawing = "later"
+        if draws is not None:
+            drawing = "greedy" if all(draw.params.greedy for draw in draws) else "random"
+        size, n_pages = bucket_of(len(sequences)), self._pages_of(sequences)
+        bucket = self._buckets.get((size, n_pages, drawing))
+        if bucket is None:
+            bucket = self._record(size, n_pages, drawing)
+            self._buckets[size, n_pages, drawing] = bucket
+        bucket.fill(*self._rows(sequences, draws, size, n_pages))
+        assert bucket.replay is not None
+        bucket.replay()
+        self._counter.calls += bucket.calls
+        return bucket
+
+    def _pages_of(self, sequences: Sequence[SequenceStep]) -> int:
+        """Bucket of pages per sequence that the step reads; 0 for pure SSMs."""
+        if self._pool.kv is None:
+            return 0
+        needed = max(part.start for part in sequences) // self._pool.kv.page_size + 1
+        return max(FEWEST_PAGES, 1 << (needed - 1).bit_length())
+
+    def _rows(
+        self,
+        sequences: Sequence[SequenceStep],
+        draws: list[Draw] | None,
+        size: int,
+        n_pages: int,
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """What the buffers get: a row of every sequence, then padding."""
+        spare = [0, self._spare.slot, 0, 0, 0, 0, *[self._spare.page] * n_pages]
+        integers, numbers = [], []
+        for index, part in enumerate(sequences):
+            row = [part.tokens[0], part.slot, part.start, 0, 0, 0]
+            number = [1.0, 0.0, 1.0]
+            if draws is not None and not draws[index].params.greedy:
+                top_k, number = draws[index].limits(self._model.config.vocab_size)
+                row[3:] = [top_k, *split_bits(draws[index].bits)]
+            pages = list(part.pages[:n_pages])
+            integers.append([*row, *pages, *[self._spare.page] * (n_pages - len(pages))])
+            numbers.append(number)
+        n_padding = size - len(sequences)
+        return integers + [spare] * n_padding, numbers + [[1.0, 0.0, 1.0]] * n_padding
+
+    def _record(self, size: int, n_pages: int, drawing: Drawing) -> Bucket:
+        bucket = Bucket.of(size, n_pages, self._device)
+        # While it warms up and records, all rows are padding: no sequence's state changes.
+        bucket.fill(*self._rows([], None, size, n_pages))
+        batch, inputs = self._batch(bucket, size, n_pages), self._inputs(bucket)
+
+        def run() -> None:
+            self._refresh(batch, bucket)
+            bucket.logits = self._model.local_logits(self._model.forward(batch, self._pool))
+            if drawing == "greedy":
+                bucket.tokens = best_tokens(bucket.logits, self._shard)
+            elif drawing == "random":
+                bucket.tokens = draw_tokens(bucket.logits, self._shard, inputs())
+
+        before = self._counter.calls
+        run()  # Counts the collectives of a step.
+        bucket.calls, self._counter.calls = self._counter.calls - before, before
+        try:
+            bucket.replay = self._recorder.record(run)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"a decode step of {size} sequences cannot be recorded as a CUDA graph ({error}); "
+                "use cuda_graphs='off'"
+            ) from error
+        self._counter.calls = before
+        return bucket
+
+    def _batch(self, bucket: Bucket, size: int, n_pages: int) -> PackedBatch:
+        """The batch of one token per row, whose tensors are columns of the buffers."""
+        tables = None
+        if n_pages:
+            start = bucket.integers[:, INTEGERS.index("start")]
+            tables = DecodeTables(bucket.integers[:, len(INTEGERS) :], start)
+        seqs = Sequences(
+            cu_seqlens=torch.arange(size + 1, dtype=torch.int32, device=self._device),
+            slots=torch.empty(size, dtype=torch.int64, device=self._device),
+            fresh=torch.empty(size, dtype=torch.bool, device=self._device),
+            bounds=tuple(range(size + 1)),
+            n_decodes=size,
+        )
+        token_ids = torch.empty(size, dtype=torch.int64, device=self._device)
+        return PackedBatch(token_ids, seqs, starts=(), decode_tables=tables)
+
+    def _refresh(self, batch: PackedBatch, bucket: Bucket) -> None:
+        """From the buffers' columns to contiguous tensors: the first kernels of a graph."""
+        batch.token_ids.copy_(bucket.integers[:, 0])
+        batch.seqs.slots.copy_(bucket.integers[:, 1])
+        batch.seqs.fresh.copy_(bucket.integers[:, 2] == 0)
+
+    def _inputs(self, bucket: Bucket) -> Callable[[], DrawInputs]:
+        def inputs() -> DrawInputs:
+            temperature, min_p, top_p = bucket.numbers.unbind(1)
+            top_k, high_bits, low_bits = bucket.integers[:, 3 : len(INTEGERS)].unbind(1)
+            return DrawInputs(temperature.float(), min_p.float(), top_p, top_k, high_bits, low_bits)
+
+        return inputs
