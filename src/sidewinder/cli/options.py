@@ -16,6 +16,8 @@ _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
     ("weight_dtype", str, "auto (as dtype) or int8 (large matrices rounded while loading)"),
     ("state_dtype", str, "dtype of the recurrent state: float32 or bfloat16"),
     ("all_reduce", str, "sums over ranks: auto, exact, int8, int6, int4 or a policy file"),
+    ("all_reduce_kl", float, "mean KL that sums may cost; needs eval --sensitivity once"),
+    ("rotate", bool, "rotate the residual stream, so that no channel of a sum stands out"),
     ("threads", int, "CPU threads per rank (default: usable cores / tp)"),
     ("revision", str, "revision of a hub model"),
     ("tokenizer", str, "tokenizer folder or hub id, when it is not the model's"),
@@ -50,6 +52,10 @@ def _add(group: Any, options: list[tuple[str, type, str]], defaults: dict[str, A
     for name, kind, text in options:
         default = defaults.get(name)
         shown = f"{text} (default: {default})" if default is not None else text
+        if kind is bool:
+            action = argparse.BooleanOptionalAction
+            group.add_argument(_flag(name), action=action, default=argparse.SUPPRESS, help=text)
+            continue
         group.add_argument(
             _flag(name), type=kind, default=argparse.SUPPRESS, metavar="X", help=shown
         )

@@ -132,7 +132,7 @@ def test_a_policy_that_quantises_nothing_leaves_the_transport_as_it_is():
     config = tiny_config("mamba")
 
     def rank(_, c):
-        return [quantised(c, name, config) is c for name in ("auto", "exact", "int8")]
+        return [quantised(c, policy_of(name), config) is c for name in ("auto", "exact", "int8")]
 
     assert run_ranks(2, rank) == [[True, True, False]] * 2
     assert run_ranks(1, rank) == [[True, True, True]]
@@ -142,7 +142,11 @@ def test_the_path_says_what_is_quantised(tmp_path):
     file = tmp_path / "policy.json"
     file.write_text(json.dumps({"default": "int8", "sites": {"layers.2.mixer.out_proj": "exact"}}))
     config = tiny_config("mamba")
-    paths = run_ranks(2, lambda _, c: [quantised(c, a, config).path for a in ("int4", str(file))])
+
+    def path_of(_, c):
+        return [quantised(c, policy_of(a), config).path for a in ("int4", str(file))]
+
+    paths = run_ranks(2, path_of)
     assert paths[0] == ["threads; deltas int4", "threads; deltas int8 but for 1 sites"]
 
 

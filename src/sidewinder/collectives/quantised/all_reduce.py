@@ -12,18 +12,17 @@ import torch
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives
-from sidewinder.collectives.quantised.policy import Policy, policy_of
+from sidewinder.collectives.quantised.policy import Policy
 from sidewinder.config import ModelConfig
 from sidewinder.ops.codec import Codec, decode, encode, reduce
 
 
-def quantised(inner: Collectives, all_reduce: str, config: ModelConfig) -> Collectives:
-    """`inner`, with deltas summed as the option `all_reduce` says.
+def quantised(inner: Collectives, policy: Policy, config: ModelConfig) -> Collectives:
+    """`inner`, with deltas summed as `policy` says.
 
     Raises:
-        ValueError: if a policy file cannot be used with this model.
+        ValueError: if the policy names a site that the model does not have.
     """
-    policy = policy_of(all_reduce)
     policy.check_sites(config)
     if policy.is_exact or inner.tp.size == 1:
         return inner

@@ -40,6 +40,12 @@ class PhaseCodecs:
         codec = _codec(value, where)
         return PhaseCodecs(codec, codec)
 
+    def to_json(self) -> str | dict[str, str]:
+        """What `parse` reads."""
+        if self.prefill is self.decode:
+            return _name(self.prefill)
+        return {"prefill": _name(self.prefill), "decode": _name(self.decode)}
+
     def __str__(self) -> str:
         if self.prefill is self.decode:
             return _name(self.prefill)
@@ -77,6 +83,41 @@ class Policy:
         """Whether nothing is quantised."""
         return all(codecs == PhaseCodecs() for codecs in (self.default, *self.sites.values()))
 
+    @staticmethod
+    def parse(values: Any, where: str) -> "Policy":
+        """From `{"default": CODECS, "sites": {SITE: CODECS, ...}}`, both parts optional.
+
+        Raises:
+            ValueError: for anything else; names `where` it stands.
+        """
+        if not isinstance(values, dict) or not set(values) <= {"default", "sites"}:
+            raise ValueError(f"{where}: a policy is an object with 'default' and 'sites'")
+        sites = values.get("sites", {})
+        if not isinstance(sites, dict):
+            raise ValueError(f"{where}: 'sites' is an object of sites and their codecs")
+        return Policy(
+            PhaseCodecs.parse(values.get("default", EXACT), f"{where}: default"),
+            {site: PhaseCodecs.parse(value, f"{where}: {site}") for site, value in sites.items()},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What `parse` reads: the content of a policy file."""
+        sites = {site: codecs.to_json() for site, codecs in self.sites.items()}
+        return {"default": self.default.to_json(), "sites": sites}
+
+    def shares(self, config: ModelConfig) -> dict[str, float]:
+        """How much of what deltas send when summed exactly each codec serves, in prefill.
+
+        Returns:
+            The share of each codec that occurs, "exact" among them; together 1.
+        """
+        calls = delta_calls(config)
+        found: dict[str, float] = {}
+        for site, count in calls.items():
+            name = _name(self.at(site).prefill)
+            found[name] = found.get(name, 0) + count / sum(calls.values())
+        return found
+
     def check_sites(self, config: ModelConfig) -> None:
         """Refuse a policy that was made for another model.
 
@@ -96,12 +137,18 @@ class Policy:
         return f"{self.default}" + (f" but for {exceptions} sites" if exceptions else "")
 
 
+def delta_calls(config: ModelConfig) -> dict[str, int]:
+    """The sites of a model, in order, and how many sums of `[T, d_model]` each makes in a step."""
+    calls = {f"layers.{index}.mixer.out_proj": 1 for index in range(config.n_layers)}
+    if config.attention is not None:
+        invocations = len(config.attention.layers)
+        calls |= {"shared.attention.o": invocations, "shared.mlp.down": invocations}
+    return calls
+
+
 def delta_sites(config: ModelConfig) -> tuple[str, ...]:
     """The sites of a model, in order: what may be quantised."""
-    mixers = tuple(f"layers.{index}.mixer.out_proj" for index in range(config.n_layers))
-    if config.attention is None:
-        return mixers
-    return (*mixers, "shared.attention.o", "shared.mlp.down")
+    return tuple(delta_calls(config))
 
 
 def policy_of(all_reduce: str) -> Policy:
@@ -122,12 +169,4 @@ def policy_of(all_reduce: str) -> Policy:
         values = json.loads(Path(all_reduce).read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"all_reduce={all_reduce!r} is not a readable policy: {error}") from error
-    if not isinstance(values, dict) or not set(values) <= {"default", "sites"}:
-        raise ValueError(f"{all_reduce}: a policy is an object with 'default' and 'sites'")
-    sites = values.get("sites", {})
-    if not isinstance(sites, dict):
-        raise ValueError(f"{all_reduce}: 'sites' is an object of sites and their codecs")
-    return Policy(
-        PhaseCodecs.parse(values.get("default", EXACT), f"{all_reduce}: default"),
-        {site: PhaseCodecs.parse(value, f"{all_reduce}: {site}") for site, value in sites.items()},
-    )
+    return Policy.parse(values, all_reduce)

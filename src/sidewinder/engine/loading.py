@@ -1,0 +1,44 @@
+"""A rank's weights as an `EngineConfig` asks for them: read or drawn, rotated, rounded."""
+
+from collections.abc import Mapping
+
+import torch
+
+from sidewinder.checkpoint.random import random_shard
+from sidewinder.checkpoint.reader import load_shard
+from sidewinder.config import EngineConfig, ModelConfig
+from sidewinder.layers.weights import Weight
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.quantise import quantise_weights
+from sidewinder.rotation import block_hadamard, fold_rotation
+
+
+def load_weights(
+    engine: EngineConfig,
+    model: ModelConfig,
+    tp: TensorParallel,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Mapping[str, Weight]:
+    """This rank's weights, by the names of docs/architecture.md.
+
+    Args:
+        engine: `load_format`, `rotate` and `weight_dtype` are used here; `model` is a local folder.
+        model: the architecture.
+        tp: which rank of how many.
+        dtype: of the weights that are not rounded to int8.
+        device: where they go.
+
+    Raises:
+        ValueError: if the checkpoint or `tp` does not fit.
+    """
+    if engine.load_format == "random":
+        weights = random_shard(model, tp, dtype, device)
+    else:
+        progress = engine.progress and tp.rank == 0
+        weights = load_shard(engine.model, model, tp, dtype, device, progress=progress)
+    if engine.rotate:
+        weights = fold_rotation(weights, model, block_hadamard(model.d_model))
+    if engine.weight_dtype == "int8":
+        return quantise_weights(weights, tie_embeddings="lm_head.weight" not in weights)
+    return weights

@@ -1,0 +1,131 @@
+"""An orthogonal rotation of the residual stream, folded into the weights at load.
+
+A residual stream that is read only through RMS norms can be rotated for free: a norm does not
+change under an orthogonal matrix once its gain sits in the projections that follow it. What writes
+the stream (embedding, output projections, their biases) is rotated, what reads it (norm gain, input
+projections, `lm_head`) is rotated back, and the function stays what it was, to rounding. What
+crosses ranks is then the rotated delta, in which no channel stands out, so that a codec whose
+elements share a scale loses less (docs/quantised-all-reduce.md).
+
+Everything below acts along `d_model`, which no rank splits: each rank folds its own shard.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sidewinder.config import ModelConfig
+
+Rotate = Callable[[Tensor], Tensor]
+"""`[..., d_model] -> [..., d_model]`: the last dimension times an orthogonal matrix, float32."""
+
+SEED = 0
+"""Of the signs; a constant, so that every rank and every start fold the same rotation."""
+
+
+def block_hadamard(width: int, seed: int = SEED) -> Rotate:
+    """Random signs, then Hadamard matrices of the largest power of two that divides `width`.
+
+    An odd width has blocks of one channel, which only change sign.
+
+    Args:
+        width: `d_model`.
+        seed: of the signs.
+    """
+    block = width & -width
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (width,), generator=generator).float() * 2 - 1
+
+    def rotate(x: Tensor) -> Tensor:
+        assert x.shape[-1] == width, f"{x.shape[-1]} channels are not {width}"
+        rows: Tensor = (x.float() * signs.to(x.device)).reshape(-1, block)
+        return _hadamard(rows).view(x.shape)
+
+    return rotate
+
+
+def _hadamard(x: Tensor) -> Tensor:
+    """`[rows, n]` times the orthogonal Hadamard matrix of size `n`, a power of two."""
+    rows, n = x.shape
+    half = 1
+    while half < n:
+        pairs = x.reshape(rows, n // (2 * half), 2, half)
+        first, second = pairs[:, :, 0], pairs[:, :, 1]
+        x = torch.stack([first + second, first - second], dim=2).view(rows, n)
+        half *= 2
+    return x / math.sqrt(n)
+
+
+def fold_rotation(
+    weights: Mapping[str, Tensor], config: ModelConfig, rotate: Rotate
+) -> dict[str, Tensor]:
+    """A rank's weights with the residual stream rotated; the model's function is unchanged.
+
+    Gains of the norms that read the stream move into the projections behind them and become ones.
+    So the logits' matrix is no longer the embedding: a tied model gets a `lm_head.weight` of its
+    own, at the memory of one more table.
+
+    Args:
+        weights: by our names (docs/architecture.md); not in int8.
+        config: the architecture.
+        rotate: along `d_model`, for example `block_hadamard(config.d_model)`.
+
+    Returns:
+        All weights, in the dtypes they had; computed in float32 and rounded once.
+    """
+    fold = _Fold(weights, rotate)
+    if config.tie_embeddings:
+        fold.weights["lm_head.weight"] = weights["embedding.weight"]
+    fold.reads("final_norm.weight", ["lm_head.weight"])
+    fold.replace("embedding.weight", rotate)
+    for layer in range(config.n_layers):
+        prefix = f"layers.{layer}"
+        fold.reads(f"{prefix}.norm.weight", [f"{prefix}.mixer.in_proj.weight"])
+        fold.writes(f"{prefix}.mixer.out_proj.weight")
+        if config.use_bias:
+            fold.writes(f"{prefix}.mixer.out_proj.bias")
+    if config.attention is not None:
+        # The block reads the stream and the embedding side by side, and its own sums are rotated
+        # too; a layer's `linear` reads the second of them and writes the stream.
+        fold.reads(
+            "shared.input_norm.weight", [f"shared.attention.{name}.weight" for name in "qkv"]
+        )
+        fold.writes("shared.attention.o.weight")
+        fold.reads("shared.pre_ff_norm.weight", ["shared.mlp.gate.weight", "shared.mlp.up.weight"])
+        fold.writes("shared.mlp.down.weight")
+        for layer in config.attention.layers:
+            fold.replace(f"layers.{layer}.linear.weight", rotate)
+            fold.writes(f"layers.{layer}.linear.weight")
+    return fold.weights
+
+
+class _Fold:
+    """Weights on the way: `weights` starts as what the model has, and ends rotated."""
+
+    def __init__(self, weights: Mapping[str, Tensor], rotate: Rotate) -> None:
+        self.weights = dict(weights)
+        self._rotate = rotate
+        self._width = weights["embedding.weight"].shape[1]
+
+    def replace(self, name: str, change: Callable[[Tensor], Tensor]) -> None:
+        """`change` of the weight in float32, in the weight's own dtype."""
+        old = self.weights[name]
+        self.weights[name] = change(old.float()).to(old.dtype).contiguous()
+
+    def reads(self, norm: str, projections: Sequence[str]) -> None:
+        """The projections take over the gain of the norm before them, and read what is rotated."""
+        gain = self.weights[norm].float()
+        self.weights[norm] = torch.ones_like(self.weights[norm])
+        for name in projections:
+            self.replace(name, lambda weight: self._along_inputs(weight * gain))
+
+    def writes(self, name: str) -> None:
+        """The outputs of a projection, or its bias, are rotated."""
+        self.replace(name, lambda weight: self._rotate(weight.movedim(0, -1)).movedim(-1, 0))
+
+    def _along_inputs(self, weight: Tensor) -> Tensor:
+        """The columns rotated; where they are several streams side by side, each of them."""
+        streams = weight.view(len(weight), -1, self._width)
+        return self._rotate(streams).view(weight.shape)
