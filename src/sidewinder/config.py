@@ -131,6 +131,11 @@ class EngineConfig:
         all_reduce: how deltas are summed over ranks: "auto" or "exact" in the model's dtype;
             "int8", "int6" or "int4" with so few bits on the wire; or a JSON file that ends in
             ".json", with a codec per layer (docs/quantised-all-reduce.md).
+        all_reduce_kl: mean KL divergence, in nats per token, that quantised sums may cost: codecs
+            are chosen per layer from what `sidewinder eval --sensitivity` measured. `all_reduce`
+            then names the fewest bits ("auto": int4), or the file of measurements.
+        rotate: fold an orthogonal rotation of the residual stream into the weights while loading,
+            so that quantised sums meet no outlying channels.
         threads: CPU threads per rank; None divides the usable cores among the ranks.
         revision: hub revision.
         tokenizer: folder or hub id of the tokenizer when it is not the model's.
@@ -153,6 +158,8 @@ class EngineConfig:
     weight_dtype: str = "auto"
     state_dtype: str = "float32"
     all_reduce: str = "auto"
+    all_reduce_kl: float | None = None
+    rotate: bool = False
     threads: int | None = None
     revision: str | None = None
     tokenizer: str | None = None
@@ -183,10 +190,24 @@ class EngineConfig:
                 others = " or a .json file" if name == "all_reduce" else ""
                 listed = " or ".join(choices) + others
                 raise ValueError(f"{name}={value!r} is not supported; use {listed}")
-        if not isinstance(self.progress, bool):
-            raise ValueError(f"progress={self.progress!r} is not True or False")
+        for name in ("progress", "rotate"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r} is not True or False")
+        self._check_budget()
         if not _is_number(self.timeout_s) or not 0 < self.timeout_s < math.inf:
             raise ValueError(f"timeout_s={self.timeout_s!r} is not a positive number of seconds")
+
+    def _check_budget(self) -> None:
+        budget = self.all_reduce_kl
+        if budget is None:
+            return
+        if not _is_number(budget) or not 0 < budget < math.inf:
+            raise ValueError(f"all_reduce_kl={budget!r} is not a positive number of nats per token")
+        if self.all_reduce == "exact":
+            raise ValueError(
+                "all_reduce='exact' leaves nothing to choose within "
+                f"all_reduce_kl={budget!r}; use auto or the fewest bits allowed"
+            )
 
     def _check_text(self, name: str, required: bool = False) -> None:
         value = getattr(self, name)
