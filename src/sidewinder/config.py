@@ -106,6 +106,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weight_dtype": ("auto", "int8"),
     "state_dtype": ("float32", "bfloat16"),
     "all_reduce": ("auto", "exact", "int8", "int6", "int4"),
+    "state_cache_dtype": ("auto", "bfloat16", "int8"),
+    "overlap": ("auto", "none", "x_proj", "out_proj", "both"),
+    "cuda_graphs": ("auto", "off"),
     "launch": ("process", "torchrun"),
     "load_format": ("auto", "random"),
 }
@@ -136,6 +139,9 @@ class EngineConfig:
             then names the fewest bits ("auto": int4), or the file of measurements.
         rotate: fold an orthogonal rotation of the residual stream into the weights while loading,
             so that quantised sums meet no outlying channels.
+        overlap: which sums over ranks travel while the rank computes something else: "x_proj"
+            (behind the z half of in_proj), "out_proj" (of half a prefill chunk, behind the other
+            half), "both", "none"; "auto" as it measured faster on the transport in use.
         threads: CPU threads per rank; None divides the usable cores among the ranks.
         revision: hub revision.
         tokenizer: folder or hub id of the tokenizer when it is not the model's.
@@ -144,6 +150,16 @@ class EngineConfig:
         max_step_tokens: most tokens in one step; longer prompts are prefilled in chunks.
         kv_cache_tokens: hybrids: tokens that the KV pages of all running sequences hold together;
             None chooses from memory.
+        state_cache_bytes: memory per rank for the states of prefixes that were run
+            (docs/state-cache.md); None chooses from what is free, 0 keeps none.
+        state_cache_host_bytes: GPU: host memory per rank for states that fell out of it; None
+            chooses. On a CPU both are the same memory: None is 0.
+        state_cache_dtype: of kept states: "auto" (as they are), "bfloat16" or "int8".
+        state_cache_dir: folder for states that shall outlive the process; None for none.
+        state_cache_disk_bytes: most bytes in that folder.
+        state_cache_interval: tokens between two kept states at the beginning of a prompt.
+        cuda_graphs: "auto" (decode steps are CUDA graphs where device and transport allow it) or
+            "off".
         launch: "process" (fresh worker processes; tp=1 runs in this one) or "torchrun".
         timeout_s: seconds after which a silent rank is declared dead.
         load_format: "auto" (the checkpoint's files) or "random" (config only; for benchmarks).
@@ -160,6 +176,7 @@ class EngineConfig:
     all_reduce: str = "auto"
     all_reduce_kl: float | None = None
     rotate: bool = False
+    overlap: str = "auto"
     threads: int | None = None
     revision: str | None = None
     tokenizer: str | None = None
@@ -167,6 +184,13 @@ class EngineConfig:
     max_batch_size: int = 32
     max_step_tokens: int = 2048
     kv_cache_tokens: int | None = None
+    state_cache_bytes: int | None = None
+    state_cache_host_bytes: int | None = None
+    state_cache_dtype: str = "auto"
+    state_cache_dir: str | None = None
+    state_cache_disk_bytes: int = 16 << 30
+    state_cache_interval: int = 512
+    cuda_graphs: str = "auto"
     launch: str = "process"
     timeout_s: float = 60.0
     load_format: str = "auto"
@@ -183,6 +207,7 @@ class EngineConfig:
         for name in ("threads", "max_model_len", "kv_cache_tokens"):
             self._check_integer(name, optional=True)
         self._check_integer("seed", optional=True, minimum=0, maximum=2**63 - 1)
+        self._check_state_cache()
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             is_policy = name == "all_reduce" and isinstance(value, str) and value.endswith(".json")
@@ -207,6 +232,18 @@ class EngineConfig:
             raise ValueError(
                 "all_reduce='exact' leaves nothing to choose within "
                 f"all_reduce_kl={budget!r}; use auto or the fewest bits allowed"
+            )
+
+    def _check_state_cache(self) -> None:
+        self._check_text("state_cache_dir")
+        for name in ("state_cache_bytes", "state_cache_host_bytes"):
+            self._check_integer(name, optional=True, minimum=0)
+        self._check_integer("state_cache_disk_bytes")
+        self._check_integer("state_cache_interval", minimum=16)
+        if self.state_cache_dir is not None and self.launch == "torchrun":
+            raise ValueError(
+                "state_cache_dir needs one process that knows what is on disk; use "
+                "launch='process', or no state_cache_dir"
             )
 
     def _check_text(self, name: str, required: bool = False) -> None:

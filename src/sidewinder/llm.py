@@ -20,7 +20,7 @@ from sidewinder.engine.defaults import generation_defaults
 from sidewinder.engine.dispatch import Dispatcher
 from sidewinder.engine.engine import Counters, Engine
 from sidewinder.engine.inputs import Prompt, params_list, prompt_list
-from sidewinder.engine.intake import Call, Intake
+from sidewinder.engine.intake import Call, ConversationState, Intake
 from sidewinder.engine.outputs import Increment, Metrics, RequestOutput
 from sidewinder.engine.runner import LOGITS_PER_BLOCK, RunnerReport
 from sidewinder.engine.scheduler import Limits
@@ -28,9 +28,13 @@ from sidewinder.parallel.executor import Executor
 from sidewinder.parallel.launch import start_executor
 from sidewinder.sampling import SamplingParams
 from sidewinder.sharding.dims import check_tp
+from sidewinder.state.cache.cache import StateCache, namespace_of
+from sidewinder.state.cache.disk import DiskIndex
+from sidewinder.state.cache.fingerprint import fingerprint
+from sidewinder.state.cache.stats import CacheStats
 from sidewinder.tokenizer import Tokenizer
 
-__all__ = ["LLM", "Increment", "Metrics", "RequestOutput", "Score"]
+__all__ = ["LLM", "ConversationState", "Increment", "Metrics", "RequestOutput", "Score"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class LLM:
         self._executor = self._start()
         self.runner_report: RunnerReport = self._executor.call("report")
         limits = self._limits(self.runner_report)
-        self.engine = Engine(self._executor, limits)
+        self.engine = Engine(self._executor, limits, self._state_cache(self.runner_report))
         self._dispatcher = Dispatcher(self.engine)
         drawn = secrets.randbits(63) if config.seed is None else config.seed
         self.intake = Intake(
@@ -103,6 +107,7 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         progress: bool = False,
+        cache_salt: str | None = None,
     ) -> list[RequestOutput]:
         """Continue prompts; all run together, in the order of the list.
 
@@ -110,13 +115,14 @@ class LLM:
             prompts: one prompt (text or token ids), or a list of them.
             params: one for all, or one per prompt.
             progress: show a progress bar on standard error.
+            cache_salt: states of prefixes are shared only among requests with the same one.
 
         Raises:
             ValueError: for prompts or params that cannot run; nothing has run then.
         """
         items = prompt_list(prompts)
         pairs = zip(items, params_list(params, len(items)), strict=True)
-        calls = [self.intake.generation(prompt, own) for prompt, own in pairs]
+        calls = [self.intake.generation(prompt, own, cache_salt) for prompt, own in pairs]
         outputs = {}
         with tqdm(total=len(calls), desc="prompts", disable=not progress) as bar:
             for part in self._increments(calls):
@@ -126,7 +132,10 @@ class LLM:
         return [outputs[call.request.id] for call in calls]
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        cache_salt: str | None = None,
     ) -> Generator[Increment, None, None]:
         """Continue one prompt; yield what each token adds. The last one carries the whole output.
 
@@ -136,14 +145,78 @@ class LLM:
             ValueError: for a prompt or params that cannot run.
         """
         (own,) = params_list(params, 1)
-        return self._stream(self.intake.generation(prompt, own))
+        return self._stream(self.intake.generation(prompt, own, cache_salt))
 
     def chat(
-        self, messages: Sequence[dict[str, str]], params: SamplingParams | None = None
+        self,
+        messages: Sequence[dict[str, str]],
+        params: SamplingParams | None = None,
+        cache_salt: str | None = None,
     ) -> RequestOutput:
         """Answer a conversation of {"role": ..., "content": ...} through the chat template."""
-        (output,) = self.generate([self.chat_prompt(messages)], params)
+        (output,) = self.generate([self.chat_prompt(messages)], params, cache_salt=cache_salt)
         return output
+
+    def snapshot(
+        self, text: Prompt | RequestOutput, cache_salt: str | None = None
+    ) -> ConversationState:
+        """Keep the state of a text, to continue it with `resume` as often as wanted.
+
+        What the state cache has of it need not run: after `generate`, its output costs a copy.
+
+        Args:
+            text: a prompt, or an output: its prompt and new tokens.
+            cache_salt: of the requests that ran it.
+
+        Raises:
+            ValueError: for a text that cannot run.
+        """
+        if isinstance(text, RequestOutput):
+            text = text.prompt_token_ids + text.token_ids
+        tokens = self.intake.tokens(text)
+        if len(tokens) == 1:
+            return ConversationState(tokens, None)
+        kept = self.engine.cache.keep_known(namespace_of(cache_salt), tokens[:-1])
+        if kept is None:
+            call = self.intake.keeping(tokens[:-1], cache_salt)
+            (kept,) = [part.kept for part in self._increments([call]) if part.kept is not None]
+        self._dispatcher.flush()
+        return ConversationState(tokens, kept)
+
+    def resume(
+        self,
+        state: ConversationState,
+        prompt: Prompt = "",
+        params: SamplingParams | None = None,
+        cache_salt: str | None = None,
+    ) -> RequestOutput:
+        """Continue a text whose state was kept.
+
+        Args:
+            state: from `snapshot`; it stays as it is.
+            prompt: what comes after it, without BOS; nothing is needed. Text is encoded by itself:
+                where it would merge with the last token before, it now does not.
+            params: how to continue.
+            cache_salt: states of prefixes are shared only among requests with the same one.
+
+        Raises:
+            ValueError: for a prompt or params that cannot run.
+        """
+        (own,) = params_list(params, 1)
+        call = self.intake.generation(prompt, own, cache_salt, state)
+        *_, last = self._increments([call])
+        assert last.output is not None
+        return last.output
+
+    def release(self, state: ConversationState) -> None:
+        """Free the memory of a kept state; it must not be resumed any more."""
+        if state.kept is not None:
+            self.engine.cache.release(state.kept)
+            self._dispatcher.flush()
+
+    def cache_stats(self) -> CacheStats:
+        """Figures of the state cache."""
+        return self.engine.cache_stats()
 
     def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The token ids that `chat` continues."""
@@ -226,7 +299,14 @@ class LLM:
         return self.engine.counters
 
     def close(self) -> None:
-        """End the ranks and free their memory. Calling twice is fine."""
+        """End the ranks and free their memory; states go to the disk tier before. Calling twice is
+        fine."""
+        is_open = self._dispatcher.closed is None and not self.engine.failed
+        if is_open and self.config.state_cache_dir is not None:
+            try:
+                self.engine.flush(to_disk=True)
+            except RuntimeError as error:
+                warnings.warn(f"kept states were not written: {error}", stacklevel=2)
         self._dispatcher.closed = self._dispatcher.closed or "close() was called"
         self._executor.close()
         torch.set_num_threads(self._threads)
@@ -259,6 +339,22 @@ class LLM:
         finally:
             if self._dispatcher.closed is not None:
                 self.close()
+
+    def _state_cache(self, report: RunnerReport) -> StateCache:
+        config, sizes = self.config, report.cache
+        if config.state_cache_bytes != 0 and sizes.device_bytes < sizes.state_bytes:
+            warnings.warn(
+                f"no prefix can be reused: one state takes {sizes.state_bytes} bytes per rank and "
+                f"state_cache_bytes is {sizes.device_bytes}; raise it, or set 0 to turn reuse off",
+                stacklevel=3,
+            )
+        disk = None
+        if config.state_cache_dir is not None and sizes.device_bytes >= sizes.state_bytes:
+            own = fingerprint(replace(config, dtype=report.dtype), self.model_config)
+            folder = str(Path(config.state_cache_dir).expanduser().absolute())
+            disk = DiskIndex(folder, config.state_cache_disk_bytes, own, config.tp)
+            self._executor.call("open_disk", folder, own)
+        return StateCache(sizes, report.pool.n_pages, disk)
 
     def _limits(self, report: RunnerReport) -> Limits:
         if report.pool.n_slots < self.config.max_batch_size:

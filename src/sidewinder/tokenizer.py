@@ -63,9 +63,14 @@ class Tokenizer:
         """Ids of the tokens that `decode` can leave out."""
         return frozenset(self._inner.all_special_ids)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a prompt, with BOS where the tokenizer is configured to put one."""
-        ids: list[int] = self._inner.encode(text)
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids of a prompt, with BOS where the tokenizer is configured to put one.
+
+        Args:
+            text: the prompt.
+            special: put BOS; False for the continuation of a text.
+        """
+        ids: list[int] = self._inner.encode(text, add_special_tokens=special)
         return ids
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:

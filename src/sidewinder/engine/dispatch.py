@@ -41,6 +41,12 @@ class Dispatcher:
         finally:
             self._drop(calls)
 
+    def flush(self) -> None:
+        """Have the ranks do now what is pending for kept states."""
+        with self._lock:
+            self._check_open()
+            self._engine.flush()
+
     def _add(self, calls: Sequence[Call]) -> None:
         with self._lock:
             self._check_open()

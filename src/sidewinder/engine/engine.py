@@ -10,7 +10,12 @@ from sidewinder.engine.request import FinishReason, Request
 from sidewinder.engine.scheduler import Limits, Progress, Scheduler
 from sidewinder.engine.text import TextStream
 from sidewinder.parallel.executor import Executor
+from sidewinder.state.cache.cache import StateCache
+from sidewinder.state.cache.stats import CacheStats
 from sidewinder.tokenizer import Tokenizer
+
+FLUSH_BYTES = 2 << 30
+"""Most bytes (of one rank) that `Engine.flush` writes to disk: closing must not take minutes."""
 
 
 @dataclass
@@ -20,6 +25,7 @@ class Counters:
     Attributes:
         steps: steps run, and `step_s` the time they took together.
         prompt_tokens, decode_tokens: tokens run in prefill and in decode.
+        cached_tokens: prompt tokens that were not run: their state was kept.
         finished, aborted: requests.
     """
 
@@ -27,6 +33,7 @@ class Counters:
     step_s: float = 0.0
     prompt_tokens: int = 0
     decode_tokens: int = 0
+    cached_tokens: int = 0
     finished: int = 0
     aborted: int = 0
 
@@ -46,15 +53,19 @@ class Engine:
     Args:
         executor: runs `step` on every rank.
         limits: slots, pages and tokens per step.
+        cache: kept states; by default none are.
 
-    An exception from `step` leaves the ranks in an unknown state: close the executor.
+    Attributes:
+        failed: a step raised: the ranks' state is unknown, so close the executor.
     """
 
-    def __init__(self, executor: Executor, limits: Limits) -> None:
+    def __init__(self, executor: Executor, limits: Limits, cache: StateCache | None = None) -> None:
         self._executor = executor
-        self._scheduler = Scheduler(limits)
+        self._scheduler = Scheduler(limits, cache)
+        self.cache = self._scheduler.cache
         self._live: dict[int, _Live] = {}
         self.counters = Counters()
+        self.failed = False
 
     @property
     def has_work(self) -> bool:
@@ -105,11 +116,33 @@ class Engine:
         if plan is None:
             return []
         started = time.perf_counter()
+        self.failed = True  # Unless all of it works.
         result: StepResult = self._executor.call("step", plan)
         ended = time.perf_counter()
         progress = self._scheduler.commit(result)
-        self._count(progress, ended - started)
+        self.failed = False
+        if progress:
+            self._count(progress, ended - started)
         return [self._take(part, started, ended) for part in progress]
+
+    def flush(self, to_disk: bool = False) -> None:
+        """Have the ranks do what is pending for kept states; call it between steps.
+
+        Args:
+            to_disk: also write kept states to the disk tier, up to `FLUSH_BYTES` of them.
+        """
+        if to_disk:
+            self.cache.write_all(FLUSH_BYTES)
+        ops = self.cache.take_ops()
+        if ops:
+            self.failed = True  # Unless all of it works.
+            failed: dict[int, str] = self._executor.call("apply", ops)
+            self.cache.settle(failed)
+            self.failed = False
+
+    def cache_stats(self) -> CacheStats:
+        """Figures of the state cache; any thread may call."""
+        return self.cache.stats()
 
     def run(self) -> list[RequestOutput]:
         """Step until nothing is left; return the outputs in the order in which they finished."""
@@ -134,7 +167,10 @@ class Engine:
         output, metrics, result = live.output, live.output.metrics, part.result
         if metrics.scheduled_s is None:
             metrics.scheduled_s = started
+            metrics.cached_tokens = part.sequence.n_cached
+            self.counters.cached_tokens += part.sequence.n_cached
         increment = Increment(output.request_id, logits=result.logits, scores=result.scores)
+        increment.kept = part.kept
         if output.prompt_logprobs is not None:
             n_missing = len(output.prompt_token_ids) - len(output.prompt_logprobs)
             output.prompt_logprobs += result.scores[:n_missing]

@@ -3,6 +3,7 @@
 import itertools
 import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,6 +14,7 @@ from sidewinder.engine.request import Request
 from sidewinder.engine.scheduler import Limits
 from sidewinder.sampling import Constraint, SamplingParams
 from sidewinder.sampling.grammar import GrammarCompiler
+from sidewinder.state.cache.cache import Kept, namespace_of
 from sidewinder.tokenizer import Tokenizer
 
 
@@ -23,6 +25,22 @@ class Call:
     request: Request
     tokenizer: Tokenizer | None = None
     prompt: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ConversationState:
+    """A state that a caller keeps: `LLM.snapshot` makes it, `LLM.resume` continues it.
+
+    The ranks hold it in host memory, outside of the cache's budget, until `LLM.release` or `close`.
+
+    Attributes:
+        token_ids: the text so far. All but the last one are in the state: that one runs again, for
+            its logits.
+        kept: what the ranks call it; None for a text of one token, which needs no state.
+    """
+
+    token_ids: tuple[int, ...]
+    kept: Kept | None
 
 
 class Intake:
@@ -54,13 +72,25 @@ class Intake:
         self._seeds = random.Random(seed)
         self._ids = itertools.count()
 
-    def generation(self, prompt: Prompt, params: SamplingParams) -> Call:
+    def generation(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        cache_salt: str | None = None,
+        resume: ConversationState | None = None,
+    ) -> Call:
         """A request to continue `prompt`.
+
+        Args:
+            prompt: text or token ids; after those of `resume`, if that is given.
+            params: how to continue.
+            cache_salt: states of prefixes are shared only among requests with the same one.
+            resume: a caller's own state.
 
         Raises:
             ValueError: if prompt or params cannot run.
         """
-        tokens = self._tokens(prompt)
+        tokens = self.tokens(prompt) if resume is None else self._continued(resume, prompt)
         params = resolve_params(
             params,
             len(tokens),
@@ -79,18 +109,24 @@ class Intake:
             seed=self._seeds.getrandbits(64) if params.seed is None else params.seed,
             eos_token_ids=self._eos_token_ids,
             constraint=self._constraint(params),
+            namespace=namespace_of(cache_salt),
+            resume=None if resume is None else resume.kept,
         )
         self._limits.check(request)
         tokenizer = self._tokenizer if self._has_tokenizer else None
         return Call(request, tokenizer, text)
 
-    def reading(self, prompt: Prompt, return_logits: bool = False) -> Call:
+    def reading(
+        self, prompt: Prompt, return_logits: bool = False, cache_salt: str | None = None
+    ) -> Call:
         """A request to run `prompt` and score it, or return its logits.
+
+        All of it runs, whatever is cached: something is wanted of every token.
 
         Raises:
             ValueError: if the prompt cannot run.
         """
-        tokens = self._tokens(prompt)
+        tokens = self.tokens(prompt)
         check_length(len(tokens), 0, self._max_model_len)
         request = Request(
             id=next(self._ids),
@@ -98,9 +134,37 @@ class Intake:
             params=SamplingParams(prompt_logprobs=None if return_logits else 0),
             generate=False,
             return_logits=return_logits,
+            namespace=namespace_of(cache_salt),
         )
         self._limits.check(request)
         return Call(request)
+
+    def keeping(self, tokens: Sequence[int], cache_salt: str | None = None) -> Call:
+        """A request to run `tokens` and keep their state for the caller.
+
+        Raises:
+            ValueError: if they cannot run.
+        """
+        checked = check_tokens(tokens, self._vocab_size)
+        check_length(len(checked), 0, self._max_model_len)
+        namespace = namespace_of(cache_salt)
+        request = Request(
+            id=next(self._ids),
+            prompt=checked,
+            params=SamplingParams(),
+            generate=False,
+            namespace=namespace,
+            keep=True,
+        )
+        self._limits.check(request)
+        return Call(request)
+
+    def _continued(self, state: ConversationState, prompt: Prompt) -> tuple[int, ...]:
+        if isinstance(prompt, str):
+            # No BOS in the middle of a text.
+            prompt = self._tokenizer.encode(prompt, special=False) if prompt else []
+        added = check_tokens(prompt, self._vocab_size) if len(prompt) else ()
+        return state.token_ids + added
 
     def _check_endings(self, params: SamplingParams) -> SamplingParams:
         if params.structured_output is not None:
@@ -124,7 +188,12 @@ class Intake:
     def _grammars(self) -> GrammarCompiler:
         return GrammarCompiler(self._tokenizer, self._vocab_size, self._eos_token_ids)
 
-    def _tokens(self, prompt: Prompt) -> tuple[int, ...]:
+    def tokens(self, prompt: Prompt) -> tuple[int, ...]:
+        """The token ids that `prompt` stands for.
+
+        Raises:
+            ValueError: for an empty prompt, or ids outside the vocabulary.
+        """
         if not isinstance(prompt, str):
             return check_tokens(prompt, self._vocab_size)
         if not prompt:

@@ -8,6 +8,7 @@ import torch
 
 from sidewinder.collectives.base import Collectives
 from sidewinder.config import EngineConfig
+from sidewinder.state.cache.entry import CacheSizes
 from sidewinder.state.spec import PAGE_SIZE
 
 SHARE_OF_FREE = 0.8
@@ -18,6 +19,12 @@ SHARE_OF_KV = 0.75
 
 DEFAULT_LENGTH = 4096
 """Tokens per sequence that the KV cache is sized for where no `max_model_len` is given."""
+
+SHARE_OF_CACHE = 0.25
+"""Part of what is free beside weights and pool that kept states may take by default."""
+
+MOST_OF_CACHE_ON_CPU = 4 << 30
+"""Most bytes that the CPU's ranks together take for kept states by default: others need some."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,53 @@ def _n_pages(engine: EngineConfig, page_bytes: int, budget: int) -> int:
     pages_per_sequence = -(-(engine.max_model_len or DEFAULT_LENGTH) // PAGE_SIZE)
     wanted = engine.max_batch_size * pages_per_sequence
     return max(1, min(wanted, int(budget * SHARE_OF_KV) // page_bytes))
+
+
+def fit_cache(
+    engine: EngineConfig,
+    pool: PoolSize,
+    state_bytes: int,
+    page_bytes: int,
+    free_bytes: int,
+    host_bytes: int,
+) -> CacheSizes:
+    """Budgets of kept states on every rank.
+
+    Args:
+        engine: `state_cache_bytes` and `state_cache_host_bytes` are wishes; None chooses.
+        pool: that stands beside them.
+        state_bytes: one kept state, on the rank where it is largest.
+        page_bytes: one KV page, likewise; 0 for pure SSMs.
+        free_bytes: of the rank with the least memory, without its pool.
+        host_bytes: host memory per rank that is free; 0 where it is the device's own.
+
+    Raises:
+        ValueError: if `state_cache_bytes` asks for more than is free.
+    """
+    wanted, on_host = engine.state_cache_bytes, engine.state_cache_host_bytes
+    if wanted is not None and wanted > max(free_bytes, 0):
+        raise ValueError(
+            f"state_cache_bytes={wanted} is more than the {_mib(max(free_bytes, 0))} that are free "
+            "per rank; lower it, or max_batch_size, or use more ranks (tp)"
+        )
+    if wanted is None:
+        wanted = max(0, int(free_bytes * SHARE_OF_CACHE))
+        if engine.device == "cpu":
+            wanted = min(wanted, MOST_OF_CACHE_ON_CPU // engine.tp)
+    return CacheSizes(
+        device_bytes=wanted,
+        host_bytes=int(host_bytes * SHARE_OF_CACHE) if on_host is None else on_host,
+        state_bytes=state_bytes,
+        token_bytes=page_bytes // PAGE_SIZE,
+        interval=engine.state_cache_interval,
+        page_size=pool.page_size,
+    )
+
+
+def host_free_bytes(device: torch.device, collectives: Collectives) -> int:
+    """Host memory per rank that is free beside the device's; every rank calls."""
+    free = 0 if device.type == "cpu" else free_bytes(torch.device("cpu")) // collectives.tp.size
+    return min(gather_integer(free, device, collectives))
 
 
 def least_free_bytes(device: torch.device, collectives: Collectives) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 from sidewinder.engine.request import FinishReason
 from sidewinder.sampling import TokenLogprobs
+from sidewinder.state.cache.cache import Kept
 
 
 @dataclass
@@ -14,6 +15,7 @@ class Metrics:
     Attributes:
         arrival_s, scheduled_s, first_token_s, finished_s: points in time (`time.perf_counter`).
         prompt_tokens, output_tokens: counts.
+        cached_tokens: prompt tokens that were not run: their state was kept (docs/state-cache.md).
     """
 
     arrival_s: float
@@ -22,6 +24,7 @@ class Metrics:
     finished_s: float | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
 
     @property
     def queue_s(self) -> float | None:
@@ -87,6 +90,7 @@ class Increment:
         scores: of the prompt rows just run, when asked for.
         finish_reason: set on the last increment.
         output: the finished output, on the last increment.
+        kept: the caller's state, on the last increment of a request that asked for it.
     """
 
     request_id: int
@@ -97,3 +101,4 @@ class Increment:
     scores: list[TokenLogprobs | None] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     output: RequestOutput | None = None
+    kept: Kept | None = None

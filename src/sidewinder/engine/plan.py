@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from sidewinder.sampling import SamplingParams, TokenLogprobs
+from sidewinder.state.cache.ops import StateOp
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,17 @@ class Admission:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step: sequences (one-token ones first) and the samplers that are new."""
+    """One step: what to do with kept states, the samplers that are new, then the sequences.
+
+    Attributes:
+        sequences: one-token ones first; none in a step that only moves states.
+        admissions: what samplers must know.
+        state_ops: done first, in this order.
+    """
 
     sequences: tuple[SequenceStep, ...]
     admissions: tuple[Admission, ...] = ()
+    state_ops: tuple[StateOp, ...] = ()
 
 
 @dataclass
@@ -80,6 +88,12 @@ class SequenceResult:
 
 @dataclass
 class StepResult:
-    """Results in the order of `StepPlan.sequences`."""
+    """What a step gives back.
+
+    Attributes:
+        sequences: in the order of `StepPlan.sequences`.
+        failed: why, by snapshot, for operations that could not be done (disk).
+    """
 
     sequences: list[SequenceResult]
+    failed: dict[int, str] = field(default_factory=dict)

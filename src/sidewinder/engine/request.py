@@ -5,6 +5,7 @@ from typing import Literal
 
 from sidewinder.engine.plan import Admission, SequenceStep
 from sidewinder.sampling import Constraint, SamplingParams
+from sidewinder.state.cache.cache import Kept
 
 FinishReason = Literal["stop", "length"]
 
@@ -26,6 +27,9 @@ class Request:
         generate: continue the prompt; else only run it, for scores or logits.
         return_logits: send back the logits of all prompt rows.
         constraint: follows the text and says what may come next.
+        namespace: of cached states; requests of different ones share none.
+        resume: a caller's state that holds the first tokens of the prompt.
+        keep: keep the state of the prompt for the caller.
     """
 
     id: int
@@ -36,10 +40,18 @@ class Request:
     generate: bool = True
     return_logits: bool = False
     constraint: Constraint | None = field(default=None, compare=False)
+    namespace: str = ""
+    resume: Kept | None = None
+    keep: bool = False
 
     def __post_init__(self) -> None:
         assert self.prompt, "a request without tokens"
         assert not self.generate or self.params.max_tokens is not None, "max_tokens not resolved"
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether something is wanted of every row of the prompt, so that all of it must run."""
+        return self.return_logits or self.params.prompt_logprobs is not None
 
     @property
     def max_stored_tokens(self) -> int:
@@ -60,6 +72,8 @@ class Sequence:
         pages: hybrids: KV pages reserved for `request.max_stored_tokens`.
         n_stored: tokens already in the state.
         output: tokens drawn so far.
+        n_cached: tokens that were in the state when the sequence got its slot.
+        boundaries: where prefill stops to keep the state.
     """
 
     request: Request
@@ -67,6 +81,21 @@ class Sequence:
     pages: tuple[int, ...] = ()
     n_stored: int = 0
     output: list[int] = field(default_factory=list)
+    n_cached: int = 0
+    boundaries: set[int] = field(default_factory=set)
+
+    @property
+    def n_before_boundary(self) -> int:
+        """Tokens that may run before the state must be kept, or the prompt ends."""
+        length = len(self.request.prompt)
+        return (
+            min((b for b in self.boundaries if b > self.n_stored), default=length) - self.n_stored
+        )
+
+    @property
+    def stored_tokens(self) -> tuple[int, ...]:
+        """The tokens in the state."""
+        return (*self.request.prompt, *self.output)[: self.n_stored]
 
     @property
     def n_unstored(self) -> int:

@@ -10,10 +10,19 @@ from sidewinder.collectives.base import Collectives
 from sidewinder.collectives.quantised.all_reduce import quantised
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.counted import CallCounter, CountedCollectives
+from sidewinder.engine.graphs import DecodeGraphs, Spare, recorder_for
 from sidewinder.engine.loading import load_weights
-from sidewinder.engine.memory import PoolSize, fit_pool, gather_integer, least_free_bytes
+from sidewinder.engine.memory import (
+    PoolSize,
+    fit_cache,
+    fit_pool,
+    gather_integer,
+    host_free_bytes,
+    least_free_bytes,
+)
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
 from sidewinder.engine.request import NO_NEXT_TOKEN
+from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.devices import DTYPES
@@ -23,7 +32,11 @@ from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
 from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.sensitivity import policy_for
 from sidewinder.state.batch import PackedBatch, pack
-from sidewinder.state.pool import StatePool, StateSnapshot
+from sidewinder.state.cache.entry import CacheSizes
+from sidewinder.state.cache.formats import stored_bytes
+from sidewinder.state.cache.ops import StateOp
+from sidewinder.state.cache.store import SnapshotStore
+from sidewinder.state.pool import StatePool
 from sidewinder.state.spec import StateSpec
 
 LOGITS_PER_BLOCK = 1 << 24
@@ -36,6 +49,7 @@ class RunnerReport:
 
     Attributes:
         pool: slots and KV pages of every rank.
+        cache: budgets of kept states.
         device, dtype: where and in what the model computes ("cpu", "bfloat16").
         weight_bytes: of every rank.
         slot_bytes: of one sequence's state, on every rank.
@@ -45,6 +59,7 @@ class RunnerReport:
     """
 
     pool: PoolSize
+    cache: CacheSizes
     device: str
     dtype: str
     weight_bytes: tuple[int, ...]
@@ -74,7 +89,8 @@ def build_runner(
     weights = load_weights(engine, model, tp, dtype, device)
     weight_bytes = sum(tensor.nbytes for tensor in weights.values())
     counter = CallCounter()
-    built = build_model(model, tp, weights, CountedCollectives(collectives, counter))
+    overlap = overlap_of(engine.overlap, collectives)
+    built = build_model(model, tp, weights, CountedCollectives(collectives, counter), overlap)
     spec, state_dtype = StateSpec.of(model, built.dims), DTYPES[engine.state_dtype]
 
     def of_all_ranks(value: int) -> tuple[int, ...]:
@@ -84,8 +100,32 @@ def build_runner(
     page_bytes = of_all_ranks(spec.page_bytes(dtype))
     free = least_free_bytes(device, collectives)
     size = fit_pool(engine, max(slot_bytes), max(page_bytes), free)
+    recorder = recorder_for(engine.cuda_graphs, device, collectives)
+    n_spare = int(recorder is not None)  # A slot and a page that the scheduler does not know.
+    pool = StatePool(
+        model,
+        built.dims,
+        size.n_slots + n_spare,
+        dtype,
+        device,
+        n_pages=size.n_pages + n_spare,
+        state_dtype=state_dtype,
+    )
+    graphs = None
+    if recorder is not None:
+        spare = Spare(size.n_slots, size.n_pages)
+        graphs = DecodeGraphs(built, pool, recorder, spare, counter)
+    cache = fit_cache(
+        engine,
+        size,
+        state_bytes=max(of_all_ranks(stored_bytes(pool.meta_snapshot(), engine.state_cache_dtype))),
+        page_bytes=max(page_bytes),
+        free_bytes=free - size.n_slots * max(slot_bytes) - size.n_pages * max(page_bytes),
+        host_bytes=host_free_bytes(device, collectives),
+    )
     report = RunnerReport(
         pool=size,
+        cache=cache,
         device=device.type,
         dtype=engine.dtype,
         weight_bytes=of_all_ranks(weight_bytes),
@@ -93,17 +133,16 @@ def build_runner(
         page_bytes=page_bytes,
         collectives=collectives.path,
     )
-    pool = StatePool(
-        model,
-        built.dims,
-        size.n_slots,
-        dtype,
-        device,
-        n_pages=size.n_pages,
-        state_dtype=state_dtype,
-    )
     answers = tp.rank == 0 or engine.launch == "torchrun"
-    return Runner(built, pool, report, counter, answers)
+
+    def agree(flags: Sequence[bool]) -> list[bool]:
+        own = torch.tensor(flags, dtype=torch.int64, device=device)
+        gathered = collectives.all_gather(own, [len(flags)] * tp.size)
+        good: list[bool] = gathered.view(tp.size, len(flags)).all(dim=0).tolist()
+        return good
+
+    store = SnapshotStore(pool, model, tp, engine.state_cache_dtype, agree)
+    return Runner(built, pool, store, report, counter, answers, graphs)
 
 
 def _torch_device(name: str) -> torch.device:
@@ -118,28 +157,33 @@ class Runner:
     Args:
         model: this rank's.
         pool: this rank's state.
+        store: kept states.
         report: sizes, for the caller.
         counter: counts the model's collectives.
         answers: whether this rank's results are wanted; else logits and scores are not made up.
+        graphs: runs the steps that only decode; None runs them like all others.
     """
 
     def __init__(
         self,
         model: Model,
         pool: StatePool,
+        store: SnapshotStore,
         report: RunnerReport,
         counter: CallCounter,
         answers: bool = True,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self.model = model
         self.pool = pool
+        self.store = store
         self._report = report
         self._counter = counter
         self._answers = answers
+        self._graphs = graphs
         self._device = pool.conv.device
         shard = VocabShard(model.dims.vocab_sizes, model.collectives)
         self._sampler = Sampler(model.config.vocab_size, self._device, shard)
-        self._snapshots: dict[str, StateSnapshot] = {}
         self._block_rows = max(1, LOGITS_PER_BLOCK // model.config.vocab_size)
 
     @torch.inference_mode()
@@ -149,12 +193,21 @@ class Runner:
         Raises:
             RuntimeError: if logits hold NaN or infinity.
         """
+        failed = self.store.apply(plan.state_ops)
+        if not plan.sequences:
+            return StepResult([], failed)
         for admission in plan.admissions:
             self._sampler.admit(admission)
         calls = self._counter.calls
         sequences = plan.sequences
         if self.pool.poison:
             self._poison_unused(sequences)
+        results = [SequenceResult() for _ in sequences]
+        if self._graphs is not None and self._graphs.serves(sequences):
+            logits, tokens = self._graphs.draw(sequences, self._sampler)
+            self._give(sequences, range(len(sequences)), logits, tokens, results)
+            self._report = replace(self._report, collectives_per_step=self._counter.calls - calls)
+            return StepResult(results, failed)
         batch = pack(
             [list(part.tokens) for part in sequences],
             [part.slot for part in sequences],
@@ -163,7 +216,6 @@ class Runner:
             self._device,
         )
         hidden = self.model.forward(batch, self.pool)
-        results = [SequenceResult() for _ in sequences]
         self._draw(plan, batch, hidden, results)
         if all(part.sample and len(part.tokens) == 1 for part in sequences):
             self._report = replace(self._report, collectives_per_step=self._counter.calls - calls)
@@ -171,7 +223,16 @@ class Runner:
             if part.score or part.return_logits:
                 rows = hidden[batch.seqs.bounds[index] : batch.seqs.bounds[index + 1]]
                 self._read_rows(part, rows, results[index])
-        return StepResult(results)
+        return StepResult(results, failed)
+
+    @torch.inference_mode()
+    def apply(self, ops: Sequence[StateOp]) -> dict[int, str]:
+        """Move kept states without a step; says which operations could not be done, and why."""
+        return self.store.apply(ops)
+
+    def open_disk(self, folder: str, fingerprint: str) -> None:
+        """Where kept states are written to and read from."""
+        self.store.open_disk(folder, fingerprint)
 
     def report(self) -> RunnerReport:
         """What the ranks hold and how they talk."""
@@ -181,27 +242,6 @@ class Runner:
         """Rank 0's `value` (below 2**63), on every rank."""
         own = torch.tensor([value], dtype=torch.int64, device=self._device)
         return int(self.model.collectives.broadcast(own))
-
-    def reset(self, slot: int) -> None:
-        """Make `slot` the state of a sequence without tokens."""
-        self.pool.reset(slot)
-
-    def copy_slot(self, source: int, target: int) -> None:
-        """Make `target`'s recurrent state that of `source`."""
-        self.pool.copy(source, target)
-
-    def snapshot(self, slot: int, name: str) -> int:
-        """Keep a copy of `slot`'s recurrent state under `name`; returns its bytes on this rank."""
-        self._snapshots[name] = self.pool.snapshot(slot)
-        return self._snapshots[name].n_bytes
-
-    def restore(self, slot: int, name: str) -> None:
-        """Load the copy kept under `name` into `slot`."""
-        self.pool.restore(slot, self._snapshots[name])
-
-    def drop_snapshot(self, name: str) -> None:
-        """Forget the copy kept under `name`."""
-        del self._snapshots[name]
 
     def _draw(
         self, plan: StepPlan, batch: PackedBatch, hidden: Tensor, results: list[SequenceResult]
@@ -214,6 +254,18 @@ class Runner:
         logits = self.model.local_logits(rows)
         allowed = [plan.sequences[index].allowed for index in drawing]
         tokens = self._sampler.sample(logits, slots, allowed)
+        self._give(plan.sequences, drawing, logits, tokens, results)
+
+    def _give(
+        self,
+        sequences: Sequence[SequenceStep],
+        drawing: Sequence[int],
+        logits: Tensor,
+        tokens: list[int],
+        results: list[SequenceResult],
+    ) -> None:
+        """Tokens drawn for some of the sequences into their results, with logprobs if wanted."""
+        slots = [sequences[index].slot for index in drawing]
         logprobs = self._sampler.logprobs(logits, slots, tokens, report=self._answers)
         for index, token, report in zip(drawing, tokens, logprobs, strict=True):
             results[index].token, results[index].logprobs = token, report

@@ -2,6 +2,9 @@
 
 A recurrent state is constant in size, so a sequence is admitted when a slot is free and then never
 waits for memory. Hybrids also reserve, at admission, the KV pages of their longest possible text.
+
+A prompt resumes the longest kept state of its beginning (`state.cache`). While another prompt is
+computing a longer common beginning, it waits for that.
 """
 
 from collections import deque
@@ -9,6 +12,9 @@ from dataclasses import dataclass
 
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
 from sidewinder.engine.request import FinishReason, Request, Sequence
+from sidewinder.state.cache.boundaries import MIN_SHARED
+from sidewinder.state.cache.cache import Kept, Match, StateCache
+from sidewinder.state.cache.radix import common_prefix
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Progress:
         n_tokens: how many were run.
         result: what the step gave back.
         finish_reason: set when the sequence is complete; its slot is free again.
+        kept: the caller's state, when the request asked for it and is complete.
     """
 
     sequence: Sequence
@@ -60,6 +67,7 @@ class Progress:
     n_tokens: int
     result: SequenceResult
     finish_reason: FinishReason | None
+    kept: Kept | None = None
 
 
 class Scheduler:
@@ -68,14 +76,18 @@ class Scheduler:
     A step takes one token of every decoding sequence first, then chunks of prompts in the order of
     arrival. While several prompts want to run, each takes at most half of the tokens that are left,
     so that a long prompt does not keep short ones waiting.
+
+    Args:
+        limits: what may be given away.
+        cache: kept states, and the KV pages; by default nothing is kept.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, cache: StateCache | None = None) -> None:
         self.limits = limits
+        self.cache = cache or StateCache(n_pages=limits.n_pages)
         self._waiting: deque[Request] = deque()
         self._running: dict[int, Sequence] = {}
         self._free_slots = list(reversed(range(limits.n_slots)))
-        self._free_pages = list(reversed(range(limits.n_pages)))
         self._planned: list[tuple[Sequence, SequenceStep]] = []
 
     @property
@@ -95,8 +107,10 @@ class Scheduler:
         """End a request now, waiting or running, and free its slot; False if it is not here."""
         sequence = self._running.pop(request_id, None)
         if sequence is not None:
+            if not sequence.prefilling:
+                self._save(sequence)
             self._free_slots.append(sequence.slot)
-            self._free_pages.extend(reversed(sequence.pages))
+            self.cache.pages.release(sequence.pages)
             return True
         for request in self._waiting:
             if request.id == request_id:
@@ -109,35 +123,90 @@ class Scheduler:
         assert not self._planned, "the planned step was not committed"
         admitted = self._admit()
         chosen = self._choose()
+        if not chosen and not self._waiting:
+            return None
+        ops = self.cache.take_ops()
+        if not chosen and not ops:
+            return None
         # One-token sequences first: operators have a fast path for them.
         chosen.sort(key=lambda part: len(part[1].tokens) != 1)
         self._planned = chosen
-        if not chosen:
-            return None
         drawing = [sequence for sequence in admitted if sequence.request.generate]
         admissions = tuple(sequence.admission() for sequence in drawing)
-        return StepPlan(tuple(step for _, step in chosen), admissions)
+        return StepPlan(tuple(step for _, step in chosen), admissions, ops)
 
     def commit(self, result: StepResult) -> list[Progress]:
         """Take the results of the planned step, in its order; free what is complete."""
         planned, self._planned = self._planned, []
+        self.cache.settle(result.failed)
         return [
             self._advance(sequence, step, part)
             for (sequence, step), part in zip(planned, result.sequences, strict=True)
         ]
 
     def _admit(self) -> list[Sequence]:
-        admitted = []
-        while self._waiting and self._free_slots:
-            n_pages = self.limits.pages_for(self._waiting[0])
-            if n_pages > len(self._free_pages):
-                break
+        admitted, passed = [], list[Request]()
+        # Those who wait for a state may be passed by others, a few at a time.
+        while self._waiting and self._free_slots and len(passed) < self.limits.n_slots:
             request = self._waiting.popleft()
-            pages = tuple(self._free_pages.pop() for _ in range(n_pages))
-            sequence = Sequence(request, self._free_slots.pop(), pages)
-            self._running[request.id] = sequence
+            match = self._match(request)
+            if match is None:
+                passed.append(request)
+                continue
+            sequence = self._start(request, match)
+            if sequence is None:
+                passed.append(request)
+                break
             admitted.append(sequence)
+        self._waiting.extendleft(reversed(passed))
         return admitted
+
+    def _match(self, request: Request) -> Match | None:
+        """What is kept of the prompt; None if it is better to wait for more."""
+        if request.reads_all or request.resume is not None:
+            return Match(None, 0)
+        match = self.cache.match(request.namespace, request.prompt)
+        if self._is_under_way(request, match.n_tokens):
+            return None
+        if match.entry is not None and not self.cache.ready(match.entry):
+            if match.entry.loading:
+                return None
+            return self.cache.match(request.namespace, request.prompt, in_memory=True)
+        return match
+
+    def _is_under_way(self, request: Request, n_known: int) -> bool:
+        """Whether a running prompt is computing a longer common beginning; asks it to keep it."""
+        for other in self._running.values() if self.cache.enabled else ():
+            if not other.prefilling or not other.boundaries:
+                continue
+            if other.request.namespace != request.namespace:
+                continue
+            shared = common_prefix(request.prompt, other.request.prompt)
+            shared = min(shared, len(request.prompt) - 1)
+            if shared - n_known >= MIN_SHARED and shared > other.n_stored:
+                other.boundaries.add(shared)
+                return True
+        return False
+
+    def _start(self, request: Request, match: Match) -> Sequence | None:
+        """Give a request slot and pages, with what is kept of its prompt; None if pages lack."""
+        pages = self.cache.take_pages(match.entry, self.limits.pages_for(request))
+        if pages is None:
+            return None
+        sequence = Sequence(request, self._free_slots.pop(), pages)
+        if match.entry is not None:
+            sequence.n_stored = match.n_tokens
+            self.cache.resume(match.entry, sequence.slot, pages)
+        elif request.resume is not None:
+            sequence.n_stored = request.resume.n_tokens
+            self.cache.resume_kept(request.resume, sequence.slot, pages)
+        sequence.n_cached = sequence.n_stored
+        if request.generate or not request.reads_all:
+            sequence.boundaries = self.cache.boundaries(match, len(request.prompt))
+        if not request.reads_all and request.resume is None:
+            self.cache.count_query(len(request.prompt), sequence.n_cached)
+        self._running[request.id] = sequence
+        return sequence
 
     def _choose(self) -> list[tuple[Sequence, SequenceStep]]:
         running = list(self._running.values())
@@ -156,7 +225,9 @@ class Scheduler:
         rows_left = self.limits.max_logit_rows
         for position, sequence in enumerate(prefilling):
             alone = position == len(prefilling) - 1
-            n_tokens = min(sequence.n_unstored, tokens_left if alone else -(-tokens_left // 2))
+            n_tokens = min(
+                sequence.n_before_boundary, tokens_left if alone else -(-tokens_left // 2)
+            )
             if sequence.request.return_logits:
                 n_tokens = min(n_tokens, rows_left)
                 rows_left -= n_tokens
@@ -169,7 +240,16 @@ class Scheduler:
         sequence.n_stored += len(step.tokens)
         if result.token is not None:
             sequence.take(result.token)
-        reason = sequence.finish_reason()
+        if sequence.n_stored in sequence.boundaries:
+            self._save(sequence)
+        reason, kept = sequence.finish_reason(), None
         if reason is not None:
+            if sequence.request.keep:
+                kept = self.cache.keep_slot(sequence.slot, sequence.n_stored, sequence.pages)
             self.finish(sequence.request.id)
-        return Progress(sequence, step.start, len(step.tokens), result, reason)
+        return Progress(sequence, step.start, len(step.tokens), result, reason, kept)
+
+    def _save(self, sequence: Sequence) -> None:
+        if sequence.boundaries:
+            tokens = sequence.stored_tokens
+            self.cache.save(sequence.request.namespace, tokens, sequence.slot, sequence.pages)

@@ -129,6 +129,10 @@ class StatePool:
             ssm=self.ssm[:, slot].to(target, copy=True),
         )
 
+    def meta_snapshot(self) -> StateSnapshot:
+        """Shapes and dtypes of a snapshot, without data."""
+        return StateSnapshot(self.conv[:, 0].to("meta"), self.ssm[:, 0].to("meta"))
+
     def restore(self, slot: int, snapshot: StateSnapshot) -> None:
         """Load a snapshot, taken on this rank of a pool of the same model, into `slot`."""
         assert snapshot.ssm.shape == self.ssm[:, slot].shape, "a snapshot of another model or rank"

@@ -10,6 +10,7 @@ from sidewinder.engine.plan import Admission, SequenceStep, StepPlan
 from sidewinder.engine.runner import build_runner
 from sidewinder.parallel.group import SINGLE
 from sidewinder.sampling import SamplingParams
+from sidewinder.state.cache.ops import Drop, Restore, Save
 from sidewinder.testing import TINY, run_ranks, save_tiny
 
 TOKENS = (5, 80, 12, 44, 7, 61, 3)
@@ -85,29 +86,29 @@ def test_rows_are_read_in_blocks(runner, monkeypatch):
     assert [score.token_id for score in blocks.scores] == list(TOKENS)
 
 
-def test_a_snapshot_resumes_a_sequence(runner):
-    if runner.pool.kv is not None:
-        pytest.skip("a hybrid's keys and values are not part of a snapshot")
+def test_operations_come_before_the_sequences(runner):
+    """A hybrid's pages too: slot 3 resumes in pages of its own, with a partly filled one copied."""
     step(runner, part(runner, 0, TOKENS[:4], 0))
-    assert runner.snapshot(0, "prefix") > 0
-    runner.copy_slot(0, 3)
+    kv = runner.pool.kv
+    copied = (0, 6) if kv is not None else None
     expected = last_logits(runner, 0, TOKENS[4:], 4)
-    step(runner, part(runner, 1, TOKENS, 0))
-    runner.restore(1, "prefix")
-    for slot in (1, 3):
-        assert torch.equal(last_logits(runner, slot, TOKENS[4:], 4), expected)
-    runner.drop_snapshot("prefix")
-    with pytest.raises(KeyError):
-        runner.restore(1, "prefix")
+    step(runner, part(runner, 0, TOKENS[:4], 0))
+    plan = StepPlan(
+        (part(runner, 3, TOKENS[4:], 4, return_logits=True),),
+        state_ops=(Save(7, 0), Restore(7, 3, copied=copied), Drop(7)),
+    )
+    (result,) = runner.step(plan).sequences
+    assert torch.equal(torch.from_numpy(result.logits)[-1], expected)
+    assert len(runner.store) == 0
 
 
-def test_reset_is_the_beginning(runner):
-    if runner.pool.kv is not None:
-        pytest.skip("a hybrid's positions are in its pages")
-    expected = last_logits(runner, 0, TOKENS, 0)
-    runner.reset(2)
-    # Not marked fresh: the zeros must be read.
-    assert torch.allclose(last_logits(runner, 2, TOKENS, 1), expected, atol=1e-5)
+def test_a_step_may_only_move_states(runner):
+    step(runner, part(runner, 0, TOKENS[:4], 0))
+    assert runner.step(StepPlan((), state_ops=(Save(1, 0),))).sequences == []
+    assert runner.store.n_bytes(1) == sum(
+        state[:, 0].nbytes for state in (runner.pool.conv, runner.pool.ssm)
+    )
+    assert runner.apply((Drop(1),)) == {}
 
 
 def test_the_report_holds_every_rank(folder):

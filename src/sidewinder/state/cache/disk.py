@@ -1,0 +1,202 @@
+"""The disk tier's index: which kept states are in the folder, and how much of it they take.
+
+Every rank writes its part of a state, `<key>.<rank>-of-<ranks>.safetensors`; then the manifest
+`<key>.json` is written here, which names the prefix. Without a manifest a part counts for nothing.
+Files are written under another name and renamed, and hold checksums, so a crash, a full disk or
+another process leaves nothing that could be mistaken for a state.
+"""
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sidewinder.state.cache.radix import Node
+
+FORMAT = 1
+"""Version of manifests and parts; a change makes older ones strangers."""
+
+OVERHEAD_BYTES = 16384
+"""A part's header and its share of the manifest, for planning; real sizes count once written."""
+
+_OURS = re.compile(r"([0-9a-f]{32})\.(json|\d+-of-\d+\.safetensors)(\.\d+\.tmp)?")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A state that an earlier run left: its key and its prefix."""
+
+    key: str
+    namespace: str
+    tokens: tuple[int, ...]
+
+
+@dataclass
+class _Files:
+    """The files of one key: their names, bytes, and when the newest was written."""
+
+    names: set[str] = field(default_factory=set)
+    n_bytes: int = 0
+    time_s: float = 0.0
+
+
+class DiskIndex:
+    """What is in `folder`.
+
+    Args:
+        folder: made if it does not exist. Other files in it are left alone.
+        limit: bytes that our files may take together, those of other models included.
+        fingerprint: of what may be resumed (see `fingerprint`).
+        n_ranks: parts that a new state has.
+
+    Attributes:
+        found: states of earlier runs, oldest first.
+        used: bytes of all our files, and of those to be written.
+        writable: whether new states are written; False after the first failure.
+    """
+
+    def __init__(self, folder: str | Path, limit: int, fingerprint: str, n_ranks: int) -> None:
+        self.folder = Path(folder)
+        self.limit = limit
+        self.fingerprint = fingerprint
+        self.found: list[Found] = []
+        self.used = 0
+        self.writable = True
+        self._n_ranks = n_ranks
+        self._bytes: dict[str, int] = {}
+        self._strangers: list[str] = []
+        self._unreadable = False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._scan()
+        except OSError as error:
+            self.unwritable(f"{error.strerror}: {self.folder}")
+        if self.writable and not os.access(self.folder, os.W_OK):
+            self.unwritable(f"the folder is read-only: {self.folder}")
+
+    def bytes_on_disk(self, rank_bytes: int) -> int:
+        """What a new state of `rank_bytes` on the largest rank takes at most."""
+        return self._n_ranks * (rank_bytes + OVERHEAD_BYTES)
+
+    def has_room(self, n_bytes: int) -> bool:
+        """Whether `n_bytes` more stay within the limit."""
+        return self.used + n_bytes <= self.limit
+
+    def drop_stranger(self) -> bool:
+        """Delete the oldest state that is not ours to resume; False if there is none."""
+        if not self._strangers:
+            return False
+        self.delete(self._strangers.pop(0))
+        return True
+
+    def reserve(self, namespace: str, node: Node[Any], n_bytes: int) -> str:
+        """The key under which the ranks may write the state at `node`, of at most `n_bytes`."""
+        text = json.dumps([FORMAT, self.fingerprint, namespace, node.tokens()])
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        self._count(key, n_bytes)
+        return key
+
+    def commit(self, key: str, namespace: str, node: Node[Any]) -> str | None:
+        """Write the manifest: the state counts from now on. Returns why not, or None."""
+        content = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "namespace": namespace,
+            "parts": self._n_ranks,
+            "tokens": node.tokens(),
+        }
+        text = json.dumps(content | {"checksum": checksum(content)})
+        target = self.folder / f"{key}.json"
+        temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(text)
+            temporary.replace(target)
+            sizes = [(self.folder / name).stat().st_size for name in self._part_names(key)]
+        except OSError as error:
+            return f"{error.strerror}: {target}"
+        self._count(key, sum(sizes) + len(text))
+        return None
+
+    def delete(self, key: str) -> None:
+        """Remove a state's files, the manifest first."""
+        self.used -= self._bytes.pop(key, 0)
+        try:
+            for file in sorted(self.folder.glob(f"{key}.*"), key=lambda file: file.suffix):
+                file.unlink(missing_ok=True)
+        except OSError as error:
+            self.unwritable(f"{error.strerror}: {self.folder}")
+
+    def used_now(self, key: str) -> None:
+        """Note on disk that a state was resumed, for the order of later runs."""
+        try:
+            os.utime(self.folder / f"{key}.json")
+        except OSError as error:
+            self.unwritable(f"{error.strerror}: {self.folder}")
+
+    def unreadable(self, reason: str) -> None:
+        """A state could not be read; says so once."""
+        if not self._unreadable:
+            self._unreadable = True
+            _warn(f"a state in state_cache_dir could not be read and is left out ({reason})")
+
+    def unwritable(self, reason: str) -> None:
+        """A state could not be written or deleted: write no more; says so once."""
+        if self.writable:
+            self.writable = False
+            _warn(f"no more states are written to state_cache_dir ({reason})")
+
+    def _scan(self) -> None:
+        files: dict[str, _Files] = {}
+        for item in os.scandir(self.folder):
+            match = _OURS.fullmatch(item.name)
+            if match is None:
+                continue
+            own, stat = files.setdefault(match[1], _Files()), item.stat()
+            own.names.add(item.name)
+            own.n_bytes += stat.st_size
+            own.time_s = max(own.time_s, stat.st_mtime)
+        for key in sorted(files, key=lambda key: files[key].time_s):
+            self._count(key, files[key].n_bytes)
+            found = self._read_manifest(key, files[key].names)
+            if found is None:
+                self._strangers.append(key)
+            else:
+                self.found.append(found)
+        if self._strangers:
+            _warn(
+                f"state_cache_dir: {len(self._strangers)} of {len(files)} states are of another "
+                "model or of other settings, or damaged, and are not used"
+            )
+
+    def _read_manifest(self, key: str, names: set[str]) -> Found | None:
+        try:
+            content = json.loads((self.folder / f"{key}.json").read_text())
+            given = content.pop("checksum")
+            parts = {f"{key}.{rank}-of-{content['parts']}.safetensors"
+                     for rank in range(content["parts"])}  # fmt: skip
+            fits = given == checksum(content) and content["fingerprint"] == self.fingerprint
+            if fits and content["format"] == FORMAT and parts <= names:
+                return Found(key, content["namespace"], tuple(content["tokens"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # Damaged: a stranger.
+        return None
+
+    def _part_names(self, key: str) -> list[str]:
+        return [f"{key}.{rank}-of-{self._n_ranks}.safetensors" for rank in range(self._n_ranks)]
+
+    def _count(self, key: str, n_bytes: int) -> None:
+        self.used += n_bytes - self._bytes.get(key, 0)
+        self._bytes[key] = n_bytes
+
+
+def checksum(content: dict[str, Any]) -> str:
+    """SHA-256 of JSON-able content, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
