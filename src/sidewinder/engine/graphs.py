@@ -9,11 +9,12 @@ only time that a step waits for the device.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from sidewinder.collectives.base import Collectives
 from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.plan import SequenceStep
 from sidewinder.models.base import Model
@@ -28,6 +29,9 @@ from sidewinder.sampling.sampler import Draw, Sampler, not_finite
 from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.state.batch import DecodeTables, PackedBatch, Sequences
 from sidewinder.state.pool import StatePool
+
+cuda: Any = torch.cuda
+"""Its streams and graphs carry no types."""
 
 LARGEST_BUCKET = 256
 """Larger batches run without a graph: their kernels take longer than their launches."""
@@ -54,19 +58,19 @@ class CudaRecorder:
     """Records CUDA graphs; they share memory, so only the last one replayed has valid results."""
 
     def __init__(self) -> None:
-        self._memory = torch.cuda.graph_pool_handle()
+        self._memory = cuda.graph_pool_handle()
 
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        stream = cuda.Stream()
+        stream.wait_stream(cuda.current_stream())
+        with cuda.stream(stream):
             for _ in range(WARM_UPS):
                 run()
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
+        cuda.current_stream().wait_stream(stream)
+        cuda.synchronize()
+        graph = cuda.CUDAGraph()
         # Other threads (NCCL's watchdog) go on asking the driver while this one records.
-        with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+        with cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             run()
         replay: Callable[[], None] = graph.replay
         return replay
@@ -78,6 +82,13 @@ class EagerRecorder:
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
         run()
         return run
+
+
+def recorder_for(option: str, device: torch.device, collectives: Collectives) -> Recorder | None:
+    """What records decode steps where the option `cuda_graphs`, device and transport allow it."""
+    if option == "off" or device.type != "cuda" or not collectives.capturable:
+        return None
+    return CudaRecorder()
 
 
 def bucket_of(n: int) -> int:

@@ -1,0 +1,70 @@
+"""The runner gives the same answers with decode steps of fixed shape as with plain ones."""
+
+import pytest
+import torch
+
+from sidewinder.collectives.base import SingleRank
+from sidewinder.config import EngineConfig
+from sidewinder.engine import runner as runner_module
+from sidewinder.engine.graphs import EagerRecorder, recorder_for
+from sidewinder.engine.plan import Admission, SequenceStep, StepPlan
+from sidewinder.engine.runner import build_runner
+from sidewinder.parallel.group import SINGLE
+from sidewinder.sampling import SamplingParams
+from sidewinder.testing import TINY, run_ranks, tiny_config
+
+PROMPTS = {1: (5, 80, 12), 0: (7, 9)}
+
+
+def answers(family, collectives):
+    """Tokens and logprobs of a prefill and three decode steps; collectives of one of these."""
+    engine = EngineConfig(
+        "random", device="cpu", dtype="float32", threads=1, max_batch_size=4, kv_cache_tokens=96,
+        load_format="random", tp=collectives.tp.size,
+    )  # fmt: skip
+    runner = build_runner(engine, tiny_config(family), collectives.tp, collectives)
+    kv, found = runner.pool.kv, []
+    params = SamplingParams(temperature=0.8, logprobs=2)
+    admissions = tuple(Admission(slot, params, slot, ()) for slot in PROMPTS)
+    tokens, starts = dict(PROMPTS), dict.fromkeys(PROMPTS, 0)
+    for _ in range(4):
+        parts = tuple(
+            SequenceStep(
+                slot, tuple(tokens[slot]), starts[slot], (slot,) if kv else (), sample=True
+            )
+            for slot in PROMPTS
+        )
+        results = runner.step(StepPlan(parts, admissions)).sequences
+        admissions = ()
+        for slot, result in zip(PROMPTS, results, strict=True):
+            starts[slot] += len(tokens[slot])
+            tokens[slot] = (result.token,)
+        found.append([(result.token, result.logprobs) for result in results])
+    return found, runner.report().collectives_per_step
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("family", TINY)
+def test_same_answers(family, tp, monkeypatch):
+    plain = run_ranks(tp, lambda _, collectives: answers(family, collectives))
+    monkeypatch.setattr(runner_module, "recorder_for", lambda *_: EagerRecorder())
+    graphed = run_ranks(tp, lambda _, collectives: answers(family, collectives))
+    for (expected, _), (found, calls) in zip(plain, graphed, strict=True):
+        assert calls > 0 or tp == 1
+        for some, others in zip(expected, found, strict=True):
+            assert [token for token, _ in some] == [token for token, _ in others]
+            for (_, one), (_, other) in zip(some, others, strict=True):
+                assert (one is None) == (other is None)
+                if one is not None:
+                    assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+def test_graphs_need_a_gpu_a_transport_and_the_option():
+    cuda, alone = torch.device("cuda"), SingleRank(SINGLE)
+    assert recorder_for("auto", torch.device("cpu"), alone) is None
+    assert recorder_for("off", cuda, alone) is None
+
+    def run(_, collectives):
+        assert recorder_for("auto", cuda, collectives) is None, "threads wait on the host"
+
+    run_ranks(2, run)
