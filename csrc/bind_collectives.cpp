@@ -91,6 +91,7 @@ void bind_collectives(nb::module_& m) {
         .def("post", [](ShmGroup& group, uintptr_t x, int64_t bytes) {
             return group.post(pointer(x), bytes);
         }, Release(), nb::arg("x"), nb::arg("bytes"))
+        .def_prop_ro("can_post", &ShmGroup::can_post)
         .def("collect_sum", [](ShmGroup& group, int slot, uintptr_t x, int64_t count, int type) {
             group.collect_sum(slot, pointer(x), count, sum_type(type));
         }, Release(), nb::arg("slot"), nb::arg("x"), nb::arg("count"), nb::arg("type"))

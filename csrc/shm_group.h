@@ -81,6 +81,7 @@ class ShmGroup {
     // given to one `collect_`. Everyone posts and collects in the same order, and holds at most
     // kMostPending at once; other operations may come between.
     int post(const char* x, int64_t bytes);
+    bool can_post() const { return n_pending_ < kMostPending; }
     // The sum of all ranks' parts; x is what this rank posted, and is overwritten.
     void collect_sum(int slot, char* x, int64_t count, SumType type);
     // Bytes [offset, offset + bytes) of every rank's part: out [ranks, bytes].

@@ -69,6 +69,22 @@ class Toy:
         assert torch.equal(result, expected), f"rank {self.tp.rank}: {shape} {dtype} {codec}"
         return self.same_everywhere(result)
 
+    def check_started(self) -> bool:
+        """Several results on their way, with other calls between; long and short ones."""
+        size, rank = self.tp.size, self.tp.rank
+        shapes = ((1, 7), (3, 400_000), (2, 64))
+        parts = [[part(r, shape, torch.bfloat16, 11) for r in range(size)] for shape in shapes]
+        for _ in range(4):
+            sums = [self.collectives.start_all_reduce(these[rank].clone()) for these in parts]
+            gathered = self.collectives.start_all_gather(parts[0][rank], [7] * size)
+            rows = self.collectives.start_all_to_all(torch.full((size, 5), rank) * 10)
+            assert (self.collectives.all_reduce(torch.ones(9)) == size).all()
+            for these, pending in zip(parts, sums, strict=True):
+                assert torch.equal(pending.wait(), sum_in_rank_order(torch.stack(these)))
+            assert torch.equal(gathered.wait(), torch.cat(parts[0], dim=1))
+            assert rows.wait()[:, 0].tolist() == [10 * r for r in range(size)]
+        return True
+
     def check_gather(self, rows: int, sizes: list[int], dtype: torch.dtype) -> bool:
         parts = [part(rank, (rows, size), dtype, 7) for rank, size in enumerate(sizes)]
         result = self.collectives.all_gather(parts[self.tp.rank], sizes)

@@ -33,3 +33,8 @@ def test_broadcast_from_every_root(pool, size, transport):
 def test_subgroups_sum_among_themselves(pool, partition, transport):
     assert pool(4, transport).call("check_subgroup", partition)
     assert pool(4, transport).call("check_sum", (9,), torch.float32, 1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_results_on_their_way(pool, size, transport):
+    assert pool(size, transport).call("check_started")

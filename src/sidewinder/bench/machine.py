@@ -26,6 +26,21 @@ def machine_info() -> dict[str, Any]:
     }
 
 
+def interface_bytes(name: str) -> tuple[int, int]:
+    """Bytes that a network interface has sent and received, headers included (Linux).
+
+    Raises:
+        ValueError: if this process's network namespace has no such interface.
+    """
+    with open("/proc/self/net/dev") as lines:
+        for line in lines:
+            interface, _, counters = line.partition(":")
+            if interface.strip() == name:
+                fields = counters.split()
+                return int(fields[8]), int(fields[0])
+    raise ValueError(f"there is no network interface {name} here")
+
+
 def _cpu_model() -> str:
     with open("/proc/cpuinfo") as lines:
         for line in lines:

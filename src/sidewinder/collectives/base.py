@@ -7,9 +7,6 @@ from torch import Tensor
 
 from sidewinder.parallel.group import SINGLE, TensorParallel
 
-MOST_PENDING = 3
-"""Results that may be on their way at once; the models need two."""
-
 
 class Pending:
     """A result that is on its way: `wait` for it once.
@@ -42,8 +39,8 @@ class Collectives(Protocol):
     Verbs with a body serve every transport that has no better way; wrappers pass them on.
 
     `start_` verbs return before all ranks have come, where the transport can (`overlaps`). Until
-    `wait`, what was given belongs to the transport. Every rank starts and waits in the same order,
-    other verbs may come between, and at most `MOST_PENDING` results are on their way.
+    `wait`, what was given belongs to the transport. Every rank starts and waits in the same order;
+    other verbs may come between, and several results may be on their way.
     """
 
     tp: TensorParallel
@@ -51,6 +48,8 @@ class Collectives(Protocol):
     """Transport in use, for the start-up line: "none", "threads", "gloo", "nccl", ..."""
     overlaps: bool = False
     """Whether messages that were started travel while this rank computes."""
+    capturable: bool = False
+    """Whether verbs can be recorded in a CUDA graph: nothing in them waits on the host."""
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """Sum of every rank's `x` (of equal shape and dtype). May overwrite and return `x`."""
@@ -121,6 +120,7 @@ class SingleRank(Collectives):
             raise ValueError(f"SingleRank serves tp=1, not tp={tp.size}")
         self.tp = tp
         self.path = "none"
+        self.capturable = True
 
     def all_reduce(self, x: Tensor) -> Tensor:
         return x

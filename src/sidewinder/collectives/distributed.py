@@ -32,7 +32,7 @@ class TorchCollectives(Collectives):
         store: a torch store that all ranks of the group share.
         device: "cpu" (gloo) or a CUDA device (NCCL).
         timeout_s: seconds after which a missing peer is an error.
-        loopback: gloo talks and listens on 127.0.0.1 only; for ranks of one machine.
+        host: the address of this machine on which gloo listens, and through which it talks.
         name: prefix of this group's keys in the store; equal on all ranks, unique per group.
 
     Raises:
@@ -45,19 +45,20 @@ class TorchCollectives(Collectives):
         store: Any,
         device: torch.device,
         timeout_s: float,
-        loopback: bool = True,
+        host: str = "127.0.0.1",
         name: str = "sidewinder",
     ) -> None:
         self.tp = tp
         self.path = "nccl" if device.type == "cuda" else "gloo"
-        self._device, self._timeout_s, self._loopback = device, timeout_s, loopback
+        self.capturable = self.path == "nccl"
+        self._device, self._timeout_s, self._host = device, timeout_s, host
         self._store, self._name = store, name
         self._subgroups: list[Collectives] = []
         self._partitions = 0
         make_group = _nccl_group if self.path == "nccl" else _gloo_group
         prefixed = c10d.PrefixStore(name, store)
         groups = [
-            self._checked("set-up", lambda: make_group(tp, prefixed, device, timeout_s, loopback))
+            self._checked("set-up", lambda: make_group(tp, prefixed, device, timeout_s, host))
         ]
         # Groups that outlive the interpreter abort it: the finalizer also runs at exit.
         self._finalizer = weakref.finalize(self, _shut_down, groups)
@@ -131,7 +132,7 @@ class TorchCollectives(Collectives):
             self._store,
             self._device,
             self._timeout_s,
-            self._loopback,
+            self._host,
             name=f"{self._name}/{self._partitions}.{index}",
         )
         self._subgroups.append(group)
@@ -168,19 +169,16 @@ def _bytes(x: Tensor) -> Tensor:
 
 
 def _gloo_group(
-    tp: TensorParallel, store: Any, _: torch.device, timeout_s: float, loopback: bool
+    tp: TensorParallel, store: Any, _: torch.device, timeout_s: float, host: str
 ) -> Any:
     options = c10d.ProcessGroupGloo._Options()
     options._timeout = timedelta(seconds=timeout_s)
-    if loopback:
-        options._devices = [c10d.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
-    else:
-        options._devices = [c10d.ProcessGroupGloo.create_default_device()]
+    options._devices = [c10d.ProcessGroupGloo.create_device(hostname=host)]
     return c10d.ProcessGroupGloo(store, tp.rank, tp.size, options)
 
 
 def _nccl_group(
-    tp: TensorParallel, store: Any, device: torch.device, timeout_s: float, _: bool
+    tp: TensorParallel, store: Any, device: torch.device, timeout_s: float, _: str
 ) -> Any:
     torch.cuda.set_device(device)
     options = c10d.ProcessGroupNCCL.Options()

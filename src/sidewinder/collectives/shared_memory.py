@@ -146,7 +146,7 @@ class SharedMemoryCollectives(Collectives):
 
     def start_all_reduce(self, x: Tensor) -> Pending:
         x = x.contiguous()
-        if x.dtype not in SUM_TYPES or x.nbytes > min(native.SHM_SLOT_BYTES, self.one_shot_bytes):
+        if x.dtype not in SUM_TYPES or x.nbytes > self.one_shot_bytes or not self._can_post(x):
             return Pending(lambda: self.all_reduce(x))
         slot, sum_type = self._posted("all_reduce", x), SUM_TYPES[x.dtype]
 
@@ -161,8 +161,8 @@ class SharedMemoryCollectives(Collectives):
 
     def start_all_gather(self, x: Tensor, sizes: Sequence[int]) -> Pending:
         x = x.contiguous()
-        one_row = x.shape[-1] == x.numel() > 0
-        if not one_row or len(set(sizes)) > 1 or x.nbytes > native.SHM_SLOT_BYTES:
+        one_row = x.shape[-1] == x.numel()
+        if not one_row or len(set(sizes)) > 1 or not self._can_post(x):
             return Pending(lambda: self.all_gather(x, sizes))
         slot = self._posted("all_gather", x)
         return self._collected("all_gather", slot, x.new_empty(*x.shape[:-1], sum(sizes)), 0)
@@ -170,11 +170,15 @@ class SharedMemoryCollectives(Collectives):
     def start_all_to_all(self, x: Tensor) -> Pending:
         assert x.shape[0] == self.tp.size, f"{x.shape[0]} rows for {self.tp.size} ranks"
         x = x.contiguous()
-        if not 0 < x.nbytes <= native.SHM_SLOT_BYTES:
+        if not self._can_post(x):
             return Pending(lambda: self.all_to_all(x))
         slot = self._posted("all_to_all", x)
         offset = self.tp.rank * x.nbytes // self.tp.size
         return self._collected("all_to_all", slot, torch.empty_like(x), offset)
+
+    def _can_post(self, x: Tensor) -> bool:
+        """Whether `x` fits into a slot and one is free; else it is moved when it is waited for."""
+        return 0 < x.nbytes <= native.SHM_SLOT_BYTES and bool(self._group.can_post)
 
     def _posted(self, verb: str, x: Tensor) -> int:
         """The slot in which the others can read `x` from now on."""

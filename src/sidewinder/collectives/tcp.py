@@ -169,7 +169,7 @@ class TcpCollectives(Collectives):
         if leading.numel() == 1:
             # Parts lie end to end in the result.
             joined = x.new_empty(*leading, sum(sizes))
-            parts = list(joined.view(-1).split(list(sizes)))
+            parts = list(torch.split(joined.view(-1), list(sizes)))
             parts[self.tp.rank].copy_(x.view(-1))
         else:
             parts = [x.new_empty(*leading, size) for size in sizes]

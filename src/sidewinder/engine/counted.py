@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.base import Collectives, Pending
 
 
 class CallCounter:
@@ -25,6 +25,8 @@ class CountedCollectives(Collectives):
     def __init__(self, inner: Collectives, counter: CallCounter) -> None:
         self.tp = inner.tp
         self.path = inner.path
+        self.capturable = inner.capturable
+        self.overlaps = inner.overlaps
         self._inner = inner
         self._counter = counter
 
@@ -35,6 +37,22 @@ class CountedCollectives(Collectives):
     def all_reduce_delta(self, x: Tensor, site: str, n_decodes: int) -> Tensor:
         self._count()
         return self._inner.all_reduce_delta(x, site, n_decodes)
+
+    def start_all_reduce(self, x: Tensor) -> Pending:
+        self._count()
+        return self._inner.start_all_reduce(x)
+
+    def start_all_reduce_delta(self, x: Tensor, site: str, n_decodes: int) -> Pending:
+        self._count()
+        return self._inner.start_all_reduce_delta(x, site, n_decodes)
+
+    def start_all_gather(self, x: Tensor, sizes: Sequence[int]) -> Pending:
+        self._count()
+        return self._inner.start_all_gather(x, sizes)
+
+    def start_all_to_all(self, x: Tensor) -> Pending:
+        self._count()
+        return self._inner.start_all_to_all(x)
 
     def is_exact(self, site: str) -> bool:
         return self._inner.is_exact(site)

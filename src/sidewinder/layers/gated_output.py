@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.linear import RowParallelLinear
 from sidewinder.layers.weights import Weights
 from sidewinder.ops.gated_rms_norm import gated_rms_norm
+from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.dims import LocalDims, channel_shares
 from sidewinder.state.batch import Sequences
 
@@ -29,6 +30,10 @@ class GatedOutput(Protocol):
     """From scan output and gate, `[T, d_inner_local]` each, to the layer's delta `[T, d_model]`."""
 
     def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor: ...
+
+    def start(self, x: Tensor, z: Tensor, seqs: Sequences) -> Pending:
+        """The call, with the sum of the delta begun."""
+        ...
 
 
 def gated_output(
@@ -56,7 +61,13 @@ class GateOutput:
         self.out_proj = out_proj
 
     def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
-        return self.out_proj((x.float() * F.silu(z.float())).to(x.dtype), seqs)
+        return self.out_proj(self._gated(x, z), seqs)
+
+    def start(self, x: Tensor, z: Tensor, seqs: Sequences) -> Pending:
+        return self.out_proj.start(self._gated(x, z), seqs)
+
+    def _gated(self, x: Tensor, z: Tensor) -> Tensor:
+        return (x.float() * F.silu(z.float())).to(x.dtype)
 
 
 class WholeGroupsOutput:
@@ -70,8 +81,13 @@ class WholeGroupsOutput:
         self.out_proj = out_proj
 
     def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
-        normed = gated_rms_norm(x, z, self.weight, self.eps, self.group_size, self.norm_before_gate)
-        return self.out_proj(normed, seqs)
+        return self.out_proj(self._normed(x, z), seqs)
+
+    def start(self, x: Tensor, z: Tensor, seqs: Sequences) -> Pending:
+        return self.out_proj.start(self._normed(x, z), seqs)
+
+    def _normed(self, x: Tensor, z: Tensor) -> Tensor:
+        return gated_rms_norm(x, z, self.weight, self.eps, self.group_size, self.norm_before_gate)
 
 
 class OneGroupOutput:
@@ -85,19 +101,26 @@ class OneGroupOutput:
         self.out_proj = out_proj
 
     def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
+        return self.start(x, z, seqs).wait()
+
+    def start(self, x: Tensor, z: Tensor, seqs: Sequences) -> Pending:
+        """Both sums begun: together, or apart where the first is quantised and the second not."""
         normalised, scaled = _gate(x, z, self.weight, self.norm_before_gate)
         mean_square = normalised.square().sum(-1, keepdim=True) / self.d_inner
         partial = self.out_proj.partial(scaled.to(x.dtype))
-        total, mean_square = self._sums(partial, mean_square, seqs)
-        delta = total.float() * torch.rsqrt(mean_square + self.eps)
-        return self.out_proj.add_bias(delta.to(x.dtype))
-
-    def _sums(self, partial: Tensor, scalar: Tensor, seqs: Sequences) -> tuple[Tensor, Tensor]:
-        """Both over ranks: together, or apart where the first is quantised and the second not."""
         collectives = self.out_proj.collectives
         if collectives.is_exact(self.out_proj.name):
-            return sum_with_scalar(partial, scalar, collectives)
-        return self.out_proj.sum(partial, seqs), collectives.all_reduce(scalar)
+            message = with_scalar(partial, mean_square, collectives.tp)
+            return collectives.start_all_reduce(message).then(
+                lambda total: self._delta(*without_scalar(total, collectives.tp))
+            )
+        total = self.out_proj.start_sum(partial, seqs)
+        squares = collectives.start_all_reduce(mean_square)
+        return Pending(lambda: self._delta(total.wait(), squares.wait()))
+
+    def _delta(self, total: Tensor, mean_square: Tensor) -> Tensor:
+        delta = total.float() * torch.rsqrt(mean_square + self.eps)
+        return self.out_proj.add_bias(delta.to(total.dtype))
 
 
 class CutGroupsOutput:
@@ -123,12 +146,18 @@ class CutGroupsOutput:
         self.channel_group = channel_group
 
     def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
+        return self.out_proj(self._normed(x, z), seqs)
+
+    def start(self, x: Tensor, z: Tensor, seqs: Sequences) -> Pending:
+        return self.out_proj.start(self._normed(x, z), seqs)
+
+    def _normed(self, x: Tensor, z: Tensor) -> Tensor:
         normalised, scaled = _gate(x, z, self.weight, self.norm_before_gate)
         squares = normalised.new_zeros(x.shape[0], self.n_groups)
         squares.index_add_(1, self.channel_group, normalised.square())
         squares = self.out_proj.collectives.all_reduce(squares)
         factor = torch.rsqrt(squares / self.group_size + self.eps)[:, self.channel_group]
-        return self.out_proj((scaled * factor).to(x.dtype), seqs)
+        return (scaled * factor).to(x.dtype)
 
 
 def _gate(x: Tensor, z: Tensor, weight: Tensor, norm_before_gate: bool) -> tuple[Tensor, Tensor]:
@@ -138,22 +167,23 @@ def _gate(x: Tensor, z: Tensor, weight: Tensor, norm_before_gate: bool) -> tuple
     return (x if norm_before_gate else gated), gated * weight
 
 
-def sum_with_scalar(
-    partial: Tensor, scalar: Tensor, collectives: Collectives
-) -> tuple[Tensor, Tensor]:
-    """Sum `partial` `[T, d]` and a float32 `scalar` `[T, 1]` over ranks in one message.
+def with_scalar(partial: Tensor, scalar: Tensor, tp: TensorParallel) -> Tensor:
+    """One message of `partial` `[T, d]` and a float32 `scalar` `[T, 1]`, to be summed over ranks.
 
     A 16-bit message would round the scalar, and a wrong scalar spoils the whole row. So each rank
     sends it as a rounded part and a remainder, in two columns of its own where others send zero:
     the parts arrive exactly, and are summed in float32 in rank order.
     """
-    d, tp = partial.shape[1], collectives.tp
     if partial.dtype == torch.float32:
-        total = collectives.all_reduce(torch.cat([partial, scalar], dim=1))
-        return total[:, :d], total[:, d:]
+        return torch.cat([partial, scalar], dim=1)
     rounded = scalar.to(partial.dtype)
     parts = partial.new_zeros(partial.shape[0], 2 * tp.size)
     parts[:, 2 * tp.rank] = rounded[:, 0]
     parts[:, 2 * tp.rank + 1] = (scalar - rounded.float())[:, 0]
-    total = collectives.all_reduce(torch.cat([partial, parts], dim=1))
-    return total[:, :d], total[:, d:].float().sum(1, keepdim=True)
+    return torch.cat([partial, parts], dim=1)
+
+
+def without_scalar(total: Tensor, tp: TensorParallel) -> tuple[Tensor, Tensor]:
+    """The two sums of what `with_scalar` packed."""
+    columns = 1 if total.dtype == torch.float32 else 2 * tp.size
+    return total[:, :-columns], total[:, -columns:].float().sum(1, keepdim=True)

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives
-from sidewinder.layers.weights import Weights
+from sidewinder.collectives.base import Collectives, Pending
+from sidewinder.layers.weights import Weight, Weights
 from sidewinder.ops.linear import linear
+from sidewinder.quantise import Int8Weight
 from sidewinder.state.batch import Sequences
 
 
@@ -21,6 +22,17 @@ class ColumnParallelLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+    def outputs(self, x: Tensor, which: slice) -> Tensor:
+        """Some of the outputs: the columns `which` of the result."""
+        bias = None if self.bias is None else self.bias[which]
+        return linear(x, _rows(self.weight, which), bias)
+
+
+def _rows(weight: Weight, which: slice) -> Weight:
+    if isinstance(weight, Int8Weight):
+        return Int8Weight(weight.values[which], weight.scales[which], weight.group_size)
+    return weight[which]
 
 
 class RowParallelLinear:
@@ -43,6 +55,10 @@ class RowParallelLinear:
     def __call__(self, x: Tensor, seqs: Sequences) -> Tensor:
         return self.add_bias(self.sum(self.partial(x), seqs))
 
+    def start(self, x: Tensor, seqs: Sequences) -> Pending:
+        """The call, with its sum begun."""
+        return self.start_sum(self.partial(x), seqs).then(self.add_bias)
+
     def partial(self, x: Tensor) -> Tensor:
         """This rank's term of the sum, `[T, o]`."""
         return linear(x, self.weight)
@@ -50,6 +66,10 @@ class RowParallelLinear:
     def sum(self, partial: Tensor, seqs: Sequences) -> Tensor:
         """The sum over ranks of what `partial` returned, `[T, o]`."""
         return self.collectives.all_reduce_delta(partial, self.name, seqs.n_decodes)
+
+    def start_sum(self, partial: Tensor, seqs: Sequences) -> Pending:
+        """`sum`, begun."""
+        return self.collectives.start_all_reduce_delta(partial, self.name, seqs.n_decodes)
 
     def add_bias(self, total: Tensor) -> Tensor:
         """The sum, with the bias."""

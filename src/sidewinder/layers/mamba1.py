@@ -13,9 +13,10 @@ holds whole heads, a part of one, or pieces of neighbours (`LocalDims.head_piece
 import torch
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
+from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.weights import Weights
 from sidewinder.ops.causal_conv1d import causal_conv1d
 from sidewinder.ops.linear import linear
@@ -77,6 +78,7 @@ class Mamba1Mixer:
         weights: the mixer's.
         collectives: all ranks.
         head_collectives: the ranks that share this rank's heads, `dims.x_proj_partition`.
+        overlap: whether x_proj's sum is hidden behind the z half of `in_proj`.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Mamba1Mixer:
         weights: Weights,
         collectives: Collectives,
         head_collectives: Collectives,
+        overlap: Overlap = PLAIN,
     ) -> None:
         self.d_inner_local = dims.d_inner_local
         self.in_proj = ColumnParallelLinear(weights.under("in_proj"))
@@ -93,6 +96,7 @@ class Mamba1Mixer:
         self.conv_weight = weights["conv.weight"]
         self.conv_bias = weights.get("conv.bias")
         self.head_collectives = head_collectives
+        self.hides_x_proj = overlap.x_proj and head_collectives.tp.size > 1
         self.first_head = dims.x_proj_heads.start
         self.n_heads = dims.x_proj_heads.size
         self.pieces = [HeadScan(piece, config, weights) for piece in dims.head_pieces]
@@ -100,26 +104,50 @@ class Mamba1Mixer:
 
     def __call__(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Tensor:
         """The layer's delta `[T, d_model]` from the normed `hidden` `[T, d_model]`."""
-        projected = self.in_proj(hidden)
-        x, z = projected[:, : self.d_inner_local], projected[:, self.d_inner_local :]
-        x = causal_conv1d(x, self.conv_weight, self.conv_bias, state.conv, seqs)
-        parameters = self._scan_parameters(x)
+        return self.out_proj(self._scanned(hidden, state, seqs), seqs)
+
+    def start(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Pending:
+        """The call, with the sum of its delta begun."""
+        return self.out_proj.start(self._scanned(hidden, state, seqs), seqs)
+
+    def _scanned(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Tensor:
+        """The gated outputs of this rank's channels, `[T, d_inner_local]`."""
+        x_half, z_half = slice(0, self.d_inner_local), slice(self.d_inner_local, None)
+        if self.hides_x_proj:
+            x = self._convolved(self.in_proj.outputs(hidden, x_half), state, seqs)
+            pending = self.head_collectives.start_all_reduce(self._packed(self._terms(x)))
+            z = self.in_proj.outputs(hidden, z_half)
+            parameters = pending.wait().unbind(0)
+        else:
+            projected = self.in_proj(hidden)
+            z = projected[:, z_half]
+            x = self._convolved(projected[:, x_half], state, seqs)
+            parameters = self._summed(self._terms(x))
         outputs = [
             piece.scan(x, z, parameters[head], state.ssm, seqs)
             for piece, head in zip(self.pieces, self.piece_heads, strict=True)
         ]
-        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return self.out_proj(y, seqs)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
-    def _scan_parameters(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _convolved(self, x: Tensor, state: LayerState, seqs: Sequences) -> Tensor:
+        return causal_conv1d(x, self.conv_weight, self.conv_bias, state.conv, seqs)
+
+    def _terms(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Each piece's term of its head's `dt, B, C`."""
+        return tuple(piece.project(x) for piece in self.pieces)
+
+    def _summed(self, terms: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """`dt, B, C` (`[T, R + 2N]`) of each head that this rank's group of ranks holds."""
-        terms = [piece.project(x) for piece in self.pieces]
         if self.head_collectives.tp.size == 1:
-            return tuple(terms)
+            return terms
+        return self.head_collectives.all_reduce(self._packed(terms)).unbind(0)
+
+    def _packed(self, terms: tuple[Tensor, ...]) -> Tensor:
+        """The terms as one message, `[heads, T, R + 2N]`."""
         if self.n_heads == 1:
-            return (self.head_collectives.all_reduce(terms[0]),)
+            return terms[0][None]
         # The group's ranks hold pieces of different heads; a rank adds zero to heads it lacks.
-        packed = x.new_zeros(self.n_heads, *terms[0].shape)
+        packed = terms[0].new_zeros(self.n_heads, *terms[0].shape)
         for term, head in zip(terms, self.piece_heads, strict=True):
             packed[head] = term
-        return self.head_collectives.all_reduce(packed).unbind(0)
+        return packed

@@ -9,7 +9,7 @@ out  = out_proj(norm(y, z))           summed over all ranks
 import torch
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.gated_output import gated_output
 from sidewinder.layers.linear import ColumnParallelLinear
@@ -50,6 +50,14 @@ class Mamba2Mixer:
 
     def __call__(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Tensor:
         """The layer's delta `[T, d_model]` from the normed `hidden` `[T, d_model]`."""
+        return self.output(*self._scanned(hidden, state, seqs), seqs)
+
+    def start(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Pending:
+        """The call, with the sum of its delta begun."""
+        return self.output.start(*self._scanned(hidden, state, seqs), seqs)
+
+    def _scanned(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> tuple[Tensor, Tensor]:
+        """The scan's outputs and the gate, `[T, d_inner_local]` each."""
         z, x_b_c, dt = torch.split(self.in_proj(hidden), self.bands, dim=-1)
         x_b_c = causal_conv1d(x_b_c, self.conv_weight, self.conv_bias, state.conv, seqs)
         x, B, C = torch.split(x_b_c, self.conv_bands, dim=-1)
@@ -66,4 +74,4 @@ class Mamba2Mixer:
             self.dt_limit,
             self.head_group,
         )
-        return self.output(y.flatten(1), z, seqs)
+        return y.flatten(1), z

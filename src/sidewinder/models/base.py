@@ -7,9 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
+from sidewinder.layers.overlap import PLAIN, Overlap, halves
 from sidewinder.layers.weights import Weight, Weights
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import TensorParallel
@@ -23,6 +24,10 @@ class Mixer(Protocol):
 
     def __call__(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Tensor: ...
 
+    def start(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Pending:
+        """The call, with the sum of its delta begun."""
+        ...
+
 
 class Model(ABC):
     """One rank's part of a model.
@@ -32,6 +37,7 @@ class Model(ABC):
         tp: which rank of how many.
         weights: this rank's, by the names of docs/architecture.md.
         collectives: the group of `tp`.
+        overlap: which sums are hidden behind computation; the same on every rank.
     """
 
     def __init__(
@@ -40,11 +46,13 @@ class Model(ABC):
         tp: TensorParallel,
         weights: Mapping[str, Weight],
         collectives: Collectives,
+        overlap: Overlap = PLAIN,
     ) -> None:
         assert tp == collectives.tp, "the collectives are another rank's"
         self.config = config
         self.dims = LocalDims.of(config, tp)
         self.collectives = collectives
+        self.overlap = overlap if tp.size > 1 else PLAIN
         self.weights = Weights(weights)
         table = self.weights["embedding.weight"]
         # Tied models have a head of their own only where it is in int8.
@@ -85,8 +93,9 @@ class MixerStack(Model):
         tp: TensorParallel,
         weights: Mapping[str, Weight],
         collectives: Collectives,
+        overlap: Overlap = PLAIN,
     ) -> None:
-        super().__init__(config, tp, weights, collectives)
+        super().__init__(config, tp, weights, collectives, overlap)
         layers = [self.weights.under(f"layers.{index}") for index in range(config.n_layers)]
         self.norms = [layer["norm.weight"] for layer in layers]
         self.mixers = self.make_mixers([layer.under("mixer") for layer in layers])
@@ -102,9 +111,45 @@ class MixerStack(Model):
         if self.config.residual_in_fp32:
             residual = residual.float()
         hidden = rms_norm(residual, self.norms[0], eps)
+        parts = halves(batch.seqs) if self.overlap.out_proj else None
+        if parts is not None:
+            return self._forward_in_halves(hidden, residual, parts, pool)
         for index, mixer in enumerate(self.mixers):
             delta = mixer(hidden, pool.layer(index), batch.seqs)
             last = index + 1 == len(self.mixers)
             weight = self.final_norm if last else self.norms[index + 1]
             hidden, residual = rms_norm(delta, weight, eps, residual)
         return hidden
+
+    def _forward_in_halves(
+        self,
+        hidden: Tensor,
+        residual: Tensor,
+        parts: tuple[Sequences, Sequences],
+        pool: StatePool,
+    ) -> Tensor:
+        """All layers, so that a half's sum travels while the other half is computed.
+
+        Args:
+            hidden, residual: inputs of the first layer, `[T, d_model]`.
+            parts: the rows of each half.
+            pool: as of `forward`.
+        """
+        sizes = [seqs.n_tokens for seqs in parts]
+        hiddens, residuals = (list(torch.split(x, sizes)) for x in (hidden, residual))
+        pending: list[Pending | None] = [None, None]
+
+        def add(half: int, weight: Tensor) -> None:
+            """Wait for the delta of a half, and add and norm it."""
+            if (delta := pending[half]) is not None:
+                hiddens[half], residuals[half] = rms_norm(
+                    delta.wait(), weight, self.config.norm_eps, residuals[half]
+                )
+
+        for index, mixer in enumerate(self.mixers):
+            for half, seqs in enumerate(parts):
+                add(half, self.norms[index])
+                pending[half] = mixer.start(hiddens[half], pool.layer(index), seqs)
+        for half in range(2):
+            add(half, self.final_norm)
+        return torch.cat(hiddens)

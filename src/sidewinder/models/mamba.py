@@ -11,6 +11,6 @@ class Mamba(MixerStack):
     def make_mixers(self, weights: list[Weights]) -> list[Mixer]:
         sharers = self.collectives.subgroup(self.dims.x_proj_partition)
         return [
-            Mamba1Mixer(self.config, self.dims, layer, self.collectives, sharers)
+            Mamba1Mixer(self.config, self.dims, layer, self.collectives, sharers, self.overlap)
             for layer in weights
         ]

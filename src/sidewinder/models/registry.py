@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from sidewinder.collectives.base import Collectives
 from sidewinder.config import ModelConfig
+from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.weights import Weight
 from sidewinder.models.base import Model
 from sidewinder.models.falcon_mamba import FalconMamba
@@ -25,6 +26,7 @@ def build_model(
     tp: TensorParallel,
     weights: Mapping[str, Weight],
     collectives: Collectives,
+    overlap: Overlap = PLAIN,
 ) -> Model:
     """This rank's part of the model that `config` describes.
 
@@ -33,6 +35,7 @@ def build_model(
         tp: which rank of how many.
         weights: this rank's, from `checkpoint.reader`.
         collectives: the group of `tp`; every rank builds at the same time (subgroups are made).
+        overlap: which sums are hidden behind computation; the same on every rank.
 
     Raises:
         ValueError: for a family without a model file (lists those with one), or a `tp` that the
@@ -42,4 +45,4 @@ def build_model(
         raise ValueError(
             f"model family {config.family!r} is not supported; supported: {', '.join(MODELS)}"
         )
-    return MODELS[config.family](config, tp, weights, collectives)
+    return MODELS[config.family](config, tp, weights, collectives, overlap)

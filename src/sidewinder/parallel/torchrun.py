@@ -91,15 +91,15 @@ def join_torchrun(
     except RuntimeError as error:
         raise RankFailure(f"rank {place.tp.rank} found no rendezvous ({error})") from error
     one_machine = place.local_size == place.tp.size
+    host = "127.0.0.1" if one_machine else address_towards(*place.master)
     if device.type == "cuda" or native is None or forced == "gloo":
-        return TorchCollectives(place.tp, store, device, timeout_s, one_machine, name)
+        return TorchCollectives(place.tp, store, device, timeout_s, host, name)
     mine = c10d.PrefixStore(name, store)
     if one_machine and forced in (None, "shared memory"):
         segment = _shared_segment(place.tp, mine, timeout_s)
         if segment is not None:
             # The user's own processes are never pinned, so no core is a rank's own.
             return SharedMemoryCollectives(place.tp, segment, timeout_s, own_cores=False)
-    host = "127.0.0.1" if one_machine else address_towards(*place.master)
     sockets = connect_mesh(place.tp, mine, host, timeout_s)
     return TcpCollectives(place.tp, Links(place.tp, sockets, timeout_s))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sidewinder.layers.gated_output import gated_output, sum_with_scalar
+from sidewinder.layers.gated_output import gated_output, with_scalar, without_scalar
 from sidewinder.layers.weights import Weights
 from sidewinder.ops.gated_rms_norm.reference import gated_rms_norm
 from sidewinder.sharding.dims import LocalDims
@@ -53,7 +53,8 @@ def test_a_scalar_travels_in_a_narrow_message_without_losing_precision(dtype):
     partial, scalar = torch.randn(3, 5, 8).to(dtype), torch.rand(3, 5, 1) * 7
 
     def rank(tp, collectives):
-        return sum_with_scalar(partial[tp.rank], scalar[tp.rank], collectives)
+        message = with_scalar(partial[tp.rank], scalar[tp.rank], tp)
+        return without_scalar(collectives.all_reduce(message), tp)
 
     for total, summed in run_ranks(3, rank):
         assert total.dtype == dtype

@@ -11,6 +11,7 @@ from torch import Tensor
 from sidewinder.checkpoint.reader import load_shard
 from sidewinder.collectives.base import Collectives
 from sidewinder.config import ModelConfig, load_model_config
+from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.group import TensorParallel
@@ -210,13 +211,14 @@ def run_sharded(
     chunks: list[int],
     sequences: list[list[int]] | None = None,
     dtype: torch.dtype = torch.float32,
+    overlap: Overlap = PLAIN,
 ) -> list[Tensor]:
     """Logits of the checkpoint's sequences from all ranks together; checks that the ranks agree."""
     sequences = checkpoint.sequences if sequences is None else sequences
 
     def rank(group: TensorParallel, collectives: Collectives) -> list[Tensor]:
         weights = load_shard(checkpoint.folder, checkpoint.config, group, dtype)
-        model = build_model(checkpoint.config, group, weights, collectives)
+        model = build_model(checkpoint.config, group, weights, collectives, overlap)
         return Driver(model, max(map(len, sequences)), dtype).run(sequences, chunks)
 
     first, *others = run_ranks(tp, rank)

@@ -29,9 +29,9 @@ class Listening(QuantisedCollectives):
         super().__init__(inner, policy)
         self.sites, self.exact = [], []
 
-    def all_reduce_delta(self, x, site, n_decodes):
+    def start_all_reduce_delta(self, x, site, n_decodes):
         self.sites.append((site, n_decodes, tuple(x.shape)))
-        return super().all_reduce_delta(x, site, n_decodes)
+        return super().start_all_reduce_delta(x, site, n_decodes)
 
     def all_reduce(self, x):
         self.exact.append(tuple(x.shape))

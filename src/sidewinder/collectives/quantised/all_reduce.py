@@ -11,10 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.collectives.quantised.policy import Policy
 from sidewinder.config import ModelConfig
 from sidewinder.ops.codec import Codec, decode, encode, reduce
+
+PIECE_BYTES = 512 * 1024
+"""Activations that travel as one message where messages travel by themselves."""
 
 
 def quantised(inner: Collectives, policy: Policy, config: ModelConfig) -> Collectives:
@@ -40,36 +43,72 @@ class QuantisedCollectives(Collectives):
     def __init__(self, inner: Collectives, policy: Policy) -> None:
         self.tp = inner.tp
         self.path = f"{inner.path}; deltas {policy}"
+        self.capturable = inner.capturable
+        self.overlaps = inner.overlaps
         self._inner = inner
         self._policy = policy
 
     def all_reduce_delta(self, x: Tensor, site: str, n_decodes: int) -> Tensor:
+        return self.start_all_reduce_delta(x, site, n_decodes).wait()
+
+    def start_all_reduce_delta(self, x: Tensor, site: str, n_decodes: int) -> Pending:
         codecs = self._policy.at(site)
         if codecs.prefill is codecs.decode:
-            return self._sum(x, codecs.prefill)
-        parts = (x[:n_decodes], codecs.decode), (x[n_decodes:], codecs.prefill)
-        return torch.cat([self._sum(part, codec) for part, codec in parts])
+            return self._start(x, codecs.prefill)
+        decodes = self._start(x[:n_decodes], codecs.decode)
+        prefill = self._start(x[n_decodes:], codecs.prefill)
+        return Pending(lambda: torch.cat([decodes.wait(), prefill.wait()]))
 
     def is_exact(self, site: str) -> bool:
         codecs = self._policy.at(site)
         return codecs.prefill is None and codecs.decode is None
 
-    def _sum(self, x: Tensor, codec: Codec | None) -> Tensor:
+    def _start(self, x: Tensor, codec: Codec | None) -> Pending:
         if x.numel() == 0:
-            return x
+            return Pending.done(x)
         if codec is None:
-            return self._inner.all_reduce(x)
-        ranks = self.tp.size
-        if ranks == 2:
-            message = encode(x, codec)
-            return decode(self._gather(message).view(ranks, 1, -1), codec, x)
-        stripes = self._inner.all_to_all(encode(x, codec, ranks))
-        total = reduce(stripes, codec)
-        return decode(self._gather(total[None]).view(1, ranks, -1), codec, x)
+            return self._inner.start_all_reduce(x)
+        if self.tp.size > 2:
+            return self._start_two_shot(x, codec)
+        rows = len(x)
+        if self.overlaps:
+            # One piece is encoded, or decoded, while another travels.
+            rows = max(1, PIECE_BYTES // (x.shape[1] * x.element_size()))
+        pieces = [self._start_one_shot(piece, codec) for piece in torch.split(x, rows)]
 
-    def _gather(self, message: Tensor) -> Tensor:
+        def finish() -> Tensor:
+            for piece in pieces:
+                piece.wait()
+            return x
+
+        return Pending(finish)
+
+    def _start_one_shot(self, x: Tensor, codec: Codec) -> Pending:
+        messages = self._start_gather(encode(x, codec))
+        return messages.then(lambda parts: decode(parts.view(self.tp.size, 1, -1), codec, x))
+
+    def _start_two_shot(self, x: Tensor, codec: Codec) -> Pending:
+        stripes = self._inner.start_all_to_all(encode(x, codec, self.tp.size))
+
+        def finish() -> Tensor:
+            total = reduce(stripes.wait(), codec)
+            sums = self._start_gather(total[None]).wait()
+            return decode(sums.view(1, self.tp.size, -1), codec, x)
+
+        return Pending(finish)
+
+    def _start_gather(self, message: Tensor) -> Pending:
         """Every rank's `[1, bytes]`, end to end."""
-        return self._inner.all_gather(message, [message.shape[1]] * self.tp.size)
+        return self._inner.start_all_gather(message, [message.shape[1]] * self.tp.size)
+
+    def start_all_reduce(self, x: Tensor) -> Pending:
+        return self._inner.start_all_reduce(x)
+
+    def start_all_gather(self, x: Tensor, sizes: Sequence[int]) -> Pending:
+        return self._inner.start_all_gather(x, sizes)
+
+    def start_all_to_all(self, x: Tensor) -> Pending:
+        return self._inner.start_all_to_all(x)
 
     def all_reduce(self, x: Tensor) -> Tensor:
         return self._inner.all_reduce(x)

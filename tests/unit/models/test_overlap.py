@@ -1,0 +1,130 @@
+"""Sums hidden behind computation: the values of the plain order, whatever the batch."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from parity_harness import CASES, assert_parity, make_checkpoint, run_sharded
+
+from sidewinder.checkpoint.random import random_shard
+from sidewinder.collectives.base import Pending
+from sidewinder.layers import overlap as overlap_module
+from sidewinder.layers.overlap import OVERLAPS, PLAIN, halves, overlap_of, split
+from sidewinder.models.registry import build_model
+from sidewinder.sharding.dims import LocalDims
+from sidewinder.state.batch import pack
+from sidewinder.state.pool import StatePool
+from sidewinder.testing import assert_close, run_ranks, tiny_config, tiny_oracle
+
+MIXED = [1, 1, 9, 20, 1, 2, 64, 1, 3]
+
+
+@pytest.fixture
+def small_halves(monkeypatch):
+    monkeypatch.setattr(overlap_module, "LEAST_ROWS", 2)
+    monkeypatch.setattr(overlap_module, "SEAM_ROWS", 1)
+
+
+@pytest.mark.usefixtures("small_halves")
+@pytest.mark.parametrize("tp", [2, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_parity_with_everything_hidden(tmp_path, name, tp):
+    family, overrides = CASES[name]
+    checkpoint = make_checkpoint(tmp_path, tiny_oracle(family, **overrides), [1, 70, 2, 33, 5])
+    for chunks in (MIXED, [1000]):
+        plain = run_sharded(checkpoint, tp, chunks)
+        results = run_sharded(checkpoint, tp, chunks, overlap=OVERLAPS["both"])
+        for reference, before, result in zip(checkpoint.logits, plain, results, strict=True):
+            assert_parity(f"tp={tp}", reference, result)
+            assert_close("plain order", before, result, 1e-5)
+
+
+def batches():
+    yield pack([[0] * 200], [3])
+    yield pack([[0], [0], [0] * 300], [4, 1, 2], [7, 0, 64])
+    yield pack([[0] * 90, [0] * 100, [0] * 90], [0, 1, 2], [0, 5, 0])
+    yield pack([[0]] * 100 + [[0] * 70], list(range(101)))
+
+
+@pytest.mark.parametrize("batch", list(batches()), ids=lambda batch: str(batch.seqs.bounds[-3:]))
+def test_halves_are_the_batch(batch):
+    seqs = batch.seqs
+    first, second = halves(seqs)
+    assert first.n_tokens + second.n_tokens == seqs.n_tokens
+    assert min(first.n_tokens, second.n_tokens) >= overlap_module.LEAST_ROWS
+    assert (first.n_decodes, second.n_decodes) == (seqs.n_decodes, 0)
+    cut = int(first.n_seqs + second.n_seqs > seqs.n_seqs)
+    assert torch.equal(torch.cat([first.slots, second.slots[cut:]]), seqs.slots)
+    assert torch.equal(torch.cat([first.fresh, second.fresh[cut:]]), seqs.fresh)
+    if cut:
+        assert second.slots[0] == first.slots[-1]
+        assert not second.fresh[0]
+        assert (first.bounds[-1] - first.bounds[-2]) % overlap_module.SEAM_ROWS == 0
+    for part in (first, second):
+        assert part.cu_seqlens.tolist() == list(part.bounds)
+
+
+def test_a_boundary_near_the_middle_is_the_seam():
+    first, second = halves(pack([[0] * 100, [0] * 96], [0, 1]).seqs)
+    assert (first.bounds, second.bounds) == ((0, 100), (0, 96))
+    assert second.fresh.tolist() == [True]
+
+
+@pytest.mark.parametrize("lengths", [[127], [1] * 500, [1] * 200 + [63], [60, 60]], ids=str)
+def test_small_batches_and_decodes_stay_whole(lengths):
+    seqs = pack([[0] * n for n in lengths], list(range(len(lengths)))).seqs
+    assert halves(seqs) is None
+
+
+def test_every_row_can_be_the_seam():
+    seqs = pack([[0], [0] * 4, [0] * 3], [2, 0, 1]).seqs
+    for row in range(1, 8):
+        first, second = split(seqs, row)
+        assert (first.n_tokens, second.n_tokens) == (row, 8 - row)
+        lengths = [b - a for part in (first, second) for a, b in pairwise(part.bounds)]
+        assert sum(lengths) == 8
+        assert min(lengths) > 0
+
+
+def test_sums_travel_while_the_rank_computes():
+    """The order of what a rank does: every delta is waited for after the other half's mixer."""
+    config = tiny_config("mamba", num_hidden_layers=2)
+
+    def rank(tp, c):
+        events = []
+
+        class Noting(type(c)):
+            def start_all_reduce(self, x):
+                events.append("start 1")
+                done = super().start_all_reduce(x)
+                return Pending(lambda: (events.append("wait 1"), done.wait())[1])
+
+            def start_all_reduce_delta(self, x, site, n_decodes):
+                events.append(f"start 2 {site[7]}")
+                done = super().start_all_reduce_delta(x, site, n_decodes)
+                return Pending(lambda: (events.append(f"wait 2 {site[7]}"), done.wait())[1])
+
+        c.__class__ = Noting
+        c.subgroup = lambda _: c
+        weights = random_shard(config, tp, torch.float32)
+        model = build_model(config, tp, weights, c, OVERLAPS["both"])
+        pool = StatePool(config, LocalDims.of(config, tp), 1, torch.float32)
+        model.forward(pack([[1] * 256], [0]), pool)
+        return events
+
+    mixer = ["start 1", "wait 1"]
+    expected = [
+        *mixer, "start 2 0", *mixer, "start 2 0",
+        "wait 2 0", *mixer, "start 2 1", "wait 2 0", *mixer, "start 2 1",
+        "wait 2 1", "wait 2 1",
+    ]  # fmt: skip
+    assert run_ranks(2, rank) == [expected] * 2
+
+
+def test_auto_hides_where_messages_travel():
+    def rank(_, c):
+        before = overlap_of("auto", c)
+        c.overlaps = True
+        return before, overlap_of("auto", c), overlap_of("none", c)
+
+    assert run_ranks(2, rank) == [(PLAIN, OVERLAPS["both"], PLAIN)] * 2
