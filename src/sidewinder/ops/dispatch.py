@@ -1,19 +1,24 @@
 """One dispatch for all operators: which implementation of each runs.
 
 Backends, slowest first: `reference` (the definition: a plain loop over tokens), `torch` (chunked,
-no loop over tokens), `native` (C++, registered by `sidewinder.ops.native` where it was built). The
-fastest registered one runs, unless the environment variable `SIDEWINDER_OPS` or `forced` names one.
+no loop over tokens), `native` (C++, registered by `sidewinder.ops.native` where it was built),
+`triton` (where Triton is installed). The fastest registered one that serves the device of the first
+argument runs, unless the environment variable `SIDEWINDER_OPS` or `forced` names one: `native`
+serves CPUs, `triton` GPUs, and under Triton's interpreter CPUs too, but there only when named.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Generic, ParamSpec, TypeVar, cast
+
+from sidewinder.ops.launching import is_installed, is_interpreting
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BACKENDS = ("reference", "torch", "native")
+BACKENDS = ("reference", "torch", "native", "triton")
 ENVIRONMENT_VARIABLE = "SIDEWINDER_OPS"
 
 
@@ -24,31 +29,55 @@ class Operator(Generic[P, R]):
         name: the operator's name, as in `sidewinder.ops.<name>`.
         reference: the definition.
         torch: the implementation in torch operations.
+        triton: the module and function with the implementation in Triton, "module:function", if
+            there is one. Imported when it is first needed: that takes long.
     """
 
-    def __init__(self, name: str, reference: Callable[P, R], torch: Callable[P, R]) -> None:
+    def __init__(
+        self,
+        name: str,
+        reference: Callable[P, R],
+        torch: Callable[P, R],
+        triton: str | None = None,
+    ) -> None:
         self.name = name
         self.implementations: dict[str, Callable[P, R]] = {"reference": reference, "torch": torch}
+        if triton is not None and is_installed():
+            self.implementations["triton"] = self._imported_later(triton)
         self._choose()
         _operators[name] = cast(Operator[..., object], self)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        if getattr(first, "is_cuda", False):
+            return self._chosen_for_gpu(*args, **kwargs)
         return self._chosen(*args, **kwargs)
 
     def register(self, backend: str, implementation: Callable[P, R]) -> None:
-        """Add an implementation (`native`), which takes effect at once."""
+        """Add an implementation, which takes effect at once."""
         assert backend in BACKENDS, backend
         self.implementations[backend] = implementation
         self._choose()
 
+    def _imported_later(self, where: str) -> Callable[P, R]:
+        def import_and_run(*args: P.args, **kwargs: P.kwargs) -> R:
+            module, function = where.split(":")
+            implementation: Callable[P, R] = getattr(import_module(module), function)
+            self.register("triton", implementation)
+            return implementation(*args, **kwargs)
+
+        return import_and_run
+
     def _choose(self) -> None:
         limit = _check(_forced) if _forced else BACKENDS[-1]
-        best_first = reversed(BACKENDS[: BACKENDS.index(limit) + 1])
-        self._chosen = next(
-            self.implementations[backend]
-            for backend in best_first
-            if backend in self.implementations
-        )
+        allowed = BACKENDS[: BACKENDS.index(limit) + 1]
+        on_cpu = _forced == "triton" and is_interpreting()
+        self._chosen = self._fastest(allowed if on_cpu else allowed[:3])
+        self._chosen_for_gpu = self._fastest([name for name in allowed if name != "native"])
+
+    def _fastest(self, slowest_first: Sequence[str]) -> Callable[P, R]:
+        present = [name for name in slowest_first if name in self.implementations]
+        return self.implementations[present[-1]]
 
 
 def available() -> dict[str, tuple[str, ...]]:

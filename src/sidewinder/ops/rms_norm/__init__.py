@@ -7,7 +7,12 @@ from torch import Tensor
 from sidewinder.ops.dispatch import Operator
 from sidewinder.ops.rms_norm import reference, vectorized
 
-operator = Operator("rms_norm", reference=reference.rms_norm, torch=vectorized.rms_norm)
+operator = Operator(
+    "rms_norm",
+    reference=reference.rms_norm,
+    torch=vectorized.rms_norm,
+    triton="sidewinder.ops.rms_norm.triton:rms_norm",
+)
 
 
 @overload

@@ -4,5 +4,8 @@ from sidewinder.ops.dispatch import Operator
 from sidewinder.ops.selective_scan import chunked, reference
 
 selective_scan = Operator(
-    "selective_scan", reference=reference.selective_scan, torch=chunked.selective_scan
+    "selective_scan",
+    reference=reference.selective_scan,
+    torch=chunked.selective_scan,
+    triton="sidewinder.ops.selective_scan.triton:selective_scan",
 )

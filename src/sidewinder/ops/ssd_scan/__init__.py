@@ -3,4 +3,9 @@
 from sidewinder.ops.dispatch import Operator
 from sidewinder.ops.ssd_scan import chunked, reference
 
-ssd_scan = Operator("ssd_scan", reference=reference.ssd_scan, torch=chunked.ssd_scan)
+ssd_scan = Operator(
+    "ssd_scan",
+    reference=reference.ssd_scan,
+    torch=chunked.ssd_scan,
+    triton="sidewinder.ops.ssd_scan.triton:ssd_scan",
+)

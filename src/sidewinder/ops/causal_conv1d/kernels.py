@@ -1,0 +1,97 @@
+"""Triton kernels of the causal convolution; `triton.py` launches them."""
+
+import triton
+import triton.language as tl
+
+from sidewinder.ops.triton_math import below_if, find_chunk, put, silu
+
+
+@triton.jit(do_not_specialize=["first", "n_seqs"])
+def prefill(
+    x, x_row, weight, bias, state, state_slot, state_row, cu_seqlens, slots, fresh, y,
+    channels, first, n_seqs,
+    TAPS: tl.constexpr, ACTIVATION: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_T tokens of one sequence, BLOCK_C channels; sequences from `first` on.
+
+    The program of a sequence's first tokens reads the slot and then writes it, so that no other
+    program can see what is half written. BLOCK_T is at least TAPS - 1.
+
+    Floor: bytes, `2 * T * C * itemsize` (the overlap of TAPS - 1 rows stays in the caches).
+    """
+    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, tl.program_id(0), BLOCK_T, BLOCK_S)
+    if seq >= n_seqs:
+        return
+    start = tl.load(cu_seqlens + seq)
+    length = tl.load(cu_seqlens + seq + 1) - start
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    used = c < channels
+    stored = state + tl.load(slots + seq) * state_slot + c
+    kept = below_if(c, channels, tl.load(fresh + seq) == 0)  # where the slot counts
+    inputs = x + start.to(tl.int64) * x_row + c
+
+    t = chunk * BLOCK_T + tl.arange(0, BLOCK_T)
+    total = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
+    for k in tl.static_range(TAPS):
+        source = t - (TAPS - 1) + k
+        inside = (source >= 0) & (source < length)
+        at = inputs[None, :] + source.to(tl.int64)[:, None] * x_row
+        value = tl.load(at, mask=inside[:, None] & used[None, :], other=0.0).to(tl.float32)
+        at = stored[None, :] + (TAPS - 1 + source)[:, None] * state_row
+        value += tl.load(at, mask=(source < 0)[:, None] & kept[None, :], other=0.0).to(tl.float32)
+        tap = tl.load(weight + k * channels + c, mask=used, other=0.0).to(tl.float32)
+        total += tap[None, :] * value
+    if bias is not None:
+        total += tl.load(bias + c, mask=used, other=0.0).to(tl.float32)[None, :]
+    if ACTIVATION:
+        total = silu(total)
+    at = y + (start + t).to(tl.int64)[:, None] * channels + c[None, :]
+    put(at, total, (t < length)[:, None] & used[None, :])
+
+    if chunk == 0:
+        tl.debug_barrier()  # every thread has read the slot
+        for k in tl.static_range(TAPS - 1):
+            last = length - (TAPS - 1) + k
+            new_at = inputs + last.to(tl.int64) * x_row
+            newer = tl.load(new_at, mask=below_if(c, channels, last >= 0), other=0.0)
+            outside = kept & below_if(c, channels, last < 0)
+            older = tl.load(stored + (TAPS - 1 + last) * state_row, mask=outside, other=0.0)
+            # One of them is zero.
+            put(stored + k * state_row, newer.to(tl.float32) + older.to(tl.float32), used)
+
+
+@triton.jit
+def update(
+    x, x_row, weight, bias, state, state_slot, state_row, slots, fresh, y, channels,
+    TAPS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """One token of one sequence, BLOCK_C channels: sum, and the slot's rows moved up by one.
+
+    Floor: bytes, `n * C * (2 * (TAPS - 1) + 2) * itemsize`.
+    """
+    seq = tl.program_id(0)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    used = c < channels
+    stored = state + tl.load(slots + seq) * state_slot + c
+    kept = below_if(c, channels, tl.load(fresh + seq) == 0)  # where the slot counts
+    newest = tl.load(x + seq.to(tl.int64) * x_row + c, mask=used, other=0.0).to(tl.float32)
+    total = tl.zeros([BLOCK_C], dtype=tl.float32)
+    for k in tl.static_range(TAPS):
+        value = newest
+        if k < TAPS - 1:
+            at = stored + k * state_row
+            value = tl.load(at, mask=kept, other=0.0).to(tl.float32)
+            if k > 0:
+                put(at - state_row, value, used)
+        tap = tl.load(weight + k * channels + c, mask=used, other=0.0).to(tl.float32)
+        total += tap * value
+    if TAPS > 1:
+        at = stored + (TAPS - 2) * state_row
+        put(at, newest, used)
+    if bias is not None:
+        total += tl.load(bias + c, mask=used, other=0.0).to(tl.float32)
+    if ACTIVATION:
+        total = silu(total)
+    at = y + seq.to(tl.int64) * channels + c
+    put(at, total, used)

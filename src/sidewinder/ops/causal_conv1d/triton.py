@@ -1,0 +1,96 @@
+"""The causal convolution in Triton: one kernel for prefill, one for sequences of one token."""
+
+import torch
+from torch import Tensor
+
+from sidewinder.ops import tuning
+from sidewinder.ops.causal_conv1d import kernels
+from sidewinder.ops.launching import blocks, chunks_bound, launch, power_of_two
+from sidewinder.state.batch import Sequences
+
+PREFILL: tuple[tuning.Config, ...] = tuple(
+    {"block_t": block_t, "block_c": block_c, "num_warps": warps}
+    for block_t, block_c, warps in [
+        (16, 128, 4),
+        (32, 64, 4),
+        (32, 128, 4),
+        (64, 64, 4),
+        (8, 256, 4),
+    ]
+)
+UPDATE: tuple[tuning.Config, ...] = tuple(
+    {"block_c": block_c, "num_warps": warps}
+    for block_c, warps in [(256, 2), (128, 1), (128, 4), (512, 4), (1024, 8)]
+)
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    seqs: Sequences,
+    activation: bool = True,
+) -> Tensor:
+    """As `reference.causal_conv1d`; `weight` and `bias` are contiguous."""
+    assert x.stride(1) == state.stride(2) == 1, "channels are contiguous"
+    assert weight.is_contiguous(), "the taps are contiguous"
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    arguments = (x, weight, bias, state, seqs, activation, y)
+    sizes = (x.dtype, *weight.shape)
+    if seqs.n_decodes:
+        key = (*sizes, tuning.bucket(seqs.n_decodes))
+        config = tuning.choose(
+            "conv_update", key, UPDATE, lambda config: _update(*arguments, config), (state,)
+        )
+        _update(*arguments, config)
+    if seqs.n_seqs > seqs.n_decodes:
+        key = (*sizes, tuning.bucket(seqs.n_tokens))
+        config = tuning.choose(
+            "conv_prefill", key, PREFILL, lambda config: _prefill(*arguments, config), (state,)
+        )
+        _prefill(*arguments, config)
+    return y
+
+
+def _update(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    seqs: Sequences,
+    activation: bool,
+    y: Tensor,
+    config: tuning.Config,
+) -> None:
+    channels = x.shape[1]
+    launch(
+        kernels.update,
+        (seqs.n_decodes, blocks(channels, config["block_c"])),
+        x, x.stride(0), weight, bias, state, *state.stride()[:2], seqs.slots,
+        seqs.fresh.view(torch.uint8), y, channels,
+        TAPS=weight.shape[0], ACTIVATION=activation, BLOCK_C=config["block_c"],
+        num_warps=config["num_warps"],
+    )  # fmt: skip
+
+
+def _prefill(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    seqs: Sequences,
+    activation: bool,
+    y: Tensor,
+    config: tuning.Config,
+) -> None:
+    taps, channels = weight.shape
+    block_t = power_of_two(taps - 1, least=config["block_t"])
+    launch(
+        kernels.prefill,
+        (chunks_bound(seqs, block_t), blocks(channels, config["block_c"])),
+        x, x.stride(0), weight, bias, state, *state.stride()[:2], seqs.cu_seqlens, seqs.slots,
+        seqs.fresh.view(torch.uint8), y, channels, seqs.n_decodes, seqs.n_seqs,
+        TAPS=taps, ACTIVATION=activation, BLOCK_T=block_t, BLOCK_C=config["block_c"],
+        BLOCK_S=power_of_two(seqs.n_seqs - seqs.n_decodes), num_warps=config["num_warps"],
+    )  # fmt: skip

@@ -1,0 +1,103 @@
+"""Launching Triton kernels: on a GPU, under Triton's interpreter on a CPU, or only recording them.
+
+Kernels take tensors, plain numbers and compile-time constants. Nothing here waits for the device,
+so what is launched can be captured in a CUDA graph.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from threading import Lock
+from typing import Any
+
+from sidewinder.state.batch import Sequences
+
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+"""Keyword arguments of `launch` that are not the kernel's: how it is compiled."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch, as recorded.
+
+    Attributes:
+        kernel: what `triton.jit` made.
+        grid: programs along each axis.
+        arguments: tensors and numbers, in the kernel's order.
+        constants: compile-time constants by name.
+        options: how to compile; see `OPTIONS`.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    constants: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
+def is_installed() -> bool:
+    """Whether Triton can be imported."""
+    return find_spec("triton") is not None
+
+
+def is_interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter (`TRITON_INTERPRET=1`), on CPU tensors too."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    """Start `kernel` on `grid`; `constants` also holds the options of `OPTIONS`.
+
+    A grid without programs does nothing. Only the first axis may exceed 65535 programs.
+    """
+    if 0 in grid:
+        return
+    constants.setdefault("enable_fp_fusion", True)  # said, because Triton's default changes
+    if _records is not None:
+        options = {name: constants.pop(name) for name in OPTIONS if name in constants}
+        _records.append(Launch(kernel, grid, arguments, constants, options))
+    elif is_interpreting():
+        # The interpreter replaces parts of triton.language while a kernel runs.
+        with _one_at_a_time:
+            kernel[grid](*arguments, **constants)
+    else:
+        kernel[grid](*arguments, **constants)
+
+
+@contextmanager
+def recording() -> Iterator[list[Launch]]:
+    """Inside the `with` block nothing is launched; the launches are put into the list instead.
+
+    For compiling kernels ahead of time, without a GPU: outputs are left as they are.
+    """
+    global _records
+    assert _records is None, "already recording"
+    records = _records = list[Launch]()
+    try:
+        yield records
+    finally:
+        _records = None
+
+
+def power_of_two(n: int, least: int = 1, most: int = 1 << 30) -> int:
+    """The smallest power of two that is at least `n`, within `least` and `most`."""
+    return min(max(least, 1 << max(n - 1, 0).bit_length()), most)
+
+
+def chunks_bound(seqs: Sequences, chunk: int) -> int:
+    """At least as many chunks as the sequences of more than one token have, cut each on its own.
+
+    From sizes known on the host, so that a launch waits for nothing; programs without a chunk end.
+    """
+    return seqs.n_tokens // chunk + seqs.n_seqs - seqs.n_decodes
+
+
+def blocks(n: int, block: int) -> int:
+    """How many blocks cover n."""
+    return -(-n // block)
+
+
+_records: list[Launch] | None = None
+_one_at_a_time = Lock()

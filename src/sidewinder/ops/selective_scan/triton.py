@@ -1,0 +1,134 @@
+"""Mamba-1's selective scan in Triton: by chunks of tokens, and one kernel for single tokens."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sidewinder.ops import tuning
+from sidewinder.ops.launching import blocks, chunks_bound, launch, power_of_two
+from sidewinder.ops.selective_scan import kernels
+from sidewinder.state.batch import Sequences
+
+PREFILL: tuple[tuning.Config, ...] = tuple(
+    {"chunk": chunk, "block_d": block_d, "num_warps": warps}
+    for block_d, warps in [(64, 1), (32, 1), (128, 2), (128, 1)]
+    for chunk in (256, 128, 512, 1024)
+)
+UPDATE: tuple[tuning.Config, ...] = tuple(
+    {"block_d": block_d, "num_warps": warps}
+    for block_d, warps in [(64, 1), (32, 1), (128, 2), (128, 4), (256, 4)]
+)
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """The operator's arguments and its output."""
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor
+    z: Tensor | None
+    dt_bias: Tensor | None
+    state: Tensor
+    seqs: Sequences
+    y: Tensor
+
+    @property
+    def slots(self) -> tuple[object, ...]:
+        """The state with its strides, as kernels take it."""
+        return self.state, self.state.stride(0), self.state.stride(1)
+
+    @property
+    def fresh(self) -> Tensor:
+        return self.seqs.fresh.view(torch.uint8)
+
+
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    state: Tensor,
+    seqs: Sequences,
+) -> Tensor:
+    """As `reference.selective_scan`.
+
+    A sequence's results do not depend on the batch around it: chunks start where sequences start.
+    """
+    for part in (x, dt, A, B, C, D, z, dt_bias, state):
+        assert part is None or part.stride(-1) == 1, "the last dimension is contiguous"
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    arguments = _Arguments(x, dt, A, B, C, D, z, dt_bias, state, seqs, y)
+    sizes = (x.dtype, state.dtype, *A.shape)
+    if seqs.n_decodes:
+        key = (*sizes, tuning.bucket(seqs.n_decodes))
+        _update(arguments, tuning.choose(
+            "scan_update", key, UPDATE, lambda config: _update(arguments, config), (state,)
+        ))  # fmt: skip
+    if seqs.n_seqs > seqs.n_decodes:
+        key = (*sizes, tuning.bucket(seqs.n_tokens), tuning.bucket(seqs.n_seqs))
+        _prefill(arguments, tuning.choose(
+            "scan_prefill", key, PREFILL, lambda config: _prefill(arguments, config), (state,)
+        ))  # fmt: skip
+    return y
+
+
+def _update(a: _Arguments, config: tuning.Config) -> None:
+    states, channels = a.A.shape
+    launch(
+        kernels.update,
+        (a.seqs.n_decodes, blocks(channels, config["block_d"])),
+        *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), *_rows(a.C), a.D, *_rows(a.z),
+        a.dt_bias, *a.slots, a.seqs.slots, a.fresh, a.y, states, channels,
+        BLOCK_N=power_of_two(states), BLOCK_D=config["block_d"], num_warps=config["num_warps"],
+    )  # fmt: skip
+
+
+def _prefill(a: _Arguments, config: tuning.Config) -> None:
+    states, channels = a.A.shape
+    seqs, chunk = a.seqs, config["chunk"]
+    first, n_chunks = seqs.n_decodes, chunks_bound(seqs, chunk)
+    d_blocks = blocks(channels, config["block_d"])
+    constants = {
+        "CHUNK": chunk,
+        "BLOCK_N": power_of_two(states),
+        "BLOCK_D": config["block_d"],
+        "BLOCK_S": power_of_two(seqs.n_seqs - first),
+        "num_warps": config["num_warps"],
+    }
+    starts = None
+    if seqs.n_tokens - first > chunk:
+        starts = torch.empty(n_chunks, states, channels, dtype=torch.float32, device=a.x.device)
+        sums = torch.empty(n_chunks, channels, dtype=torch.float32, device=a.x.device)
+        launch(
+            kernels.chunk_ends,
+            (n_chunks, d_blocks),
+            *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), a.dt_bias, seqs.cu_seqlens,
+            starts, sums, states, channels, first, seqs.n_seqs, **constants,
+        )  # fmt: skip
+        launch(
+            kernels.pass_states,
+            (seqs.n_seqs - first, d_blocks),
+            *_rows(a.A), *a.slots, seqs.cu_seqlens, seqs.slots, a.fresh, starts, sums,
+            states, channels, first, **constants,
+        )  # fmt: skip
+    launch(
+        kernels.finish,
+        (n_chunks, d_blocks),
+        *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), *_rows(a.C), a.D, *_rows(a.z),
+        a.dt_bias, *a.slots, seqs.cu_seqlens, seqs.slots, a.fresh, starts, a.y,
+        states, channels, first, seqs.n_seqs, **constants,
+    )  # fmt: skip
+
+
+def _rows(x: Tensor | None) -> tuple[Tensor | None, int]:
+    """A tensor of rows and the distance between them, as kernels take it."""
+    return (None, 0) if x is None else (x, x.stride(0))

@@ -1,0 +1,211 @@
+"""Triton kernels of Mamba-2's scan; `triton.py` launches them.
+
+Inside a chunk of tokens the outputs are a masked, decayed attention (Mamba-2 paper, section 6), so
+nearly all work is matrix products. With c the running sum of Δ A from a chunk's start:
+1. `steps`: Δ and c, `[T, H]` float32;
+2. `chunk_states`: what a chunk adds to the state, `B^T (exp(c_end - c) Δ x)`;
+3. `pass_states`: over a sequence's chunks in order: the state each starts from, the slot's last;
+4. `outputs`: `(C B^T ∘ exp(c_t - c_s) Δ_s) x + exp(c) C h + D x`, 64 rows at a time.
+Only exponentials of differences `c_t - c_s ≤ 0` are formed. Products of 16-bit models take 16-bit
+operands with float32 sums; float32 models take float32 ones without rounding (no TF32).
+
+Floors, for T tokens, H heads of P channels, N states, itemsize b, chunks of Q tokens. FLOPs:
+`2 T H P (2 N + Q / 2)`, and `T H Q N` for the scores. Bytes: `2 b T H P`, and for the states of
+chunks `H N P (8 + 2 b) / Q` a token.
+"""
+
+import triton
+import triton.language as tl
+
+from sidewinder.ops.triton_math import below_if, chunks_before, find_chunk, product, put, softplus
+
+
+@triton.jit
+def step_size(dt, bias, lowest, highest):
+    """`Δ = clamp(softplus(dt + bias))`; NaN stays NaN."""
+    delta = softplus(dt.to(tl.float32) + bias)
+    delta = tl.where(delta < lowest, lowest, delta)
+    return tl.where(delta > highest, highest, delta)
+
+
+@triton.jit(do_not_specialize=["first", "n_seqs"])
+def steps(
+    dt, dt_row, A, dt_bias, cu_seqlens, deltas, sums, lowest, highest, heads, first, n_seqs,
+    CHUNK: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """Δ, and the running sum of Δ A from the chunk's start, of BLOCK_H heads."""
+    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, tl.program_id(0), CHUNK, BLOCK_S)
+    if seq >= n_seqs:
+        return
+    begin, stop = tl.load(cu_seqlens + seq) + chunk * CHUNK, tl.load(cu_seqlens + seq + 1)
+    t = begin + tl.arange(0, CHUNK)
+    h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    some_h = h < heads
+    used = (t < stop)[:, None] & some_h[None, :]
+    rate = tl.load(A + h, mask=some_h, other=0.0).to(tl.float32)
+    bias = tl.load(dt_bias + h, mask=some_h, other=0.0).to(tl.float32)
+    row = t.to(tl.int64)[:, None]
+    dt_t = tl.load(dt + row * dt_row + h[None, :], mask=used, other=0.0)
+    delta = tl.where(used, step_size(dt_t, bias[None, :], lowest, highest), 0.0)
+    at = row * heads + h[None, :]
+    tl.store(deltas + at, delta, mask=used)
+    tl.store(sums + at, tl.cumsum(delta * rate[None, :], 0), mask=used)
+
+
+@triton.jit(do_not_specialize=["first", "n_seqs"])
+def chunk_states(
+    x, x_row, B, B_row, head_group, cu_seqlens, deltas, sums, added, heads, width, states,
+    first, n_seqs,
+    DOT: tl.constexpr, CHUNK: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """A tile of what a chunk adds to one head's state: `added` `[chunks, H, N, P]` float32."""
+    number, head = tl.program_id(0), tl.program_id(1)
+    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S)
+    if seq >= n_seqs:
+        return
+    begin, stop = tl.load(cu_seqlens + seq) + chunk * CHUNK, tl.load(cu_seqlens + seq + 1)
+    end = tl.minimum(begin + CHUNK, stop)
+    p_blocks = tl.cdiv(width, BLOCK_P)
+    n = tl.program_id(2) // p_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
+    p = tl.program_id(2) % p_blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    group = tl.load(head_group + head)
+    last = tl.load(sums + (end - 1).to(tl.int64) * heads + head)
+    total = tl.zeros([BLOCK_N, BLOCK_P], dtype=tl.float32)
+    for base in range(begin, end, BLOCK_T):
+        t = base + tl.arange(0, BLOCK_T)
+        some_t, row = t < end, t.to(tl.int64)
+        at = row * heads + head
+        delta = tl.load(deltas + at, mask=some_t, other=0.0)
+        weight = delta * tl.exp(last - tl.load(sums + at, mask=some_t, other=0.0))
+        at = B + row[None, :] * B_row + group * states + n[:, None]
+        B_t = tl.load(at, mask=some_t[None, :] & (n < states)[:, None], other=0.0)
+        at = x + row[:, None] * x_row + head * width + p[None, :]
+        x_t = tl.load(at, mask=some_t[:, None] & (p < width)[None, :], other=0.0)
+        driven = x_t.to(tl.float32) * tl.where(some_t, weight, 0.0)[:, None]
+        total += product(B_t, driven, DOT)
+    at = added + (number.to(tl.int64) * heads + head) * states * width
+    at += n[:, None] * width + p[None, :]
+    tl.store(at, total, mask=(n < states)[:, None] & (p < width)[None, :])
+
+
+@triton.jit(do_not_specialize=["first"])
+def pass_states(
+    state, state_slot, cu_seqlens, slots, fresh, sums, added, starts, heads, size, first,
+    CHUNK: tl.constexpr, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """BLOCK elements of one head's state (`size = N P`): `starts` of each chunk, and the slot."""
+    seq, head = first + tl.program_id(0), tl.program_id(1)
+    begin, stop = tl.load(cu_seqlens + seq), tl.load(cu_seqlens + seq + 1)
+    number = chunks_before(cu_seqlens, first, seq, CHUNK, BLOCK_S).to(tl.int64)
+    i = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    used = i < size
+    slot_at = state + tl.load(slots + seq) * state_slot + head * size + i
+    kept = below_if(i, size, tl.load(fresh + seq) == 0)
+    h = tl.load(slot_at, mask=kept, other=0.0).to(tl.float32)
+    at = (number * heads + head) * size + i
+    for base in range(begin, stop, CHUNK):
+        put(starts + at, h, used)
+        last = tl.minimum(base + CHUNK, stop) - 1
+        decay = tl.exp(tl.load(sums + last.to(tl.int64) * heads + head))
+        h = decay * h + tl.load(added + at, mask=used, other=0.0)
+        at += heads * size
+    put(slot_at, h, used)
+
+
+@triton.jit(do_not_specialize=["first", "n_seqs"])
+def outputs(
+    x, x_row, B, B_row, C, C_row, D, head_group, cu_seqlens, deltas, sums, starts, y,
+    heads, width, states, first, n_seqs,
+    DOT: tl.constexpr, CHUNK: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_T rows and BLOCK_P channels of one head."""
+    row_blocks: tl.constexpr = CHUNK // BLOCK_T
+    number, head = tl.program_id(0) // row_blocks, tl.program_id(1)
+    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S)
+    if seq >= n_seqs:
+        return
+    begin, stop = tl.load(cu_seqlens + seq) + chunk * CHUNK, tl.load(cu_seqlens + seq + 1)
+    end = tl.minimum(begin + CHUNK, stop)
+    top = begin + tl.program_id(0) % row_blocks * BLOCK_T
+    if top >= end:
+        return
+    t, n = top + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_N)
+    p = tl.program_id(2) * BLOCK_P + tl.arange(0, BLOCK_P)
+    some_t, some_p, row = t < end, p < width, t.to(tl.int64)
+    group = tl.load(head_group + head)
+    sum_t = tl.load(sums + row * heads + head, mask=some_t, other=0.0)
+    C_at, B_at = C + group * states + row[:, None] * C_row, B + group * states
+    start_at = starts + (number.to(tl.int64) * heads + head) * states * width
+
+    total = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.float32)
+    for n_base in range(0, states, BLOCK_N):
+        i = n_base + n
+        C_t = tl.load(C_at + i[None, :], mask=some_t[:, None] & (i < states)[None, :], other=0.0)
+        at = start_at + i[:, None] * width + p[None, :]
+        h = tl.load(at, mask=(i < states)[:, None] & some_p[None, :], other=0.0)
+        total += product(C_t, h, DOT)
+    total *= tl.exp(sum_t)[:, None]
+
+    for base in range(begin, tl.minimum(top + BLOCK_T, end), BLOCK_T):
+        s = base + tl.arange(0, BLOCK_T)
+        some_s, row_s = s < end, s.to(tl.int64)
+        scores = tl.zeros([BLOCK_T, BLOCK_T], dtype=tl.float32)
+        for n_base in range(0, states, BLOCK_N):
+            i = n_base + n
+            used = some_t[:, None] & (i < states)[None, :]
+            C_t = tl.load(C_at + i[None, :], mask=used, other=0.0)
+            used = some_s[None, :] & (i < states)[:, None]
+            B_s = tl.load(B_at + row_s[None, :] * B_row + i[:, None], mask=used, other=0.0)
+            scores += product(C_t, B_s, DOT)
+        at = row_s * heads + head
+        delta = tl.load(deltas + at, mask=some_s, other=0.0)
+        sum_s = tl.load(sums + at, mask=some_s, other=0.0)
+        seen = (t[:, None] >= s[None, :]) & some_t[:, None] & some_s[None, :]
+        # Other differences are positive, and could overflow.
+        between = tl.where(seen, sum_t[:, None] - sum_s[None, :], 0.0)
+        weights = tl.where(seen, scores * tl.exp(between) * delta[None, :], 0.0)
+        at = x + row_s[:, None] * x_row + head * width + p[None, :]
+        x_s = tl.load(at, mask=some_s[:, None] & some_p[None, :], other=0.0)
+        total += product(weights, x_s, DOT)
+
+    used = some_t[:, None] & some_p[None, :]
+    at = head * width + p[None, :]
+    x_t = tl.load(x + row[:, None] * x_row + at, mask=used, other=0.0)
+    total += tl.load(D + head).to(tl.float32) * x_t.to(tl.float32)
+    at += row[:, None] * heads * width
+    put(y + at, total, used)
+
+
+@triton.jit
+def update(
+    x, x_row, dt, dt_row, A, B, B_row, C, C_row, D, dt_bias, head_group,
+    state, state_slot, slots, fresh, y, lowest, highest, heads, width, states,
+    BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """One token of one sequence, one head, BLOCK_P channels.
+
+    Floor: bytes, `n * H * P * (2 N * state's itemsize + 2 b)`.
+    """
+    seq, head = tl.program_id(0), tl.program_id(1)
+    row = seq.to(tl.int64)
+    n, p = tl.arange(0, BLOCK_N), tl.program_id(2) * BLOCK_P + tl.arange(0, BLOCK_P)
+    some_n, some_p = n < states, p < width
+    group = tl.load(head_group + head)
+    bias = tl.load(dt_bias + head).to(tl.float32)
+    delta = step_size(tl.load(dt + row * dt_row + head), bias, lowest, highest)
+    decay = tl.exp(delta * tl.load(A + head).to(tl.float32))
+    at = x + row * x_row + head * width + p
+    x_t = tl.load(at, mask=some_p, other=0.0).to(tl.float32)
+    B_t = tl.load(B + row * B_row + group * states + n, mask=some_n, other=0.0).to(tl.float32)
+    C_t = tl.load(C + row * C_row + group * states + n, mask=some_n, other=0.0).to(tl.float32)
+    at = state + tl.load(slots + seq) * state_slot + head * states * width
+    at += n[:, None] * width + p[None, :]
+    kept = some_n[:, None] & below_if(p, width, tl.load(fresh + seq) == 0)[None, :]
+    h = tl.load(at, mask=kept, other=0.0).to(tl.float32)
+    h = decay * h + B_t[:, None] * (delta * x_t)[None, :]
+    put(at, h, some_n[:, None] & some_p[None, :])
+    out = tl.sum(C_t[:, None] * h, 0) + tl.load(D + head).to(tl.float32) * x_t
+    at = y + (row * heads + head) * width + p
+    put(at, out, some_p)

@@ -1,0 +1,103 @@
+"""What several Triton kernels share: activations, and finding a program's place in a batch."""
+
+import triton
+import triton.language as tl
+
+from sidewinder.ops.launching import is_interpreting
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+INTERPRETED = tl.constexpr(is_interpreting())
+"""The interpreter truncates where a GPU rounds to bfloat16, and cannot multiply such matrices."""
+
+
+@triton.jit
+def nearest_bf16(x):
+    """float32 `x` rounded to a bfloat16's precision, to nearest even; still float32."""
+    bits = x.to(tl.uint32, bitcast=True)
+    kept = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+    return tl.where(x == x, kept.to(tl.float32, bitcast=True), x)
+
+
+@triton.jit
+def rounded(x, kind: tl.constexpr):
+    """float32 `x` in the dtype `kind`, to nearest even."""
+    if INTERPRETED and kind == tl.bfloat16:
+        x = nearest_bf16(x)
+    return x.to(kind)
+
+
+@triton.jit
+def put(at, x, mask):
+    """Store float32 `x`, rounded to nearest even."""
+    tl.store(at, rounded(x, at.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def product(a, b, kind: tl.constexpr):
+    """Matrix product of `a` and `b` rounded to `kind`, with float32 sums; never TF32."""
+    a, b = rounded(a.to(tl.float32), kind), rounded(b.to(tl.float32), kind)
+    if INTERPRETED:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision="ieee")
+
+
+@triton.jit
+def softplus(x):
+    """`log(1 + exp(x))` in float32, precise for every x; NaN stays NaN.
+
+    With e = exp(-|x|) it is max(x, 0) + log1p(e), and log1p(e) = 2 atanh(s) with s = e / (2 + e),
+    at most 1/3, whose series needs seven terms. (A GPU's fast logarithm loses small results.)
+    """
+    e = tl.exp(-tl.abs(x))
+    s = e / (2.0 + e)
+    q = s * s
+    series = 1.0 / 13.0
+    series = series * q + 1.0 / 11.0
+    series = series * q + 1.0 / 9.0
+    series = series * q + 1.0 / 7.0
+    series = series * q + 1.0 / 5.0
+    series = series * q + 1.0 / 3.0
+    series = series * q + 1.0
+    return tl.where(x > 0.0, x, 0.0) + 2.0 * s * series
+
+
+@triton.jit
+def silu(x):
+    """`x * sigmoid(x)`."""
+    return x / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def below_if(index, limit, condition):
+    """The mask `index < limit` where the scalar `condition` holds, else nothing.
+
+    (`mask & condition` with a scalar has the wrong type in Triton's interpreter.)
+    """
+    return index < tl.where(condition, limit, 0)
+
+
+@triton.jit
+def find_chunk(cu_seqlens, first, n_seqs, number, CHUNK: tl.constexpr, BLOCK_S: tl.constexpr):
+    """The sequence that the `number`-th chunk belongs to, and how many of its chunks come before.
+
+    Sequences from `first` up to `n_seqs` are cut into chunks of CHUNK tokens, each from its own
+    start. A number beyond the last chunk gives `n_seqs`. BLOCK_S is at least `n_seqs - first`.
+    """
+    index = first + tl.arange(0, BLOCK_S)
+    exists = index < n_seqs
+    begin = tl.load(cu_seqlens + index, mask=exists, other=0)
+    end = tl.load(cu_seqlens + index + 1, mask=exists, other=0)
+    n_chunks = (end - begin + CHUNK - 1) // CHUNK
+    earlier = exists & (tl.cumsum(n_chunks, 0) <= number)
+    seq = first + tl.sum(earlier.to(tl.int32), 0)
+    return seq, number - tl.sum(tl.where(earlier, n_chunks, 0), 0)
+
+
+@triton.jit
+def chunks_before(cu_seqlens, first, seq, CHUNK: tl.constexpr, BLOCK_S: tl.constexpr):
+    """How many chunks the sequences from `first` up to `seq` have."""
+    index = first + tl.arange(0, BLOCK_S)
+    earlier = index < seq
+    begin = tl.load(cu_seqlens + index, mask=earlier, other=0)
+    end = tl.load(cu_seqlens + index + 1, mask=earlier, other=0)
+    return tl.sum((end - begin + CHUNK - 1) // CHUNK, 0)

@@ -1,0 +1,143 @@
+"""Block sizes of the Triton kernels: defaults, or what was measured on this GPU.
+
+Measuring happens only inside `measuring()` (`tools/gpu_suite.py` does it once for a GPU): every
+kernel that is then called with sizes that the table lacks is timed with each of its candidates, and
+the fastest is written to a small JSON file, which later processes read: `SIDEWINDER_TUNING`, by
+default `~/.cache/sidewinder/tuning.json`. Without it, and under Triton's interpreter, the first
+candidate of each kernel is used.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ENVIRONMENT_VARIABLE = "SIDEWINDER_TUNING"
+REPEATS = 20
+
+Config = Mapping[str, int]
+"""Block sizes and compile options of one kernel, by name."""
+
+
+def choose(
+    kernel: str,
+    sizes: tuple[object, ...],
+    candidates: Sequence[Config],
+    run: Callable[[Config], object],
+    in_place: Sequence[Tensor] = (),
+) -> Config:
+    """The configuration to use.
+
+    Args:
+        kernel: its name.
+        sizes: what the best choice depends on; number of tokens as `bucket`.
+        candidates: the first is the default.
+        run: launches the kernel with a configuration; called only while measuring.
+        in_place: tensors that `run` changes; they are put back after each of its calls.
+    """
+    if kernel in _overrides:
+        return {**candidates[0], **_overrides[kernel]}
+    if not _measuring and not table():
+        return candidates[0]
+    key = f"{_gpu()}|{kernel}|{'x'.join(map(str, sizes))}"
+    found = table().get(key)
+    if found is None and _measuring and not torch.cuda.is_current_stream_capturing():
+        found = min(candidates, key=lambda config: _time(run, config, in_place))
+        _keep(key, found)
+    return candidates[0] if found is None else found
+
+
+def bucket(n: int) -> int:
+    """`n` rounded up to a power of two, so that few sizes need measuring."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+@contextmanager
+def measuring() -> Iterator[None]:
+    """Time candidates of kernels whose sizes the table lacks; needs a GPU, and waits for it."""
+    global _measuring
+    _measuring = True
+    try:
+        yield
+    finally:
+        _measuring = False
+
+
+@contextmanager
+def overridden(kernel: str, **config: int) -> Iterator[None]:
+    """Use these block sizes for `kernel` whatever the table says (tests, experiments)."""
+    assert kernel not in _overrides, "overridden already"
+    _overrides[kernel] = config
+    try:
+        yield
+    finally:
+        del _overrides[kernel]
+
+
+def path() -> Path:
+    """The file that keeps what was measured."""
+    named = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(named) if named else Path.home() / ".cache" / "sidewinder" / "tuning.json"
+
+
+@cache
+def table() -> dict[str, Config]:
+    """What was measured, by GPU, kernel and sizes; read once.
+
+    Raises:
+        ValueError: if the file is not a JSON object.
+    """
+    file = path()
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON ({error}); delete it to use the defaults") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} does not hold a JSON object; delete it to use the defaults")
+    return content
+
+
+def _keep(key: str, config: Config) -> None:
+    """Write the table with one more entry; several ranks may do so at once."""
+    table()[key] = config
+    file = path()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(table(), indent=1, sort_keys=True))
+    partial.replace(file)
+
+
+def _time(run: Callable[[Config], object], config: Config, in_place: Sequence[Tensor]) -> float:
+    """Milliseconds of the median run."""
+    saved = [tensor.clone() for tensor in in_place]
+    times: list[float] = []
+    for _ in range(REPEATS):
+        start, stop = _event(), _event()
+        start.record()
+        run(config)
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop))
+        for tensor, before in zip(in_place, saved, strict=True):
+            tensor.copy_(before)
+    return sorted(times)[REPEATS // 2]
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+@cache
+def _gpu() -> str:
+    return torch.cuda.get_device_name()
+
+
+_measuring = False
+_overrides: dict[str, Config] = {}

@@ -1,0 +1,64 @@
+"""Compile every kernel ahead of time, without a GPU; run as a script, not interpreted.
+
+    python ahead.py CAPABILITY...      (80, 90: what `nvcc` calls sm_80, sm_90)
+
+Runs the operators with `launching.recording()`, so that nothing is executed, and compiles each
+recorded launch for each capability. The last line is one JSON object: kernel -> bytes of shared
+memory.
+"""
+
+import json
+import sys
+from inspect import signature
+
+import torch
+import triton
+from ahead_cases import CASES
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sidewinder.ops.launching import Launch, is_interpreting, recording
+
+TYPES = {
+    torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int32: "*i32",
+    torch.int64: "*i64", torch.uint8: "*u8", torch.int8: "*i8", torch.int16: "*i16",
+}  # fmt: skip
+
+
+def source_of(launch: Launch) -> ASTSource:
+    """The kernel with the types of its recorded arguments; aligned as torch's tensors are."""
+    names = list(signature(launch.kernel.fn).parameters)
+    types, constants, attributes = {}, dict(launch.constants), {}
+    for index, (name, value) in enumerate(zip(names, launch.arguments, strict=False)):
+        if value is None:
+            constants[name] = None
+        elif isinstance(value, torch.Tensor):
+            types[name] = TYPES[value.dtype]
+            attributes[(index,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            types[name] = "fp32"
+        else:
+            types[name] = "i64" if abs(value) >= 2**31 else "i32"
+    types |= dict.fromkeys(constants, "constexpr")
+    return ASTSource(launch.kernel, {n: types[n] for n in names}, constants, attributes)
+
+
+def main(capabilities: list[int]) -> None:
+    assert not is_interpreting(), "TRITON_INTERPRET is set"
+    compiled: dict[str, int] = {}
+    for case, run in CASES.items():
+        with recording() as launches:
+            run()
+        assert launches, f"{case} launches nothing"
+        for launch in launches:
+            for capability in capabilities:
+                target = GPUTarget("cuda", capability, 32)
+                built = triton.compile(source_of(launch), target=target, options=launch.options)
+                name = f"{case}: {launch.kernel.fn.__name__} sm_{capability}"
+                compiled[name] = built.metadata.shared
+                assert f"sm_{capability}" in built.asm["ptx"], name
+    print(json.dumps(compiled))
+
+
+if __name__ == "__main__":
+    main([int(argument) for argument in sys.argv[1:]])

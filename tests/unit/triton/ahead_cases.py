@@ -1,0 +1,78 @@
+"""Calls of every operator in Triton at the shapes of published models, for `ahead.py`."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sidewinder.ops.causal_conv1d.triton import causal_conv1d
+from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
+from sidewinder.ops.rms_norm.triton import rms_norm
+from sidewinder.ops.selective_scan.triton import selective_scan
+from sidewinder.ops.ssd_scan.triton import ssd_scan
+from sidewinder.state.batch import pack
+
+SEQS = pack([[0], [0], [0] * 600], [2, 0, 1]).seqs
+T = SEQS.n_tokens
+
+
+def conv(dtype: torch.dtype) -> None:
+    weight, bias = torch.empty(4, 5120, dtype=dtype), torch.empty(5120, dtype=dtype)
+    causal_conv1d(_rows(5120, dtype), weight, bias, torch.empty(3, 3, 5120, dtype=dtype), SEQS)
+
+
+def conv_without_bias(dtype: torch.dtype) -> None:
+    weight, state = torch.empty(2, 384, dtype=dtype), torch.empty(3, 1, 384, dtype=dtype)
+    causal_conv1d(_rows(384, dtype), weight, None, state, SEQS, activation=False)
+
+
+def scan(dtype: torch.dtype, state_dtype: torch.dtype = torch.float32, gated: bool = True) -> None:
+    width, n = 5120, 16
+    selective_scan(
+        _rows(width, dtype), _rows(width, dtype), torch.empty(n, width), _rows(n, dtype),
+        _rows(n, dtype), torch.empty(width), _rows(width, dtype) if gated else None,
+        torch.empty(width) if gated else None, torch.empty(3, n, width, dtype=state_dtype), SEQS,
+    )  # fmt: skip
+
+
+def ssd(
+    dtype: torch.dtype, state_dtype: torch.dtype = torch.float32, n: int = 128, p: int = 64
+) -> None:
+    heads = 80
+    ssd_scan(
+        _rows(heads * p, dtype).view(T, heads, p), _rows(heads, dtype), torch.empty(heads),
+        _rows(n, dtype).view(T, 1, n), _rows(n, dtype).view(T, 1, n), torch.empty(heads),
+        torch.empty(heads), torch.empty(3, heads, n, p, dtype=state_dtype), SEQS,
+        (0.0, float("inf")), torch.zeros(heads, dtype=torch.int64),
+    )  # fmt: skip
+
+
+def norms(dtype: torch.dtype) -> None:
+    weight = torch.empty(2560, dtype=dtype)
+    rms_norm(_rows(2560, dtype), weight, 1e-5, torch.empty(T, 2560))
+    rms_norm(_rows(2560, dtype), weight, 1e-5)
+    rms_norm(_rows(7424, dtype), None, 1e-5)
+    for norm_before_gate in (False, True):
+        x, weight = _rows(5120, dtype), torch.empty(5120, dtype=dtype)
+        gated_rms_norm(x, x, weight, 1e-5, 5120, norm_before_gate)
+
+
+def _rows(width: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(T, width, dtype=dtype)
+
+
+CASES: dict[str, Callable[[], None]] = {
+    f"{name} {kind}": partial(function, dtype)
+    for kind, dtype in (("bf16", torch.bfloat16), ("f32", torch.float32))
+    for name, function in {
+        "conv": conv,
+        "conv without bias": conv_without_bias,
+        "scan": scan,
+        "ssd": ssd,
+        "norms": norms,
+    }.items()
+} | {
+    "scan of bf16 states": partial(scan, torch.bfloat16, torch.bfloat16, gated=False),
+    "ssd of odd sizes": partial(ssd, torch.bfloat16, torch.bfloat16, n=7, p=72),
+}

@@ -1,0 +1,71 @@
+"""What the tests of Triton kernels share: the device, tolerances, and running on it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+from sidewinder.ops import launching, tuning
+from sidewinder.state.batch import Sequences
+
+if not launching.is_installed():
+    pytest.skip("Triton is not installed", allow_module_level=True)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+
+
+def here(value: Any) -> Any:
+    """The same tensor (strides included) or sequences on the device under test."""
+    if isinstance(value, Sequences):
+        tensors = {name: here(getattr(value, name)) for name in ("cu_seqlens", "slots", "fresh")}
+        return replace(value, **tensors)
+    if isinstance(value, dict):
+        return {name: here(part) for name, part in value.items()}
+    if not isinstance(value, Tensor):
+        return value
+    wide = torch.full((value.untyped_storage().nbytes() // value.itemsize,), 0, dtype=value.dtype)
+    wide.set_(value.untyped_storage())
+    copy = wide.to(DEVICE, copy=True)
+    return copy.as_strided(value.shape, value.stride(), value.storage_offset())
+
+
+def on_device(function: Callable[..., Any], **arguments: Any) -> Any:
+    """`function` with copies of its arguments on the device; results on the CPU.
+
+    `state`, which is written in place, is passed as it is. Outputs are poisoned before.
+    """
+    arguments = {
+        name: arguments[name] if name == "state" else here(arguments[name]) for name in arguments
+    }
+    with poisoned_outputs():
+        result = function(**arguments)
+    return tuple(part.cpu() for part in result) if isinstance(result, tuple) else result.cpu()
+
+
+@contextmanager
+def poisoned_outputs() -> Iterator[None]:
+    """Fill what `torch.empty` returns with NaN, or bytes of ones."""
+    empty = torch.empty
+
+    def poisoned(*args: Any, **kwargs: Any) -> Tensor:
+        made = empty(*args, **kwargs)
+        return made.fill_(torch.nan if made.is_floating_point() else 255)
+
+    with mock.patch.object(torch, "empty", poisoned):
+        yield
+
+
+@contextmanager
+def overridden(**configs: dict[str, int]) -> Iterator[None]:
+    """Block sizes by kernel: small ones, so that short sequences have several chunks."""
+    with ExitStack() as stack:
+        for name, config in configs.items():
+            stack.enter_context(tuning.overridden(name, **config))
+        yield
