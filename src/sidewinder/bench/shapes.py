@@ -72,14 +72,35 @@ SHAPES: dict[str, dict[str, Any]] = {
 these families at mamba-790m's width, for comparing families at one size."""
 
 
-def write_shape(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
-    """Write config.json of a published shape into `folder` and return it.
+def shape_values(name: str, n_layers: int | None = None) -> dict[str, Any]:
+    """config.json values of a published shape, or of a folder that holds a config.json.
+
+    Args:
+        name: a key of `SHAPES`, or a folder.
+        n_layers: keep only so many layers.
 
     Raises:
         ValueError: for an unknown name; lists the known ones.
     """
-    if name not in SHAPES:
+    file = Path(name) / "config.json"
+    if name in SHAPES:
+        values = SHAPES[name]
+    elif file.is_file():
+        values = json.loads(file.read_text())
+    else:
         raise ValueError(f"unknown shape {name!r}; known shapes: {', '.join(SHAPES)}")
+    return values if n_layers is None else values | {"num_hidden_layers": n_layers}
+
+
+def write_shape(
+    name: str, folder: Path, dtype: str = "bfloat16", n_layers: int | None = None
+) -> Path:
+    """Write the config.json of `shape_values(name, n_layers)` into `folder` and return it.
+
+    Raises:
+        ValueError: for an unknown name; lists the known ones.
+    """
+    values = shape_values(name, n_layers)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(SHAPES[name] | {"dtype": dtype}, indent=2))
+    (folder / "config.json").write_text(json.dumps(values | {"dtype": dtype}, indent=2))
     return folder

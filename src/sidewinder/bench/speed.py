@@ -1,5 +1,6 @@
 """Latency and throughput of one engine on synthetic prompts."""
 
+import random
 import statistics
 import time
 from dataclasses import asdict, dataclass
@@ -43,8 +44,8 @@ def measure(llm: LLM, load: Load, repeats: int) -> dict[str, Any]:
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats} is not a count; use 1 or more")
-    _run(llm, load, offset=0)
-    runs = [_run(llm, load, offset=1 + index) for index in range(repeats)]
+    run_once(llm, load, 0)
+    runs = [run_once(llm, load, 1 + index) for index in range(repeats)]
     return {"load": asdict(load), "repeats": repeats} | {
         name: spread([value for run in runs if (value := run[name]) is not None])
         for name in runs[0]
@@ -58,9 +59,16 @@ def spread(values: list[float]) -> dict[str, float] | None:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
-def _run(llm: LLM, load: Load, offset: int) -> dict[str, float | None]:
+def run_once(llm: LLM, load: Load, number: int) -> dict[str, float | None]:
+    """Run `load` once; the figures of `measure`, of this one run.
+
+    Args:
+        llm: the engine.
+        load: what to run.
+        number: of the run; each has prompts of its own, so that no kept state serves them.
+    """
     params = SamplingParams(max_tokens=load.output_tokens, temperature=0.0, ignore_eos=True)
-    prompts = [_prompt(load.prompt_tokens, offset * load.batch + i) for i in range(load.batch)]
+    prompts = [_prompt(load.prompt_tokens, number * load.batch + i) for i in range(load.batch)]
     started = time.perf_counter()
     outputs = llm.generate(prompts, params)
     total = time.perf_counter() - started
@@ -69,8 +77,8 @@ def _run(llm: LLM, load: Load, offset: int) -> dict[str, float | None]:
 
 
 def _prompt(length: int, number: int) -> list[int]:
-    """Token ids that differ between prompts, so that nothing can be reused by accident."""
-    return [(7 + 31 * number + 13 * i) % 97 for i in range(length)]
+    """Token ids that differ between prompts from the start; below every vocabulary's size."""
+    return random.Random(number).choices(range(97), k=length)
 
 
 def _seconds(value: float | None) -> float:
