@@ -1,9 +1,10 @@
 """The endpoints."""
 
+from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import HTMLResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
@@ -22,6 +23,12 @@ from sidewinder.server.schemas import (
 )
 from sidewinder.server.service import Service
 from sidewinder.server.stream import ClientGone, EventStream, until_gone
+
+PAGE_POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+"""What a browser lets the status page do: run its own script and read from this server."""
 
 
 def build_app(service: Service, metrics: Metrics) -> ASGIApp:
@@ -119,6 +126,13 @@ def _add_operation(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/version")
     async def version() -> Response:
         return _json({"version": __version__})
+
+    page = files("sidewinder.server").joinpath("status.html").read_text(encoding="utf-8")
+
+    @app.get("/status")
+    async def status() -> Response:
+        """The status page: a static file that draws the metrics."""
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
 
     @app.get("/metrics")
     async def scrape() -> Response:

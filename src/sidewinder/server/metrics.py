@@ -107,6 +107,7 @@ class StateCollector(Collector):
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"sidewinder_{name}", text, value=value)
         yield from self._counters()
+        yield from self._cache()
         yield self._memory()
         yield InfoMetricFamily(
             "sidewinder_engine",
@@ -123,15 +124,37 @@ class StateCollector(Collector):
 
     def _counters(self) -> Iterator[Metric]:
         counters = self._llm.counters
-        totals = {
-            "prompt_tokens": ("Prompt tokens run", counters.prompt_tokens),
-            "steps": ("Steps run", counters.steps),
-            "step_seconds": ("Time spent in steps", counters.step_s),
-        }
-        for name, (text, value) in totals.items():
-            metric = Metric(f"sidewinder_{name}", text, "counter")
-            metric.add_sample(f"sidewinder_{name}_total", {}, value)
-            yield metric
+        yield _counter("prompt_tokens", "Prompt tokens run", counters.prompt_tokens)
+        yield _counter("steps", "Steps run", counters.steps)
+        yield _counter("step_seconds", "Time spent in steps", counters.step_s)
+
+    def _cache(self) -> Iterator[Metric]:
+        stats = self._llm.engine.cache_stats()
+        yield _counter("prefix_queries", "Requests that looked for a prefix", stats.queries)
+        yield _counter("prefix_query_tokens", "Their prompt tokens", stats.query_tokens)
+        yield _counter("cached_tokens", "Prompt tokens resumed, not run", stats.cached_tokens)
+        hits = Metric("sidewinder_prefix_hits", "Prefixes resumed, by tier", "counter")
+        held = GaugeMetricFamily("sidewinder_snapshots", "States kept", labels=["tier"])
+        used = GaugeMetricFamily(
+            "sidewinder_snapshot_bytes",
+            "Bytes of kept states (per rank in memory)",
+            labels=["tier"],
+        )
+        most = GaugeMetricFamily("sidewinder_snapshot_limit_bytes", "Their limit", labels=["tier"])
+        for tier in ("device", "host", "disk"):
+            count = getattr(stats, f"hits_{tier}")
+            hits.add_sample("sidewinder_prefix_hits_total", {"tier": tier}, count)
+            held.add_metric([tier], getattr(stats, f"snapshots_{tier}"))
+            used.add_metric([tier], getattr(stats, f"{tier}_bytes"))
+            most.add_metric([tier], getattr(stats, f"{tier}_bytes_limit"))
+        yield from (hits, held, used, most)
+        yield _counter("snapshots_saved", "States kept since the start", stats.saved)
+        yield _counter("snapshots_evicted", "States dropped for others", stats.evicted)
+        yield _counter("snapshot_disk_writes", "States written to disk", stats.disk_writes)
+        yield _counter("snapshot_disk_errors", "Disk operations that failed", stats.disk_errors)
+        yield GaugeMetricFamily(
+            "sidewinder_kv_pages_used", "KV pages in use (hybrids)", value=stats.kv_pages_used
+        )
 
     def _memory(self) -> Metric:
         ranks, pool = self._ranks, self._ranks.pool
@@ -145,6 +168,12 @@ class StateCollector(Collector):
             metric.add_metric([str(rank), "state"], ranks.slot_bytes[rank] * pool.n_slots)
             metric.add_metric([str(rank), "kv"], ranks.page_bytes[rank] * pool.n_pages)
         return metric
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    metric = Metric(f"sidewinder_{name}", text, "counter")
+    metric.add_sample(f"sidewinder_{name}_total", {}, value)
+    return metric
 
 
 class Throughput:
@@ -164,17 +193,19 @@ class Throughput:
         """The line, or None if nothing happened."""
         before, self._before = self._before, self._totals()
         seconds = max(self._before[0] - before[0], 1e-9)
-        prompt, generated = (self._before[i] - before[i] for i in (1, 2))
+        prompt, generated, cached = (self._before[i] - before[i] for i in (1, 2, 3))
         n_open = self._engine.n_open
-        if not (prompt or generated or n_open):
+        if not (prompt or generated or cached or n_open):
             return None
         running, n_slots = self._llm.engine.n_running, self._llm.runner_report.pool.n_slots
         return (
             f"prompt {prompt / seconds:.1f} tokens/s, generation {generated / seconds:.1f} "
             f"tokens/s, running {running}, waiting {max(0, n_open - running)}, "
-            f"state slots {running}/{n_slots} ({running / n_slots:.0%})"
+            f"state slots {running}/{n_slots} ({running / n_slots:.0%}), "
+            f"from the cache {cached / max(1.0, prompt + cached):.0%} of the prompts"
         )
 
-    def _totals(self) -> tuple[float, float, float]:
-        prompt_tokens = self._llm.counters.prompt_tokens
-        return time.monotonic(), prompt_tokens, self._metrics.n_generated
+    def _totals(self) -> tuple[float, float, float, float]:
+        counters = self._llm.counters
+        generated = self._metrics.n_generated
+        return time.monotonic(), counters.prompt_tokens, generated, counters.cached_tokens

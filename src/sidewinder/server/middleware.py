@@ -14,7 +14,7 @@ from sidewinder.server.logs import logger
 from sidewinder.server.metrics import Metrics
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/metrics"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/metrics", "/status"})
 """What probes and monitors read without the API key."""
 
 

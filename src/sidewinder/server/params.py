@@ -25,6 +25,7 @@ class Generation:
         echo: put the prompt in front of the text.
         report_prompt: list `prompt_logprobs` in the reply.
         stream, include_usage: how to answer.
+        cache_salt: states of prefixes are shared only among requests with the same one.
     """
 
     prompts: Sequence[Prompt | list[Message]]
@@ -35,6 +36,7 @@ class Generation:
     report_prompt: bool = False
     stream: bool = False
     include_usage: bool = False
+    cache_salt: str | None = None
 
     @property
     def n_choices(self) -> int:
@@ -102,6 +104,7 @@ def _generation(
         report_prompt=body.prompt_logprobs is not None,
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
+        cache_salt=body.cache_salt,
     )
 
 

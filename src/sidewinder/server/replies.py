@@ -45,6 +45,7 @@ class Choice:
         self.index = index
         self.call = call
         self.n_tokens = 0
+        self.n_cached = 0
         self.finish_reason: FinishReason | None = None
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]
         self.n_characters = 0
@@ -57,6 +58,8 @@ class Choice:
         missing = len(self.call.request.prompt) - len(self.prompt_logprobs)
         self.prompt_logprobs += increment.scores[:missing]
         self.n_tokens += len(increment.token_ids)
+        if increment.output is not None:
+            self.n_cached = increment.output.metrics.cached_tokens
         self.finish_reason = self._delta.finish_reason = increment.finish_reason
         self._delta.text += increment.text
         self._delta.logprobs += increment.logprobs or []
@@ -179,8 +182,8 @@ class Reply:
             "model": model,
         }
 
-    def usage(self) -> dict[str, int]:
-        """Tokens so far."""
+    def usage(self) -> dict[str, Any]:
+        """Tokens so far; those from the cache once a choice is complete."""
         prompts = self.choices[:: self._n]
         prompt_tokens = sum(len(choice.call.request.prompt) for choice in prompts)
         completion_tokens = sum(choice.n_tokens for choice in self.choices)
@@ -188,6 +191,7 @@ class Reply:
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": sum(choice.n_cached for choice in prompts)},
         }
 
     def whole(self) -> dict[str, Any]:
@@ -203,7 +207,7 @@ class Reply:
         return self._head | {"object": kind, "choices": choices, "usage": self.usage()}
 
     def chunk(
-        self, choices: Sequence[dict[str, Any]], usage: dict[str, int] | None, with_usage: bool
+        self, choices: Sequence[dict[str, Any]], usage: dict[str, Any] | None, with_usage: bool
     ) -> dict[str, Any]:
         """One event of a stream; `usage` is null in all but the last, where it is asked for."""
         kind = "chat.completion.chunk" if self._is_chat else "text_completion"

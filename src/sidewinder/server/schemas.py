@@ -146,6 +146,7 @@ class Sampling(_Body):
     skip_special_tokens: Bool | None = None
     stream: Bool | None = None
     stream_options: StreamOptions | None = None
+    cache_salt: Annotated[Text, Field(min_length=1, max_length=256)] | None = None
     user: str | None = None
 
 

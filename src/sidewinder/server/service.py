@@ -167,8 +167,8 @@ class Service:
     def _call(self, prompt: Prompt, asked: Generation, number: int) -> Call:
         params = asked.params_of(number)
         if asked.generate:
-            return self._intake.generation(prompt, params)
-        call = self._intake.reading(prompt)
+            return self._intake.generation(prompt, params, asked.cache_salt)
+        call = self._intake.reading(prompt, cache_salt=asked.cache_salt)
         return replace(call, request=replace(call.request, params=params))
 
     def _token_ids(self, prompt: Prompt | Sequence[Message]) -> list[int]:
