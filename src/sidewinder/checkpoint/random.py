@@ -24,8 +24,9 @@ def random_shard(
 ) -> dict[str, Tensor]:
     """Rank `tp.rank`'s part of a random model: names, shapes and dtypes as `load_shard` gives them.
 
-    The global tensors depend on `seed` and the parameter's name only, so the shards of any `tp`
-    belong to the same model. Scales keep activations of order one and the recurrence stable.
+    The global tensors depend on `seed`, the parameter's name and the kind of device only (a GPU
+    draws other numbers than a CPU), so the shards of any `tp` belong to the same model. Scales keep
+    activations of order one and the recurrence stable.
 
     Raises:
         ValueError: if `tp` does not fit the model.
@@ -47,9 +48,9 @@ def _fill(
     for first in range(0, shape[0], BLOCK_ROWS):
         last = min(first + BLOCK_ROWS, shape[0])
         if isinstance(rule, Replicate):
-            target[first:last].copy_(_block(name, shape, first, last, seed))
+            target[first:last].copy_(_block(name, shape, first, last, seed, target.device))
         elif rule.dim == 1:
-            block = _block(name, shape, first, last, seed)
+            block = _block(name, shape, first, last, seed, target.device)
             for piece in pieces(rule, rank):
                 width = piece.stop - piece.start
                 part = target[first:last].narrow(1, piece.local_start, width)
@@ -58,15 +59,18 @@ def _fill(
             for piece in pieces(rule, rank):
                 start, stop = max(piece.start, first), min(piece.stop, last)
                 if start < stop:
-                    block = _block(name, shape, first, last, seed)
+                    block = _block(name, shape, first, last, seed, target.device)
                     local = piece.local_start + start - piece.start
                     target[local : local + stop - start].copy_(block[start - first : stop - first])
 
 
-def _block(name: str, shape: tuple[int, ...], first: int, last: int, seed: int) -> Tensor:
+def _block(
+    name: str, shape: tuple[int, ...], first: int, last: int, seed: int, device: torch.device
+) -> Tensor:
     """Rows `[first, last)` of the global parameter, float32."""
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}/{first}".encode()))
-    block = torch.empty(last - first, *shape[1:])
+    generator = torch.Generator(device)
+    generator.manual_seed(zlib.crc32(f"{seed}/{name}/{first}".encode()))
+    block = torch.empty(last - first, *shape[1:], device=device)
     kind = name.rsplit(".", 2)[-2:]
     if name.endswith(".A_log"):
         # exp(A_log) between 1 and 16, as models are initialised.

@@ -1,9 +1,13 @@
 """Where a rank computes, and in which dtype."""
 
 import functools
+import os
 import warnings
 
 import torch
+
+SHARE_VARIABLE = "SIDEWINDER_SHARE_GPU"
+"""Set to 1, it lets several ranks compute on one GPU: to test what they say to each other."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -26,12 +30,18 @@ def resolve_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch
         return torch.device("cpu")
     if gpus == 0:
         raise ValueError("device='cuda': no CUDA device is available here; use device='cpu'")
-    if gpus < local_size:
+    if gpus < local_size and not shares_gpus(local_size):
         raise ValueError(
             f"device='cuda': {local_size} ranks need a GPU each and this machine has {gpus}; "
             f"use tp={gpus} or device='cpu'"
         )
-    return torch.device("cuda", local_rank)
+    return torch.device("cuda", local_rank % gpus)
+
+
+def shares_gpus(local_size: int) -> bool:
+    """Whether `local_size` ranks are to share fewer GPUs: slow, and only where it is asked for."""
+    asked = os.environ.get(SHARE_VARIABLE) == "1"
+    return asked and torch.cuda.device_count() < local_size
 
 
 def resolve_dtype(name: str, checkpoint: str, device: torch.device) -> torch.dtype:

@@ -45,7 +45,7 @@ def test_a_link_of_ones_own(capsys):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--gpu", "abacus", "--link", "pcie4"], "known: l4"),
+        (["--gpu", "abacus", "--link", "pcie4"], "known: a10"),
         (["--gpu", "a100"], "needs --link"),
         (["--gpu", "a100", "--link", "string"], "known: pcie3"),
         (["--gpu", "a100", "--link", "pcie4", "--batch", "0"], "--batch 0"),

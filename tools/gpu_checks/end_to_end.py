@@ -1,0 +1,92 @@
+"""TTFT, TPOT and throughput of the whole engine on random weights, one rank."""
+
+import gc
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpu_checks.context import MODELS, Context
+from gpu_checks.kernels import gemm_rate, read_rate
+from sidewinder.bench.roofline import model_work
+from sidewinder.bench.speed import Load, measure
+from sidewinder.llm import LLM
+from sidewinder.planning import plan_report
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Every model: latency at batch 1, throughput at batch 32, graphs on; and off for one."""
+    read, rate = read_rate(context), gemm_rate(context)
+    rows = []
+    for model in MODELS:
+        if not context.has(20):
+            rows.append({"model": model, "skipped": "out of time"})
+            continue
+        try:
+            rows.append(measured(context, model, read, rate))
+        except Exception as error:
+            rows.append({"model": model, "error": f"{type(error).__name__}: {error}"})
+    return {"read_bytes_per_s": read, "gemm_flops_per_s": rate, "rows": rows}
+
+
+def measured(context: Context, model: str, read: float, rate: float) -> dict[str, Any]:
+    """One model's figures beside its floors."""
+    loads = {
+        "latency": Load(context.pick(8192, 12), context.pick(64, 4), 1),
+        "batch 32": Load(context.pick(512, 6), context.pick(64, 4), context.pick(32, 3)),
+    }
+    row: dict[str, Any] = {"model": model}
+    with tempfile.TemporaryDirectory() as folder:
+        write_config(context, model, Path(folder))
+        for graphs in ("auto", "off"):
+            with engine(context, folder, graphs) as llm:
+                row.setdefault("engine", llm.report())
+                for name, load in loads.items():
+                    row[f"{name}, graphs {graphs}"] = measure(llm, load, context.pick(2, 1))
+            release()
+            if model != MODELS[0]:
+                break
+    return row | floors(context, model, loads["latency"], row, read, rate)
+
+
+def release() -> None:
+    """Give a closed engine's memory back, so that the next one finds it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def engine(context: Context, folder: str, graphs: str) -> LLM:
+    return LLM(
+        folder,
+        device=context.device.type,
+        load_format="random",
+        cuda_graphs=graphs,
+        max_batch_size=32,
+        max_step_tokens=context.pick(8192, 16),
+    )
+
+
+def write_config(context: Context, model: str, folder: Path) -> None:
+    """config.json of the model, for an engine that draws its weights."""
+    (folder / "config.json").write_text(json.dumps(context.values(model)))
+
+
+def floors(
+    context: Context, model: str, load: Load, row: dict[str, Any], read: float, rate: float
+) -> dict[str, Any]:
+    """Bytes of a decode step over the bandwidth; operations of the prefill over torch's rate."""
+    config = context.config(model)
+    rank = plan_report(config, 1, context.dtype)["ranks"][0]
+    step = (rank["decode_weight_bytes"] + 2 * rank["state_bytes_per_sequence"]) / read
+    work = model_work(config, context.dtype.itemsize)
+    prefill = load.prompt_tokens * work.flops_per_token / rate
+    latency = row["latency, graphs auto"]
+    return {
+        "decode_floor_s": step,
+        "prefill_floor_s": prefill,
+        "decode_percent": 100 * step / latency["tpot_s"]["median"],
+        "prefill_percent": 100 * prefill / latency["prefill_s"]["median"],
+    }

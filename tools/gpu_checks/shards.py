@@ -1,0 +1,119 @@
+"""Each rank's shard alone, with collectives that cost what they cost on one card."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpu_checks.context import MODELS, Context
+from sidewinder.checkpoint.random import random_shard
+from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.rank_order import sum_in_rank_order
+from sidewinder.engine.counted import CallCounter
+from sidewinder.engine.graphs import CudaRecorder, DecodeGraphs, EagerRecorder, Spare
+from sidewinder.engine.plan import Admission, SequenceStep
+from sidewinder.models.registry import build_model
+from sidewinder.parallel.group import SINGLE, TensorParallel
+from sidewinder.sampling import SamplingParams
+from sidewinder.sampling.sampler import Sampler
+from sidewinder.sampling.vocab_shard import VocabShard
+from sidewinder.sharding.dims import LocalDims
+from sidewinder.state.batch import pack
+from sidewinder.state.pool import StatePool
+
+PAGES_PER_SEQUENCE = 64
+
+
+class LocalCost(Collectives):
+    """A group whose other ranks send what this one sends: the memory traffic, without a link.
+
+    A sum reads as many parts as there are ranks, from this device's memory; a gather writes them.
+    """
+
+    def __init__(self, tp: TensorParallel) -> None:
+        self.tp = tp
+        self.path = "local copies"
+        self.capturable = True
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        return sum_in_rank_order(x.expand(self.tp.size, *x.shape))
+
+    def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        return torch.cat([x[..., :1].expand(*x.shape[:-1], size) for size in sizes], dim=-1)
+
+    def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
+        assert root < self.tp.size
+        return x
+
+    def barrier(self) -> None:
+        return None
+
+    def subgroup(self, partition: Sequence[Sequence[int]]) -> Collectives:
+        ranks = next(list(ranks) for ranks in partition if self.tp.rank in ranks)
+        return LocalCost(TensorParallel(ranks.index(self.tp.rank), len(ranks)))
+
+    def close(self) -> None:
+        return None
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Prefill and decode times of rank 0's shard, at tp 1, 2, 4 and 8."""
+    rows = []
+    for model in MODELS:
+        for size in (1, 2, 4) if context.dry_run else (1, 2, 4, 8):
+            if not context.has(8):
+                rows.append({"model": model, "tp": size, "skipped": "out of time"})
+                continue
+            try:
+                rows.append({"model": model, "tp": size} | shard_times(context, model, size))
+            except Exception as error:
+                text = f"{type(error).__name__}: {error}"
+                rows.append({"model": model, "tp": size, "error": text})
+    return {"rows": rows}
+
+
+@torch.inference_mode()
+def shard_times(context: Context, model: str, size: int) -> dict[str, Any]:
+    """Seconds of one prefill step and of decode steps of rank 0."""
+    config = context.config(model)
+    tp = TensorParallel(0, size) if size > 1 else SINGLE
+    weights = random_shard(config, tp, context.dtype, context.device)
+    built = build_model(config, tp, weights, LocalCost(tp))
+    batches = (1, context.pick(32, 3))
+    slots = batches[-1] + 1
+    pool = StatePool(
+        config, LocalDims.of(config, tp), slots, context.dtype, context.device,
+        n_pages=slots * PAGES_PER_SEQUENCE,
+    )  # fmt: skip
+    for store in (pool.conv, pool.ssm, *((pool.kv.k, pool.kv.v) if pool.kv else ())):
+        store.zero_()  # The decode steps go on from states that nothing has computed.
+    result: dict[str, Any] = {}
+    tokens = context.pick(PAGES_PER_SEQUENCE * 16, 12)
+    pages = [list(range(PAGES_PER_SEQUENCE))] if config.attention else None
+    batch = pack([[1] * tokens], [0], page_tables=pages, device=context.device)
+    result["prefill_tokens"] = tokens
+    result["prefill_s"] = context.seconds(lambda: built.forward(batch, pool), 5)
+    for n in batches:
+        result[f"decode_{n}_s"] = decode_time(context, built, pool, n)
+    return result
+
+
+def decode_time(context: Context, built: Any, pool: StatePool, n: int) -> float:
+    """Seconds of a decode step of `n` sequences, drawing included."""
+    recorder = EagerRecorder() if context.dry_run else CudaRecorder()
+    last = pool.conv.shape[1] - 1
+    spare = Spare(last, last * PAGES_PER_SEQUENCE)
+    graphs = DecodeGraphs(built, pool, recorder, spare, CallCounter())
+    shard = VocabShard(built.dims.vocab_sizes, built.collectives)
+    sampler = Sampler(built.config.vocab_size, context.device, shard)
+    for slot in range(n):
+        sampler.admit(Admission(slot, SamplingParams(temperature=0), 0, ()))
+    parts = [
+        SequenceStep(
+            slot, (1,), 12,
+            tuple(range(slot * PAGES_PER_SEQUENCE, (slot + 1) * PAGES_PER_SEQUENCE)), sample=True,
+        )
+        for slot in range(n)
+    ]  # fmt: skip
+    return context.seconds(lambda: graphs.draw(parts, sampler))

@@ -1,0 +1,130 @@
+"""Ranks that share one card: whether they can, and whether every path of sums is right there.
+
+Times mean nothing here: the ranks take turns on one device.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gpu_checks.context import Context
+from gpu_checks.end_to_end import write_config
+from sidewinder.llm import LLM
+from sidewinder.parallel.devices import SHARE_VARIABLE
+from sidewinder.testing import relative_error
+
+MODELS = ("mamba-2.8b", "mamba2-2.7b", "zamba-7b", "falcon-mamba-7b")
+LIMITS = {"exact": 1e-4, "int8": 0.1, "int4": 1.0}
+"""Relative error of logits of tiny models; a codec's says only that nothing is grossly wrong."""
+PROMPTS = [[5, 80, 12, 44, 7], [9], list(range(30, 50))]
+
+
+def run(context: Context) -> dict[str, Any]:
+    """The probe, then parity of 2 and 4 ranks with one, for every family and codec."""
+    probe = "not on a CPU" if context.dry_run else probe_ipc()
+    rows = []
+    for model in MODELS:
+        for size in (2,) if context.dry_run else (2, 4):
+            for codec in ("exact",) if context.dry_run else LIMITS:
+                if not context.has(10):
+                    rows.append({"model": model, "tp": size, "skipped": "out of time"})
+                    continue
+                rows.append({"model": model, "tp": size, "all_reduce": codec} | parity(
+                    context, model, size, codec
+                ))  # fmt: skip
+        if context.dry_run:
+            break
+    return {"cuda_ipc": probe, "rows": rows}
+
+
+def parity(context: Context, model: str, size: int, codec: str) -> dict[str, Any]:
+    """Logits and greedy tokens of `size` ranks on one card beside those of one rank."""
+    try:
+        with tempfile.TemporaryDirectory() as folder, shared_card():
+            # Tiny models in float32: what is checked is who adds what, not speed.
+            tiny = Context(dry_run=True, budget_s=0)
+            write_config(tiny, model, Path(folder))
+            one = answers(context, folder, 1, "exact")
+            many = answers(context, folder, size, codec)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    worst = max(
+        relative_error(torch.from_numpy(mine), torch.from_numpy(reference))
+        for reference, mine in zip(one["logits"], many["logits"], strict=True)
+    )
+    return {
+        "relative_error": worst,
+        "limit": LIMITS[codec],
+        "passed": worst <= LIMITS[codec],
+        "same_tokens": one["tokens"] == many["tokens"],
+        "path": many["path"],
+    }
+
+
+def answers(context: Context, folder: str, size: int, codec: str) -> dict[str, Any]:
+    """Logits of whole prompts, and greedy texts."""
+    from sidewinder import SamplingParams
+
+    with LLM(
+        folder, tp=size, device=context.device.type, dtype="float32", load_format="random",
+        all_reduce=codec, kv_cache_tokens=512, max_batch_size=4, timeout_s=30, threads=1,
+    ) as llm:  # fmt: skip
+        logits = [np.asarray(each) for each in llm.logits(PROMPTS)]
+        params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
+        tokens = [output.token_ids for output in llm.generate(PROMPTS, params)]
+        return {"logits": logits, "tokens": tokens, "path": llm.report()["collectives"]}
+
+
+@contextmanager
+def shared_card() -> Iterator[None]:
+    """Let ranks share a GPU while this lasts."""
+    before = os.environ.get(SHARE_VARIABLE)
+    os.environ[SHARE_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SHARE_VARIABLE]
+        else:
+            os.environ[SHARE_VARIABLE] = before
+
+
+def probe_ipc() -> str:
+    """Whether a second process can map this one's GPU memory: "works", or why not."""
+    spawn = get_context("spawn")
+    mine, theirs = spawn.Pipe()
+    x = torch.arange(4, device="cuda")
+    process = spawn.Process(target=_add_one, args=(theirs,))
+    process.start()
+    try:
+        from torch.multiprocessing.reductions import reduce_tensor
+
+        mine.send(reduce_tensor(x))
+        if not mine.poll(30):
+            return "no answer within 30 s"
+        answer = mine.recv()
+        torch.cuda.synchronize()
+        return "works" if answer == "done" and x.tolist() == [1, 2, 3, 4] else str(answer)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        process.join(10)
+        if process.is_alive():
+            process.terminate()
+
+
+def _add_one(pipe: Any) -> None:
+    try:
+        rebuild, arguments = pipe.recv()
+        rebuild(*arguments).add_(1)
+        torch.cuda.synchronize()
+        pipe.send("done")
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
