@@ -162,7 +162,7 @@ def compare_policies(
             for first in range(0, len(policies), MOST_AT_ONCE):
                 group = [policy.to_json() for policy in policies[first : first + MOST_AT_ONCE]]
                 executor.call("start", group, window, same_weights)
-                for tokens in _windows(token_ids, window):
+                for tokens in windows(token_ids, window):
                     executor.call("run", tokens)
                     bar.update(len(tokens))
                 found += executor.call("result")
@@ -171,7 +171,7 @@ def compare_policies(
     return found
 
 
-def _windows(token_ids: Sequence[int], window: int) -> Iterator[list[int]]:
+def windows(token_ids: Sequence[int], window: int) -> Iterator[list[int]]:
     """Parts of two tokens and more: the last token alone predicts nothing, and is left out."""
     for start in range(0, len(token_ids) - 1, window):
         yield list(token_ids[start : start + window])

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from sidewinder.agreement import Agreement
 from sidewinder.checkpoint.files import open_weights
 from sidewinder.collectives.quantised.policy import (
     EXACT,
@@ -163,6 +164,26 @@ def sweep(model: ModelConfig) -> list[tuple[str, str | None, Policy]]:
         runs.append((name, None, Policy(codecs, {})))
         runs += [(name, site, Policy(PhaseCodecs(), {site: codecs})) for site in delta_calls(model)]
     return runs
+
+
+def measured_by(
+    engine: EngineConfig, model: ModelConfig, found: Sequence[Agreement]
+) -> Sensitivity:
+    """The sensitivity that the runs of `sweep(model)` found, in their order."""
+    sites: dict[str, dict[str, float]] = {}
+    together: dict[str, float] = {}
+    for (codec, site, _), agreement in zip(sweep(model), found, strict=True):
+        of = together if site is None else sites.setdefault(site, {})
+        of[codec] = agreement.mean_kl
+    return Sensitivity(
+        fingerprint=fingerprint(engine, model),
+        tp=engine.tp,
+        dtype=engine.dtype,
+        rotate=engine.rotate,
+        tokens=found[0].n_predicted,
+        sites=sites,
+        together=together,
+    )
 
 
 def policy_for(engine: EngineConfig, model: ModelConfig) -> Policy:

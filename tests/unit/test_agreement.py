@@ -30,3 +30,14 @@ def test_the_same_logits_agree_wholly():
     result = meter.result()
     assert (result.mean_kl, result.p99_kl, result.top1_agreement) == (0, 0, 1)
     assert result.perplexity == result.reference_perplexity
+
+
+def test_ties_of_the_reference_are_counted_apart():
+    reference = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.5, 0.0], [1.0, 1.0, 0.0]])
+    other = torch.tensor([[1.0, 1.1, 0.0], [1.0, 1.1, 0.0], [1.0, 0.9, 0.0]])
+    meter = AgreementMeter()
+    meter.add(reference, other, torch.tensor([0, 1, 2]))
+    result = meter.result()
+    assert result.top1_agreement == pytest.approx(1 / 3)
+    assert result.top1_ties == pytest.approx(1 / 3)
+    assert result.top1_error == pytest.approx(math.sqrt(2 / 9 / 3))

@@ -18,8 +18,7 @@ from sidewinder.evaluation import compare_policies
 from sidewinder.llm import LLM
 from sidewinder.parallel.devices import resolve_device, resolve_dtype
 from sidewinder.sensitivity import (
-    Sensitivity,
-    fingerprint,
+    measured_by,
     policy_for,
     sensitivity_file,
     sweep,
@@ -155,29 +154,11 @@ def _sensitivities(subject: Subject, file: str) -> dict[str, Any]:
         raise ValueError("tp=1 sums nothing; measure sensitivity with --tp 2 or more")
     target = Path(file) if file != BESIDE_MODEL else sensitivity_file(engine)
     _check_writable(target)
-    runs = sweep(model)
+    policies = [policy for _, _, policy in sweep(model)]
     found = compare_policies(
-        engine,
-        model,
-        [policy for _, _, policy in runs],
-        subject.token_ids,
-        subject.window,
-        same_weights=True,
+        engine, model, policies, subject.token_ids, subject.window, same_weights=True
     )
-    sites: dict[str, dict[str, float]] = {}
-    together: dict[str, float] = {}
-    for (codec, site, _), agreement in zip(runs, found, strict=True):
-        of = together if site is None else sites.setdefault(site, {})
-        of[codec] = agreement.mean_kl
-    measured = Sensitivity(
-        fingerprint=fingerprint(engine, model),
-        tp=engine.tp,
-        dtype=engine.dtype,
-        rotate=engine.rotate,
-        tokens=found[0].n_predicted,
-        sites=sites,
-        together=together,
-    )
+    measured = measured_by(engine, model, found)
     measured.write(target)
     return {"perplexity": found[0].reference_perplexity, "file": str(target), **asdict(measured)}
 
