@@ -4,13 +4,14 @@
 
 Each rank gets a network namespace of its own, with one interface; Linux's token bucket (`tc tbf`)
 holds every interface to the rate, in both directions, and netem delays it where the kernel has
-netem. Two ranks are joined by one veth pair, more by a bridge in a namespace in between. The command
-runs once per rank, with torchrun's variables set, on cores of its own where there are enough, so a
-script uses `LLM(..., tp=RANKS, launch="torchrun")`. Nothing is simulated in the program that runs.
+netem. Two ranks are joined by one veth pair, more by a bridge in a namespace in between. The
+command runs once per rank, with torchrun's variables set, on cores of its own where there are
+enough, so a script uses `LLM(..., tp=RANKS, launch="torchrun")`. Nothing is simulated in the
+program that runs.
 
-The last line of standard output is one JSON object: rate, delay, seconds, and each rank's exit status
-and bytes on its interface (headers included). The exit status is the first rank's that failed; 2 if
-the tool cannot work here. Namespaces have no names: they end with their processes.
+The last line of standard output is one JSON object: rate, delay, seconds, and each rank's exit
+status and bytes on its interface (headers included). The exit status is the first rank's that
+failed; 2 if the tool cannot work here. Namespaces have no names: they end with their processes.
 
 Needs Linux, iproute2, util-linux, and the right to make network namespaces: root, or (where the
 system allows it to users) `unshare --user --map-root-user tools/shaped_link.py ...`.

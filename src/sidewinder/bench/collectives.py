@@ -3,6 +3,8 @@
 `S` is the size of one rank's uncompressed message and `t` the time of a call, the slowest rank's:
 algbw = S / t, and busbw = algbw · 2(W-1)/W for an all-reduce among W ranks, which compares with
 the hardware's bandwidth whatever W is. Of many calls, the median and the 99.9th percentile count.
+Wire bytes are what one rank sends in a call, without headers. A codec's error is given as
+signal-to-quantisation-noise ratio, 10·log10(|sum|² / |sum - result|²), by the parts' distribution.
 """
 
 import time
@@ -14,14 +16,21 @@ from torch import Tensor
 
 from sidewinder.bench.machine import machine_info
 from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives
+from sidewinder.collectives.quantised.policy import EXACT, policy_of
 from sidewinder.collectives.shared_memory import SharedMemoryCollectives
+from sidewinder.ops.codec import CODECS
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.process_executor import ProcessExecutor
 from sidewinder.parallel.protocol import Transport
 
 TARGET = f"{__name__}:build_bench"
 
+SITE = "bench"
 WARM_UP = 20
+WIDTH = 1024
+"""Channels of the activations: a message is rows of them."""
+SQNR_ROWS = 256
 BYTES_PER_SIZE = 1 << 30
 """Large messages are repeated less often: so many bytes in all, but 20 times at least."""
 
@@ -33,6 +42,7 @@ def bench_all_reduce(
     dtype: str = "bfloat16",
     calls: int = 1000,
     threads: int = 1,
+    codec: str = EXACT,
 ) -> dict[str, Any]:
     """Time all-reduces among `tp` fresh CPU ranks; a JSON-able report.
 
@@ -41,15 +51,17 @@ def bench_all_reduce(
 
     Args:
         tp: number of ranks, 2 or more.
-        transport: "shared memory" or "gloo".
+        transport: "shared memory", "tcp" or "gloo".
         sizes: bytes of one rank's message.
         dtype: "float32", "bfloat16" or "float16".
         calls: how often each size is called, large ones less often.
         threads: CPU threads per rank.
+        codec: "exact", or the codec that the messages are in.
     """
     executor = ProcessExecutor(tp, TARGET, None, None, transport=transport, threads=threads)
     try:
-        rows = [executor.call("all_reduce", size, dtype, calls) for size in sizes]
+        rows = [executor.call("all_reduce", size, dtype, calls, codec) for size in sizes]
+        sqnr = {} if codec == EXACT else executor.call("sqnr", dtype, codec)
         if transport == "shared memory":
             for row in rows:
                 row["bare"] = executor.call("bare_exchanges", row["calls"], row["median_us"])
@@ -61,7 +73,40 @@ def bench_all_reduce(
         "tp": tp,
         "transport": transport,
         "dtype": dtype,
+        "codec": codec,
+        "sqnr_db": sqnr,
         "rows": rows,
+    }
+
+
+def wire_bytes(rows: int, width: int, item_bytes: int, ranks: int, codec: str) -> int:
+    """What one rank sends in a sum of `[rows, width]`, without headers.
+
+    An exact sum among three or more ranks counts as two-shot, as all but short ones are.
+    """
+    if codec == EXACT:
+        return rows * width * item_bytes * 2 * (ranks - 1) // ranks
+    if ranks == 2:
+        return CODECS[codec].stripe_bytes(rows, width, 1)
+    return 2 * (ranks - 1) * CODECS[codec].stripe_bytes(rows, width, ranks)
+
+
+def distributions(parts: int, rows: int, width: int) -> dict[str, Tensor]:
+    """Random terms of a sum, float32 `[parts, rows, width]`, the same at every call.
+
+    Of "outliers", every 128th channel is 50 times as large; it is the others' error that counts.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = parts, rows, width
+    gaussian = torch.randn(shape, generator=generator)
+    outliers = gaussian.clone()
+    outliers[..., ::128] *= 50
+    uniform = torch.rand(shape, generator=generator) * 2 - 1
+    return {
+        "gaussian": gaussian,
+        "uniform": uniform,
+        "laplace": -uniform.sign() * (1 - uniform.abs()).clamp_min(1e-9).log(),
+        "outliers": outliers,
     }
 
 
@@ -91,17 +136,36 @@ class Bench:
     def __init__(self, tp: TensorParallel, collectives: Collectives) -> None:
         self._tp, self._collectives = tp, collectives
 
-    def all_reduce(self, size: int, dtype: str, calls: int) -> dict[str, Any]:
+    def all_reduce(self, size: int, dtype: str, calls: int, codec: str) -> dict[str, Any]:
         """Check and time messages of about `size` bytes; one row of the report."""
         element = getattr(torch, dtype)
-        x = torch.empty(max(1, size // element.itemsize), dtype=element)
-        self._check_sum(x)
+        n = max(1, size // element.itemsize)
+        x = torch.empty(-(-n // WIDTH), min(n, WIDTH), dtype=element)
+        group = QuantisedCollectives(self._collectives, policy_of(codec))
+        if codec == EXACT:
+            self._check_sum(x)
         calls = min(calls, max(20, BYTES_PER_SIZE // max(1, size)))
         x.zero_()  # So that repeated sums in place stay finite.
         for _ in range(WARM_UP):
-            x = self._collectives.all_reduce(x)
-        seconds = self._slowest([self._timed(x) for _ in range(calls)])
-        return {"bytes": x.nbytes, "calls": calls} | _summary(seconds) | self._bandwidth(x, seconds)
+            x = group.all_reduce_delta(x, SITE, 0)
+        seconds = self._slowest([self._timed(group, x) for _ in range(calls)])
+        wire = wire_bytes(len(x), x.shape[1], x.element_size(), self._tp.size, codec)
+        row = {"bytes": x.nbytes, "wire_bytes": wire, "calls": calls}
+        return row | _summary(seconds) | self._bandwidth(x, seconds)
+
+    def sqnr(self, dtype: str, codec: str) -> dict[str, float]:
+        """Error of a codec's sum by distribution, in decibels."""
+        group = QuantisedCollectives(self._collectives, policy_of(codec))
+        found = {}
+        for name, parts in distributions(self._tp.size, SQNR_ROWS, WIDTH).items():
+            parts = parts.to(getattr(torch, dtype))
+            exact = parts.double().sum(0)
+            result = group.all_reduce_delta(parts[self._tp.rank].clone(), SITE, 0).double()
+            counted = torch.ones(WIDTH, dtype=torch.bool)
+            counted[::128] = name != "outliers"
+            noise = (exact - result)[:, counted].square().sum()
+            found[name] = float(10 * (exact[:, counted].square().sum() / noise).log10())
+        return found
 
     def nothing(self, _: int) -> None:
         """Answer at once."""
@@ -112,13 +176,13 @@ class Bench:
         nanoseconds = self._collectives.bare_exchanges(calls, every_us * 1e3)
         return _summary(self._slowest([each * 1e-9 for each in nanoseconds]))
 
-    def _timed(self, x: Tensor) -> float:
+    def _timed(self, group: Collectives, x: Tensor) -> float:
         start = time.perf_counter()
-        self._collectives.all_reduce(x)
+        group.all_reduce_delta(x, SITE, 0)
         return time.perf_counter() - start
 
     def _check_sum(self, x: Tensor) -> None:
-        pattern = torch.arange(x.numel()) % 64
+        pattern = (torch.arange(x.numel()) % 64).view_as(x)
         result = self._collectives.all_reduce(x.copy_(pattern + self._tp.rank))
         expected = pattern * self._tp.size + sum(range(self._tp.size))
         assert torch.equal(result, expected.to(x.dtype)), f"wrong sum of {x.nbytes} bytes"

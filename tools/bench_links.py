@@ -1,0 +1,151 @@
+"""Speed of sums over ranks on links of a set rate: messages alone, and a whole engine.
+
+    tools/bench_links.py --rates 200mbit 1gbit 10gbit --output benchmarks/results/shaped-links.json
+
+Each rate runs under tools/shaped_link.py (which see: it needs the right to make network
+namespaces), two ranks of one core each. Weights are random, in bfloat16, at a published model's
+width; `--layers` cuts its depth: what a layer computes and what it sends keep their ratio. Wire
+bytes are read from the interface.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sidewinder import LLM, SamplingParams
+from sidewinder.bench.machine import interface_bytes, machine_info
+from sidewinder.bench.shapes import SHAPES
+from sidewinder.parallel.torchrun import TorchrunPlace, join_torchrun
+
+LINK = "link0"
+TOOL = Path(__file__).with_name("shaped_link.py")
+SIZES = tuple(4096 << (2 * step) for step in range(6))
+WAYS = (
+    ("exact", "none"), ("int8", "none"), ("int6", "none"), ("int4", "none"),
+    ("exact", "x_proj"), ("exact", "out_proj"), ("exact", "both"), ("int4", "both"),
+)  # fmt: skip
+"""Codec and what is hidden."""
+
+
+def main() -> int:
+    args = _parse()
+    if args.inside is not None:
+        _measure(args)
+        return 0
+    links = [_run_link(rate) for rate in args.rates]
+    result = {"what": "shaped links", "machine": machine_info(), "command": sys.argv}
+    result |= {"shape": args.shape, "layers": args.layers, "links": links}
+    result["load"] = {"batch": args.batch, "prompt": args.prompt, "output": args.tokens}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rates", nargs="+", default=["1gbit"])
+    parser.add_argument("--shape", default="mamba-790m", choices=SHAPES)
+    parser.add_argument("--layers", type=int, default=4, help="of the shape's (4)")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--ways", nargs="+", default=["/".join(way) for way in WAYS])
+    parser.add_argument("--messages", nargs="*", default=["tcp", "gloo"], help="transports alone")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _run_link(rate: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        inside = Path(folder) / "rows.json"
+        own = [*sys.argv, "--inside", str(inside)]
+        command = [sys.executable, str(TOOL), "--rate", rate, "--", sys.executable, *own]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        summary = json.loads(done.stdout.splitlines()[-1])
+        return {"rate": rate, "whole_run": summary} | json.loads(inside.read_text())
+
+
+def _measure(args: argparse.Namespace) -> None:
+    """What each rank does under the shaped link; the first one writes the rows."""
+    torch.set_num_threads(1)
+    messages = [row for transport in args.messages for row in _messages(transport)]
+    with tempfile.TemporaryDirectory() as folder:
+        shape = SHAPES[args.shape] | {"dtype": "bfloat16", "num_hidden_layers": args.layers}
+        (Path(folder) / "config.json").write_text(json.dumps(shape))
+        engines = []
+        for way in args.ways:
+            engines.append(_engine(args, folder, *way.split("/")))
+            if os.environ["RANK"] == "0":
+                row = {name: value for name, value in engines[-1].items() if name != "tokens"}
+                print(json.dumps(row), file=sys.stderr, flush=True)
+    plain = engines[0]["tokens"]
+    for row in engines:
+        row["same_tokens"] = row.pop("tokens") == plain
+    if os.environ["RANK"] == "0":
+        args.inside.write_text(json.dumps({"messages": messages, "engines": engines}))
+
+
+def _messages(transport: str) -> list[dict[str, Any]]:
+    """All-reduces of bfloat16 by size, exact."""
+    place = TorchrunPlace.read(os.environ, int(os.environ["WORLD_SIZE"]))
+    group = join_torchrun(place, torch.device("cpu"), transport, 30.0, f"messages-{transport}")
+    rows = []
+    for size in SIZES:
+        x = torch.zeros(size // 2, dtype=torch.bfloat16)
+        calls = 100 if size < 1 << 18 else 7
+        seconds = []
+        for call in range(calls + 2):
+            group.barrier()
+            started = time.perf_counter()
+            group.all_reduce(x)
+            if call >= 2:
+                seconds.append(time.perf_counter() - started)
+        median = statistics.median(seconds)
+        rows.append(
+            {"transport": transport, "bytes": size, "median_us": median * 1e6,
+             "busbw_gbps": size / median / 1e9}
+        )  # fmt: skip
+    group.barrier()
+    group.close()
+    return rows
+
+
+def _engine(args: argparse.Namespace, folder: str, codec: str, overlap: str) -> dict[str, Any]:
+    llm = LLM(
+        folder, tp=int(os.environ["WORLD_SIZE"]), device="cpu", launch="torchrun", threads=1,
+        load_format="random", all_reduce=codec, overlap=overlap, max_batch_size=args.batch,
+        state_cache_bytes=0, tokenizer=None,
+    )  # fmt: skip
+    with llm:
+        _generate(llm, 2, 130, 2)  # what is built or touched once
+        before, started = interface_bytes(LINK), time.perf_counter()
+        outputs = _generate(llm, args.batch, args.prompt, args.tokens)
+        total = time.perf_counter() - started
+        sent = interface_bytes(LINK)[0] - before[0]
+        path = llm.report()["collectives"]
+    prefill = max(output.metrics.ttft_s for output in outputs)
+    return {
+        "all_reduce": codec, "overlap": overlap, "collectives": path, "total_s": total,
+        "prefill_s": prefill, "decode_s": total - prefill, "sent_bytes": sent,
+        "tokens": [output.token_ids for output in outputs],
+    }  # fmt: skip
+
+
+def _generate(llm: LLM, batch: int, prompt: int, tokens: int) -> list[Any]:
+    params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+    prompts = [[(7 + 31 * b + 13 * i) % 9973 for i in range(prompt)] for b in range(batch)]
+    return list(llm.generate(prompts, params))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
