@@ -142,6 +142,8 @@ class EngineConfig:
         overlap: which sums over ranks travel while the rank computes something else: "x_proj"
             (behind the z half of in_proj), "out_proj" (of half a prefill chunk, behind the other
             half), "both", "none"; "auto" as it measured faster on the transport in use.
+        thresholds: JSON file `{"one_shot_bytes": N}` that pins up to which size three or more ranks
+            sum everything themselves (docs/parallel.md); None measures it at start-up.
         threads: CPU threads per rank; None divides the usable cores among the ranks.
         revision: hub revision.
         tokenizer: folder or hub id of the tokenizer when it is not the model's.
@@ -177,6 +179,7 @@ class EngineConfig:
     all_reduce_kl: float | None = None
     rotate: bool = False
     overlap: str = "auto"
+    thresholds: str | None = None
     threads: int | None = None
     revision: str | None = None
     tokenizer: str | None = None
@@ -201,6 +204,7 @@ class EngineConfig:
         self._check_text("model", required=True)
         self._check_text("revision")
         self._check_text("tokenizer")
+        self._check_text("thresholds")
         self._check_integer("tp")
         self._check_integer("max_batch_size")
         self._check_integer("max_step_tokens")

@@ -19,6 +19,7 @@ _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
     ("all_reduce_kl", float, "mean KL that sums may cost; needs eval --sensitivity once"),
     ("rotate", bool, "rotate the residual stream, so that no channel of a sum stands out"),
     ("overlap", str, "sums hidden behind computation: auto, none, x_proj, out_proj or both"),
+    ("thresholds", str, "JSON file that pins what is measured of sums at start-up"),
     ("threads", int, "CPU threads per rank (default: usable cores / tp)"),
     ("revision", str, "revision of a hub model"),
     ("tokenizer", str, "tokenizer folder or hub id, when it is not the model's"),

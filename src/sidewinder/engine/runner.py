@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sidewinder.collectives.base import Collectives
 from sidewinder.collectives.quantised.all_reduce import quantised
+from sidewinder.collectives.thresholds import use_thresholds
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.counted import CallCounter, CountedCollectives
 from sidewinder.engine.graphs import DecodeGraphs, Spare, recorder_for
@@ -84,6 +85,7 @@ def build_runner(
         ValueError: if the checkpoint, `tp` or the policy of sums does not fit, or memory is too
             small.
     """
+    use_thresholds(collectives, engine.thresholds)
     collectives = quantised(collectives, policy_for(engine, model), model)
     device, dtype = _torch_device(engine.device), DTYPES[engine.dtype]
     weights = load_weights(engine, model, tp, dtype, device)
