@@ -13,6 +13,7 @@ from sidewinder.collectives.base import Collectives
 from sidewinder.config import AttentionConfig
 from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
 from sidewinder.layers.weights import Weights
+from sidewinder.ops.paged_attention import paged_attention
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.state.batch import Sequences
 from sidewinder.state.decode_index import DecodeIndex
@@ -56,7 +57,9 @@ class Attention:
         )
         kv.write(invocation, index, k, v)
         if isinstance(index, DecodeIndex):
-            return self.o(self._attend_decodes(q, *kv.read(invocation, index.read), index), seqs)
+            pages = kv.k[invocation].flatten(0, 1), kv.v[invocation].flatten(0, 1)
+            attended = paged_attention(q, *pages, index.read, index.lengths, self.scale)
+            return self.o(attended.flatten(1), seqs)
         outputs = [
             self._attend(q[start:stop], *kv.read(invocation, places))
             for start, stop, places in zip(
@@ -64,18 +67,6 @@ class Attention:
             )
         ]
         return self.o(torch.cat(outputs), seqs)
-
-    def _attend_decodes(self, q: Tensor, k: Tensor, v: Tensor, index: DecodeIndex) -> Tensor:
-        """One token of each sequence, `[S, heads, head_dim]`, over `[S, L, kv_heads, head_dim]`."""
-        attended = F.scaled_dot_product_attention(
-            q[:, :, None],
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=index.mask[:, None, None],
-            scale=self.scale,
-            enable_gqa=q.shape[1] != k.shape[2],
-        )
-        return attended.flatten(1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """One sequence: its last `len(q)` tokens over all of its `len(k)` tokens."""

@@ -7,7 +7,8 @@ from sidewinder.ops.launching import is_interpreting
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 INTERPRETED = tl.constexpr(is_interpreting())
-"""The interpreter truncates where a GPU rounds to bfloat16, and cannot multiply such matrices."""
+"""Triton's interpreter truncates where a GPU rounds to bfloat16, takes that format's subnormal
+numbers for others, and cannot multiply matrices of it."""
 
 
 @triton.jit
@@ -22,8 +23,23 @@ def nearest_bf16(x):
 def rounded(x, kind: tl.constexpr):
     """float32 `x` in the dtype `kind`, to nearest even."""
     if INTERPRETED and kind == tl.bfloat16:
-        x = nearest_bf16(x)
+        high_half = nearest_bf16(x).to(tl.int32, bitcast=True) >> 16
+        x = high_half.to(tl.int16).to(tl.bfloat16, bitcast=True)
     return x.to(kind)
+
+
+@triton.jit
+def widened(half):
+    """The float32 whose high half these 16 bits are."""
+    return (half.to(tl.int32) << 16).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def exact(x):
+    """`x` in float32, subnormal numbers too."""
+    if INTERPRETED and x.dtype == tl.bfloat16:
+        x = widened(x.to(tl.int16, bitcast=True))
+    return x.to(tl.float32)
 
 
 @triton.jit

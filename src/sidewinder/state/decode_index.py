@@ -14,14 +14,14 @@ class DecodeIndex:
 
     Attributes:
         write: int64 `[S]`, the place of each new token.
-        read: int64 `[S, L]`, the places of all tokens of each sequence; beyond its length, of its
-            first token: a place that holds something finite.
-        mask: bool `[S, L]`, which of them count.
+        read: int64 `[S, L]`, the places of all tokens of each sequence; beyond its length, of
+            whatever the page table names.
+        lengths: int64 `[S]`, how many of them count, the new token's included.
     """
 
     write: Tensor
     read: Tensor
-    mask: Tensor
+    lengths: Tensor
 
     @staticmethod
     def of(tables: DecodeTables, page_size: int) -> "DecodeIndex":
@@ -29,9 +29,8 @@ class DecodeIndex:
         pages, starts = tables.pages, tables.starts
         position = torch.arange(pages.shape[1] * page_size, device=pages.device)
         places = pages[:, position // page_size] * page_size + position % page_size
-        mask = position <= starts[:, None]
         return DecodeIndex(
             write=places.gather(1, starts[:, None])[:, 0],
-            read=torch.where(mask, places, places[:, :1]),
-            mask=mask,
+            read=places,
+            lengths=starts + 1,
         )

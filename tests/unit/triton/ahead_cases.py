@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from sidewinder.ops.causal_conv1d.triton import causal_conv1d
+from sidewinder.ops.codec.formats import CODECS
+from sidewinder.ops.codec.triton import decode, decode_add, decode_rms_norm, encode, reduce
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
+from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.rms_norm.triton import rms_norm
 from sidewinder.ops.selective_scan.triton import selective_scan
 from sidewinder.ops.ssd_scan.triton import ssd_scan
@@ -58,6 +61,22 @@ def norms(dtype: torch.dtype) -> None:
         gated_rms_norm(x, x, weight, 1e-5, 5120, norm_before_gate)
 
 
+def codecs(dtype: torch.dtype) -> None:
+    for codec in CODECS.values():
+        messages = encode(_rows(2560, dtype), codec, 2)
+        reduce(messages, codec)
+        decode(messages[:, None], codec, _rows(2560, dtype))
+        residual = torch.empty(T, 2560)
+        decode_rms_norm(messages[:, None], codec, dtype, torch.empty(2560), 1e-5, residual)
+        decode_add(messages[None], codec, dtype, _rows(2560, dtype))
+
+
+def attention(dtype: torch.dtype) -> None:
+    q, pages = torch.empty(2, 16, 464, dtype=dtype), torch.empty(4096, 16, 464, dtype=dtype)
+    read, lengths = torch.zeros(2, 4096, dtype=torch.int64), torch.ones(2, dtype=torch.int64)
+    paged_attention(q, pages, pages, read, lengths, 0.1)
+
+
 def _rows(width: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(T, width, dtype=dtype)
 
@@ -71,6 +90,8 @@ CASES: dict[str, Callable[[], None]] = {
         "scan": scan,
         "ssd": ssd,
         "norms": norms,
+        "codecs": codecs,
+        "attention": attention,
     }.items()
 } | {
     "scan of bf16 states": partial(scan, torch.bfloat16, torch.bfloat16, gated=False),

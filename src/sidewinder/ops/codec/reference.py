@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sidewinder.collectives.rank_order import sum_in_rank_order
 from sidewinder.ops.codec.formats import Codec
+from sidewinder.ops.rms_norm import reference as norm_reference
 
 SMALLEST_SCALE = 2.0**-126
 LARGEST_BF16 = torch.finfo(torch.bfloat16).max
@@ -70,6 +71,45 @@ def decode(parts: Tensor, codec: Codec, out: Tensor) -> Tensor:
     total = sum_in_rank_order(_decode_groups(parts, codec))
     used = total.flatten(0, 1)[: rows * per_row]
     return out.copy_(used.reshape(rows, per_row * codec.group_size)[:, :width])
+
+
+def decode_add(parts: Tensor, codec: Codec, dtype: torch.dtype, residual: Tensor) -> Tensor:
+    """The decoded sum, rounded to `dtype`, and the residual added to it.
+
+    Args:
+        parts: uint8 `[ranks, stripes, bytes]`.
+        codec: their format.
+        dtype: of the sum over ranks (the activations').
+        residual: `[rows, width]`.
+
+    Returns:
+        `[rows, width]` in residual's dtype.
+    """
+    out = torch.empty(residual.shape, dtype=dtype, device=residual.device)
+    return decode(parts, codec, out).to(residual.dtype) + residual
+
+
+def decode_rms_norm(
+    parts: Tensor,
+    codec: Codec,
+    dtype: torch.dtype,
+    weight: Tensor | None,
+    eps: float,
+    residual: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The RMS norm of `decode_add`, and `decode_add` itself.
+
+    Args:
+        parts, codec, dtype, residual: as in `decode_add`.
+        weight, eps: as in `rms_norm`.
+
+    Returns:
+        `(y, sum)`, `[rows, width]` each: y in weight's dtype (`dtype` without one), the sum in
+        residual's.
+    """
+    out = decode(parts, codec, torch.empty(residual.shape, dtype=dtype, device=residual.device))
+    y, total = norm_reference.rms_norm(out, weight, eps, residual)
+    return y, total
 
 
 def _encode_groups(groups: Tensor, codec: Codec) -> Tensor:

@@ -1,0 +1,66 @@
+"""Whole models on the Triton kernels: prefill and decode steps against transformers' forward."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from parity_harness import N_SLOTS, PAGE_SIZE, assert_parity, make_checkpoint
+from triton_cases import DEVICE
+
+from sidewinder.checkpoint.reader import load_shard
+from sidewinder.models.registry import build_model
+from sidewinder.ops.dispatch import forced
+from sidewinder.state.batch import DecodeTables, pack
+from sidewinder.state.pool import StatePool
+from sidewinder.testing import TINY, run_ranks, tiny_oracle
+
+LENGTHS, PROMPTS = [11, 6], [9, 4]
+"""Two sequences, and how much of each is prefilled at once."""
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_prefill_and_decode_steps(tmp_path, family):
+    checkpoint = make_checkpoint(tmp_path, tiny_oracle(family), LENGTHS)
+    with forced("triton"):
+        logits = run_ranks(1, lambda tp, collectives: _run(checkpoint, tp, collectives))[0]
+    for number, reference in enumerate(checkpoint.logits):
+        assert_parity(f"sequence {number}", reference, logits[number])
+
+
+@pytest.mark.parametrize("family", ["mamba2", "zamba"])
+def test_two_ranks(tmp_path, family):
+    checkpoint = make_checkpoint(tmp_path, tiny_oracle(family), [5])
+    with forced("triton"):
+        results = run_ranks(2, lambda tp, collectives: _run(checkpoint, tp, collectives))
+    assert torch.equal(results[0][0], results[1][0])
+    assert_parity("sequence 0", checkpoint.logits[0], results[0][0])
+
+
+def _run(checkpoint, tp, collectives):
+    """Logits of all tokens of the checkpoint's sequences on one rank."""
+    weights = load_shard(checkpoint.folder, checkpoint.config, tp, torch.float32, DEVICE)
+    model = build_model(checkpoint.config, tp, weights, collectives)
+    pool = StatePool(
+        model.config, model.dims, N_SLOTS, torch.float32, DEVICE, n_pages=9, page_size=PAGE_SIZE,
+        poison=True,
+    )  # fmt: skip
+    tokens, slots = checkpoint.sequences, [2, 0][: len(checkpoint.sequences)]
+    pages = [[5, 2], [8, 1]][: len(tokens)]
+    prompts = [min(prompt, len(part) - 1) for prompt, part in zip(PROMPTS, tokens, strict=False)]
+    first = [part[:prompt] for part, prompt in zip(tokens, prompts, strict=True)]
+    batch = pack(first, slots, page_tables=pages, device=DEVICE)
+    hidden = model.forward(batch, pool)
+    logits = [[rows] for rows in model.logits(hidden).cpu().split(prompts)]
+    for step in range(min(len(part) - n for part, n in zip(tokens, prompts, strict=True))):
+        starts = [prompt + step for prompt in prompts]
+        newest = [[part[start]] for part, start in zip(tokens, starts, strict=True)]
+        batch = pack(newest, slots, starts, pages, DEVICE)
+        if pool.kv is not None and step > 0:  # The first step takes the way of mixed batches.
+            tables = DecodeTables(
+                torch.tensor(pages, device=DEVICE), torch.tensor(starts, device=DEVICE)
+            )
+            batch = replace(batch, starts=(), page_tables=(), decode_tables=tables)
+        rows = model.logits(model.forward(batch, pool)).cpu()
+        for part, row in zip(logits, rows, strict=True):
+            part.append(row[None])
+    return [torch.cat(part) for part in logits]
