@@ -159,7 +159,7 @@ class Sampler:
         masks = [b""] * len(states) if allowed is None else allowed
         adjusted = [i for i, s in enumerate(states) if s.adjusts or masks[i]]
         rows = self._float32(logits, copy=bool(adjusted))
-        raw = rows.amax(-1)
+        raw = rows.amax(-1) if adjusted else None
         for i in adjusted:
             self._mask(rows[i], masks[i])
             _adjust(rows[i], states[i])
@@ -220,19 +220,23 @@ class Sampler:
             self._widened = torch.empty(logits.numel(), device=self._device)
         return self._widened[: logits.numel()].view(logits.shape).copy_(logits)
 
-    def _best(self, rows: Tensor, raw: Tensor) -> tuple[list[int], Tensor]:
+    def _best(self, rows: Tensor, raw: Tensor | None) -> tuple[list[int], Tensor]:
         """The most likely token of each row, and its logit, from every rank's own.
 
-        `raw` holds each row's largest before it was adjusted: NaN must not hide behind a mask.
+        `raw` holds each row's largest before some were adjusted: NaN must not hide behind a mask.
         """
         best, ids = select.first_max(rows)
-        found = torch.stack([raw.double(), best.double(), (ids + self._shard.start).double()], -1)
-        raw, best, ids = self._shard.gather(found).unbind(-1)
-        check_finite(raw.amax(-1))
-        check_finite(best.amax(-1))
-        best, rank = best.max(-1)
-        tokens: list[int] = ids.gather(1, rank[:, None])[:, 0].long().tolist()
-        return tokens, best.float()
+        raw = best if raw is None else raw
+        if self._shard.n_ranks > 1:
+            own = torch.stack([raw.double(), best.double(), (ids + self._shard.start).double()], -1)
+            raws, bests, everyones = self._shard.gather(own).unbind(-1)
+            raw, (best, rank) = raws.amax(-1), bests.max(-1)
+            ids = everyones.gather(1, rank[:, None])[:, 0].long()
+            best = best.float()
+        check_finite(raw)
+        check_finite(best)
+        tokens: list[int] = ids.tolist()
+        return tokens, best
 
     def _own(self, tokens: Sequence[int]) -> list[int]:
         """Columns of those tokens that this rank has."""
