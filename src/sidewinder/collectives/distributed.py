@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives, SingleRank
+from sidewinder.collectives.base import Collectives, Pending, SingleRank
 from sidewinder.collectives.rank_order import sum_in_rank_order
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.parallel.group import TensorParallel
@@ -50,7 +50,7 @@ class TorchCollectives(Collectives):
     ) -> None:
         self.tp = tp
         self.path = "nccl" if device.type == "cuda" else "gloo"
-        self.capturable = self.path == "nccl"
+        self.capturable = self.overlaps = self.path == "nccl"
         self._device, self._timeout_s, self._host = device, timeout_s, host
         self._store, self._name = store, name
         self._subgroups: list[Collectives] = []
@@ -142,6 +142,51 @@ class TorchCollectives(Collectives):
         for group in self._subgroups:
             group.close()
         self._finalizer()
+
+    @property
+    def backend(self) -> Any:
+        """The process group of torch underneath."""
+        return self._group
+
+    def start_all_reduce(self, x: Tensor) -> Pending:
+        if self.path != "nccl":
+            return Pending.done(self.all_reduce(x))
+        x = x.contiguous()
+        return self._started("all_reduce", lambda: self._group.allreduce([x]), lambda: x)
+
+    def start_all_gather(self, x: Tensor, sizes: Sequence[int]) -> Pending:
+        if self.path != "nccl" or not x.numel() or len(set(sizes)) > 1:
+            return Pending.done(self.all_gather(x, sizes))
+        x = x.contiguous()
+        parts = x.new_empty(self.tp.size, *x.shape)
+        return self._started(
+            "all_gather",
+            lambda: self._group._allgather_base(_bytes(parts), _bytes(x)),
+            lambda: torch.cat(parts.unbind(0), dim=-1),
+        )
+
+    def start_all_to_all(self, x: Tensor) -> Pending:
+        if self.path != "nccl" or not x.numel():
+            return Pending.done(self.all_to_all(x))
+        x = x.contiguous()
+        mine = torch.empty_like(x)
+        return self._started(
+            "all_to_all",
+            lambda: self._group.alltoall_base(_bytes(mine), _bytes(x), [], []),
+            lambda: mine,
+        )
+
+    def _started(
+        self, verb: str, start: Callable[[], Any], result: Callable[[], Tensor]
+    ) -> Pending:
+        """On NCCL's own stream, behind what this stream has been given; waiting for it there."""
+        work = self._checked(verb, start)
+
+        def finish() -> Tensor:
+            self._checked(verb, work.wait)
+            return result()
+
+        return Pending(finish)
 
     @property
     def _group(self) -> Any:

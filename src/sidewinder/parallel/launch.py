@@ -15,6 +15,7 @@ from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.parallel.cores import threads_per_rank, use_threads
 from sidewinder.parallel.devices import resolve_device, resolve_dtype
 from sidewinder.parallel.executor import Executor, InlineExecutor, resolve_target
+from sidewinder.parallel.gpu_group import gpu_transport
 from sidewinder.parallel.process_executor import ProcessExecutor
 from sidewinder.parallel.protocol import Transport
 from sidewinder.parallel.torchrun import TorchrunPlace, join_torchrun
@@ -52,21 +53,25 @@ def start_executor(engine: EngineConfig, model: ModelConfig, target: str = RUNNE
         engine,
         model,
         device=device.type,
-        transport=choose_transport(device, os.environ),
+        transport=choose_transport(device, os.environ, engine.tp),
         threads=engine.threads,
         timeout_s=engine.timeout_s,
     )
 
 
-def choose_transport(device: torch.device, environment: Mapping[str, str]) -> Transport:
-    """The fastest exact transport between worker processes on this machine.
+def choose_transport(
+    device: torch.device, environment: Mapping[str, str], ranks: int = 1
+) -> Transport:
+    """The fastest exact transport between `ranks` worker processes on this machine.
 
     Raises:
         ValueError: as of `forced_transport`.
     """
     forced = forced_transport(environment)
     if device.type == "cuda":
-        return "nccl"
+        return gpu_transport(forced, ranks)
+    if forced == "nccl":
+        raise ValueError("SIDEWINDER_TRANSPORT=nccl serves GPUs; use device='cuda', or set gloo")
     if shared_memory.native is None:
         if forced is None:
             _say_gloo()
@@ -75,15 +80,17 @@ def choose_transport(device: torch.device, environment: Mapping[str, str]) -> Tr
 
 
 def forced_transport(environment: Mapping[str, str]) -> Transport | None:
-    """What `SIDEWINDER_TRANSPORT` makes CPU ranks use, to compare transports; None if not set.
+    """What `SIDEWINDER_TRANSPORT` makes ranks use, to compare transports; None if not set.
 
     Raises:
-        ValueError: if it is neither "gloo" nor "tcp".
+        ValueError: if it is none of gloo, tcp (CPU ranks) and nccl (GPUs without symmetric memory).
     """
     forced = environment.get("SIDEWINDER_TRANSPORT", "")
-    if forced not in ("", "gloo", "tcp"):
-        raise ValueError(f"SIDEWINDER_TRANSPORT={forced!r} is unknown; set gloo, tcp or nothing")
-    transports: dict[str, Transport] = {"gloo": "gloo", "tcp": "tcp"}
+    if forced not in ("", "gloo", "tcp", "nccl"):
+        raise ValueError(
+            f"SIDEWINDER_TRANSPORT={forced!r} is unknown; set gloo, tcp, nccl or nothing"
+        )
+    transports: dict[str, Transport] = {"gloo": "gloo", "tcp": "tcp", "nccl": "nccl"}
     return transports.get(forced)
 
 

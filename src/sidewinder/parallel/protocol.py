@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sidewinder.parallel.errors import RankError, RankFailure
 
-Transport = Literal["shared memory", "tcp", "gloo", "nccl"]
+Transport = Literal["shared memory", "tcp", "gloo", "symmetric memory", "nccl", "staged"]
 
 EMPTY = b""
 """From the caller: stop. From a worker: done, nothing to return."""
@@ -31,8 +31,9 @@ class WorkerSetup:
         rank, size: its place in the group.
         target: "module:function" that builds the runner from `(engine, model, tp, collectives)`.
         engine, model: passed to the target (`EngineConfig`, `ModelConfig`).
-        transport: of the collectives: "shared memory", "tcp", "gloo" or "nccl".
-        rendezvous: path of the file through which the ranks of the other three find each other.
+        transport: of the collectives; CPUs: "shared memory", "tcp", "gloo"; GPUs: "symmetric
+            memory", "nccl", "staged".
+        rendezvous: path of the file through which all but "shared memory" find each other.
         segment: file descriptor of the shared memory.
         device: the rank's device, "cpu" or "cuda:<index>".
         threads: CPU threads of this rank.

@@ -21,6 +21,7 @@ from sidewinder.collectives.shared_memory import (
 )
 from sidewinder.collectives.tcp import Links, TcpCollectives
 from sidewinder.parallel.errors import RankFailure
+from sidewinder.parallel.gpu_group import gpu_transport, join_gpus
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.mesh import address_towards, connect_mesh
 from sidewinder.parallel.protocol import Transport
@@ -92,7 +93,10 @@ def join_torchrun(
         raise RankFailure(f"rank {place.tp.rank} found no rendezvous ({error})") from error
     one_machine = place.local_size == place.tp.size
     host = "127.0.0.1" if one_machine else address_towards(*place.master)
-    if device.type == "cuda" or native is None or forced == "gloo":
+    if device.type == "cuda":
+        transport = gpu_transport(forced, place.local_size, one_machine)
+        return join_gpus(place.tp, store, device, transport, timeout_s, name)
+    if native is None or forced == "gloo":
         return TorchCollectives(place.tp, store, device, timeout_s, host, name)
     mine = c10d.PrefixStore(name, store)
     if one_machine and forced in (None, "shared memory"):

@@ -17,6 +17,7 @@ from sidewinder.collectives.tcp import Links, TcpCollectives
 from sidewinder.parallel.channel import Channel
 from sidewinder.parallel.cores import use_threads
 from sidewinder.parallel.executor import resolve_target
+from sidewinder.parallel.gpu_group import gpu_of, join_gpus
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.lifeline import die_with_parent, start_lifeline
 from sidewinder.parallel.mesh import connect_mesh
@@ -79,14 +80,16 @@ def open_collectives(setup: WorkerSetup) -> Collectives:
     if setup.transport == "tcp":
         sockets = connect_mesh(tp, store, "127.0.0.1", setup.timeout_s)
         return TcpCollectives(tp, Links(tp, sockets, setup.timeout_s, setup.cores is not None))
-    return TorchCollectives(tp, store, torch.device(setup.device), setup.timeout_s)
+    if setup.device != "cpu":
+        return join_gpus(tp, store, gpu_of(setup.device), setup.transport, setup.timeout_s)
+    return TorchCollectives(tp, store, torch.device("cpu"), setup.timeout_s)
 
 
 def build(setup: WorkerSetup, collectives: Collectives) -> object:
     """The runner that `setup.target` names, on this rank's device and threads."""
     use_threads(setup.threads)
     if setup.device != "cpu":
-        torch.cuda.set_device(setup.device)
+        torch.cuda.set_device(gpu_of(setup.device))
     return resolve_target(setup.target)(setup.engine, setup.model, collectives.tp, collectives)
 
 

@@ -63,7 +63,12 @@ def test_unknown_target():
 
 @pytest.mark.parametrize(
     ("device", "forced", "expected"),
-    [("cuda", "", "nccl"), ("cpu", "", "shared memory"), ("cpu", "gloo", "gloo")],
+    [
+        ("cuda", "", "symmetric memory"),
+        ("cuda", "nccl", "nccl"),
+        ("cpu", "", "shared memory"),
+        ("cpu", "gloo", "gloo"),
+    ],
 )
 def test_transport(monkeypatch, device, forced, expected):
     monkeypatch.setattr(shared_memory, "native", object())
@@ -76,6 +81,11 @@ def test_without_the_native_module_gloo_is_used_and_said(monkeypatch):
     launch._say_gloo.cache_clear()
     with pytest.warns(UserWarning, match="ranks talk over gloo, much slower than shared memory"):
         assert choose_transport(torch.device("cpu"), {}) == "gloo"
+
+
+def test_nccl_is_not_for_cpus():
+    with pytest.raises(ValueError, match="SIDEWINDER_TRANSPORT=nccl serves GPUs"):
+        choose_transport(torch.device("cpu"), {"SIDEWINDER_TRANSPORT": "nccl"})
 
 
 def test_unknown_transport():
