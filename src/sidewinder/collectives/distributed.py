@@ -118,7 +118,10 @@ class TorchCollectives(Collectives):
         return x
 
     def barrier(self) -> None:
-        self._wait("barrier", lambda: self._group.barrier())
+        options = c10d.BarrierOptions()
+        if self.path == "nccl":
+            options.device_ids = [self._device.index]  # It would guess one by the rank.
+        self._wait("barrier", lambda: self._group.barrier(options))
 
     def subgroup(self, partition: Sequence[Sequence[int]]) -> Collectives:
         assert sorted(rank for ranks in partition for rank in ranks) == list(range(self.tp.size))

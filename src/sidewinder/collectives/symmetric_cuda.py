@@ -70,9 +70,11 @@ class CudaPeers:
         self._timeout_s, self._name = timeout_s, name
         self._group_name = register_group(tp, store, group, device, name)
         memory: Any = _symmetric_memory
-        self._own = memory.empty(self.n_bytes, dtype=torch.uint8, device=device)
-        self._handle: Any = memory.rendezvous(self._own, self._group_name)
         shape = (self.n_bytes,)
+        # An allocation of its own: `empty` would cut it from a pool, at some offset.
+        allocate = memory._SymmetricMemory.empty_strided_p2p
+        self._own: Tensor = allocate(shape, (1,), torch.uint8, device)
+        self._handle: Any = memory.rendezvous(self._own, self._group_name)
         self.buffers: Sequence[Tensor] = [
             self._handle.get_buffer(rank, shape, torch.uint8) for rank in range(tp.size)
         ]
@@ -128,7 +130,7 @@ class CudaPeers:
 
     def close(self) -> None:
         self.buffers = []
-        self._handle = self._own = None
+        self._handle, self._own = None, torch.empty(0)
 
 
 def backend_of(collectives: Collectives) -> Any:
