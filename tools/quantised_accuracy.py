@@ -23,7 +23,14 @@ from sidewinder.collectives.quantised.policy import PhaseCodecs, Policy, delta_c
 from sidewinder.config import EngineConfig, ModelConfig, load_model_config
 from sidewinder.evaluation import Comparer, windows
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.sensitivity import SWEPT, Sensitivity, choose, measured_by, sweep
+from sidewinder.sensitivity import (
+    SWEPT,
+    Sensitivity,
+    choose,
+    fingerprint,
+    measured_by,
+    sweep,
+)
 from sidewinder.testing import run_ranks
 from sidewinder.tokenizer import Tokenizer
 
@@ -75,14 +82,22 @@ def sparing(
     return Policy(policy_of(codec).default, spared)
 
 
-def policies_of(measured: Sensitivity, model: ModelConfig, rotate: bool) -> dict[str, Policy]:
-    """What is compared, by name."""
-    found = {name: policy_of(name) for name in SWEPT}
-    found["int8 policy"] = sparing(measured, model, "int8", INT8_SHARE, "exact")
-    found["int4 policy"] = sparing(measured, model, "int4", INT4_SHARE, "int8")
-    if rotate:
-        return {"exact": policy_of("exact")} | found
-    return found | {f"kl {budget}": choose(measured, model, budget) for budget in BUDGETS}
+def plain_policies(measured: Sensitivity, model: ModelConfig) -> dict[str, Policy]:
+    """What is compared without rotation, by name."""
+    return {
+        **{name: policy_of(name) for name in SWEPT},
+        "int8 policy": sparing(measured, model, "int8", INT8_SHARE, "exact"),
+        "int4 policy": sparing(measured, model, "int4", INT4_SHARE, "int8"),
+        **{f"kl {budget}": choose(measured, model, budget) for budget in BUDGETS},
+    }
+
+
+def rotated_policies(measured: Sensitivity, model: ModelConfig) -> dict[str, Policy]:
+    """What is compared with rotation, by name."""
+    return {
+        **{name: policy_of(name) for name in ("exact", "int8", "int4")},
+        "int4 policy": sparing(measured, model, "int4", INT4_SHARE, "int8"),
+    }
 
 
 def row(name: str, found: Agreement, policy: Policy, model: ModelConfig) -> dict[str, Any]:
@@ -115,7 +130,6 @@ def sensitivity_row(measured: Sensitivity, name: str) -> dict[str, Any]:
         "model": name,
         "tp": measured.tp,
         "dtype": measured.dtype,
-        "rotate": measured.rotate,
         "predicted": measured.tokens,
         "together": short(measured.together),
         "sites": {site: short(costs) for site, costs in measured.sites.items()},
@@ -123,28 +137,47 @@ def sensitivity_row(measured: Sensitivity, name: str) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """All figures of one model at one `tp`."""
+    """The figures of one model at one `tp`."""
     model = load_model_config(args.model)
     text = Path(args.text).read_text()
     token_ids = Tokenizer(args.model).encode(text)[: CALIBRATION_TOKENS + args.tokens]
     calibration, test = token_ids[:CALIBRATION_TOKENS], token_ids[CALIBRATION_TOKENS:]
     engine = EngineConfig(args.model, tp=args.tp, device="cpu", dtype=args.dtype or model.dtype)
-    rows, sensitivities = [], []
-    for rotate in (False, True):
-        engine = replace(engine, rotate=rotate)
-        measured = measure(engine, model, calibration)
-        sensitivities.append(sensitivity_row(measured, args.name))
-        policies = policies_of(measured, model, rotate)
-        found = compare(engine, model, list(policies.values()), test)
+    measured = stored_sensitivity(args, engine, model) if args.reuse else None
+    measured = measured or measure(engine, model, calibration)
+    choices = {False: plain_policies, True: rotated_policies}
+    rows = []
+    for rotate in (False, True) if args.only is None else (args.only == "rotated",):
+        policies = choices[rotate](measured, model)
+        found = compare(replace(engine, rotate=rotate), model, list(policies.values()), test)
         for (name, policy), agreement in zip(policies.items(), found, strict=True):
             place = {"model": args.name, "tp": args.tp, "dtype": engine.dtype, "rotate": rotate}
             rows.append(place | row(name, agreement, policy, model))
             print(json.dumps(rows[-1]), file=sys.stderr)
-    return {"rows": rows, "sensitivities": sensitivities}
+    return {"rows": rows, "sensitivities": [sensitivity_row(measured, args.name)]}
+
+
+def stored_sensitivity(
+    args: argparse.Namespace, engine: EngineConfig, model: ModelConfig
+) -> Sensitivity | None:
+    """What the results hold of this model, `tp` and dtype."""
+    report = json.loads(args.results.read_text()) if args.results.exists() else {}
+    for part in report.get("sensitivities", []):
+        if (part["model"], part["tp"], part["dtype"]) == (args.name, args.tp, engine.dtype):
+            return Sensitivity(
+                fingerprint(engine, model), args.tp, engine.dtype, False, part["predicted"],
+                part["sites"], part["together"],
+            )  # fmt: skip
+    return None
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a newer line with the same key replaces."""
+    return row["model"], row["tp"], row["dtype"], row.get("rotate"), row.get("policy")
 
 
 def update(file: Path, found: dict[str, Any]) -> None:
-    """Put the figures in place of older ones of the same model, `tp` and dtype."""
+    """Put the figures in place of older ones of the same thing."""
     report = json.loads(file.read_text()) if file.exists() else {}
     if "sensitivities" not in report:
         report = {"rows": [], "sensitivities": []}
@@ -155,10 +188,9 @@ def update(file: Path, found: dict[str, Any]) -> None:
         "text": f"data/heldout.txt; sensitivity: tokens 0 to {CALIBRATION_TOKENS}; rows: after it",
         "window": WINDOW,
     }
-    places = {(row["model"], row["tp"], row["dtype"]) for row in found["rows"]}
     for key in ("rows", "sensitivities"):
-        kept = [row for row in report[key] if (row["model"], row["tp"], row["dtype"]) not in places]
-        head[key] = sorted(kept + found[key], key=lambda row: (row["model"], row["tp"]))
+        lines_by_key = {key_of(line): line for line in report[key] + found[key]}
+        head[key] = sorted(lines_by_key.values(), key=lambda line: (line["model"], line["tp"]))
     lines = json.dumps(head, indent=1)
     for key in ("rows", "sensitivities"):
         compact = ",\n  ".join(json.dumps(row) for row in head[key])
@@ -177,7 +209,9 @@ def main() -> None:
     parser.add_argument("--tp", type=int, default=2)
     parser.add_argument("--dtype", help="default: the checkpoint's")
     parser.add_argument("--text", default="data/heldout.txt")
-    parser.add_argument("--tokens", type=int, default=32768, help="that the rows are over")
+    parser.add_argument("--tokens", type=int, default=16384, help="that the rows are over")
+    parser.add_argument("--only", choices=("plain", "rotated"), help="half of the rows")
+    parser.add_argument("--reuse", action="store_true", help="sensitivity from the results")
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     args.name = args.name or Path(args.model).name

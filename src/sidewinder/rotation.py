@@ -26,9 +26,11 @@ SEED = 0
 
 
 def block_hadamard(width: int, seed: int = SEED) -> Rotate:
-    """Random signs, then Hadamard matrices of the largest power of two that divides `width`.
+    """Random signs, Hadamard matrices on blocks of channels, a cosine transform over the blocks.
 
-    An odd width has blocks of one channel, which only change sign.
+    Blocks have the largest power of two that divides `width`. Where that is less than `width`,
+    blocks alone would keep what is large in one of them there; so the channels at the same place of
+    all blocks are mixed too. Together, no channel enters another with more than `sqrt(2 / width)`.
 
     Args:
         width: `d_model`.
@@ -37,13 +39,23 @@ def block_hadamard(width: int, seed: int = SEED) -> Rotate:
     block = width & -width
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (width,), generator=generator).float() * 2 - 1
+    over_blocks = _cosines(width // block)
 
     def rotate(x: Tensor) -> Tensor:
         assert x.shape[-1] == width, f"{x.shape[-1]} channels are not {width}"
         rows: Tensor = (x.float() * signs.to(x.device)).reshape(-1, block)
-        return _hadamard(rows).view(x.shape)
+        blocks = _hadamard(rows).view(-1, width // block, block)
+        return (over_blocks.to(x.device) @ blocks).view(x.shape)
 
     return rotate
+
+
+def _cosines(n: int) -> Tensor:
+    """The orthogonal cosine transform (DCT-II), `[n, n]` in float32."""
+    places = torch.arange(n, dtype=torch.float64)
+    waves = torch.cos(math.pi / n * torch.outer(places, places + 0.5)) * math.sqrt(2 / n)
+    waves[0] /= math.sqrt(2)
+    return waves.float()
 
 
 def _hadamard(x: Tensor) -> Tensor:

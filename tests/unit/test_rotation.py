@@ -29,14 +29,11 @@ def matrix(width):
     return block_hadamard(width)(torch.eye(width))
 
 
-@pytest.mark.parametrize(("width", "block"), [(1, 1), (13, 1), (24, 8), (64, 64), (192, 64)])
-def test_blocks_are_orthogonal_and_spread_every_channel(width, block):
+@pytest.mark.parametrize("width", [1, 13, 24, 64, 160, 192])
+def test_the_matrix_is_orthogonal_and_spreads_every_channel(width):
     rotation = matrix(width)
     torch.testing.assert_close(rotation @ rotation.T, torch.eye(width))
-    for start in range(0, width, block):
-        own = rotation[start : start + block, start : start + block]
-        torch.testing.assert_close(own.abs(), torch.full((block, block), block**-0.5))
-    assert (rotation != 0).sum() == width * block
+    assert rotation.abs().max() <= (2 / width) ** 0.5 + 1e-6
 
 
 def test_the_rotation_is_the_same_every_time_but_not_trivial():
