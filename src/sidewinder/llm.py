@@ -5,7 +5,7 @@ import secrets
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,41 +21,19 @@ from sidewinder.engine.dispatch import Dispatcher
 from sidewinder.engine.engine import Counters, Engine
 from sidewinder.engine.inputs import Prompt, params_list, prompt_list
 from sidewinder.engine.intake import Call, ConversationState, Intake
-from sidewinder.engine.outputs import Increment, Metrics, RequestOutput
-from sidewinder.engine.runner import LOGITS_PER_BLOCK, RunnerReport
-from sidewinder.engine.scheduler import Limits
+from sidewinder.engine.outputs import Increment, Metrics, RequestOutput, Score
+from sidewinder.engine.pacing import Pacer
+from sidewinder.engine.runner import RunnerReport
+from sidewinder.engine.sizing import limits_of, open_state_cache
 from sidewinder.parallel.executor import Executor
 from sidewinder.parallel.launch import start_executor
 from sidewinder.sampling import SamplingParams
 from sidewinder.sharding.dims import check_tp
-from sidewinder.state.cache.cache import StateCache, namespace_of
-from sidewinder.state.cache.disk import DiskIndex
-from sidewinder.state.cache.fingerprint import fingerprint
+from sidewinder.state.cache.cache import namespace_of
 from sidewinder.state.cache.stats import CacheStats
 from sidewinder.tokenizer import Tokenizer
 
 __all__ = ["LLM", "ConversationState", "Increment", "Metrics", "RequestOutput", "Score"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """How likely a model finds a text.
-
-    Attributes:
-        logprob: sum of the natural-log probabilities of its tokens after the first.
-        n_predicted: how many those are.
-    """
-
-    logprob: float
-    n_predicted: int
-
-    @property
-    def perplexity(self) -> float:
-        """exp of the mean negative logprob; infinite where that overflows."""
-        try:
-            return math.exp(-self.logprob / self.n_predicted)
-        except OverflowError:
-            return math.inf
 
 
 class LLM:
@@ -89,8 +67,11 @@ class LLM:
         self._threads = torch.get_num_threads()
         self._executor = self._start()
         self.runner_report: RunnerReport = self._executor.call("report")
-        limits = self._limits(self.runner_report)
-        self.engine = Engine(self._executor, limits, self._state_cache(self.runner_report))
+        sizes = self.config, self.model_config, self.runner_report
+        limits = limits_of(*sizes)
+        cache = open_state_cache(*sizes, self._executor)
+        pacer = Pacer() if config.scheduling == "latency" else None
+        self.engine = Engine(self._executor, limits, cache, pacer)
         self._dispatcher = Dispatcher(self.engine)
         drawn = secrets.randbits(63) if config.seed is None else config.seed
         self.intake = Intake(
@@ -299,8 +280,7 @@ class LLM:
         return self.engine.counters
 
     def close(self) -> None:
-        """End the ranks and free their memory; states go to the disk tier before. Calling twice is
-        fine."""
+        """End the ranks and free their memory; states go to disk first. Calling twice is fine."""
         is_open = self._dispatcher.closed is None and not self.engine.failed
         if is_open and self.config.state_cache_dir is not None:
             try:
@@ -339,34 +319,3 @@ class LLM:
         finally:
             if self._dispatcher.closed is not None:
                 self.close()
-
-    def _state_cache(self, report: RunnerReport) -> StateCache:
-        config, sizes = self.config, report.cache
-        if config.state_cache_bytes != 0 and sizes.device_bytes < sizes.state_bytes:
-            warnings.warn(
-                f"no prefix can be reused: one state takes {sizes.state_bytes} bytes per rank and "
-                f"state_cache_bytes is {sizes.device_bytes}; raise it, or set 0 to turn reuse off",
-                stacklevel=3,
-            )
-        disk = None
-        if config.state_cache_dir is not None and sizes.device_bytes >= sizes.state_bytes:
-            own = fingerprint(replace(config, dtype=report.dtype), self.model_config)
-            folder = str(Path(config.state_cache_dir).expanduser().absolute())
-            disk = DiskIndex(folder, config.state_cache_disk_bytes, own, config.tp)
-            self._executor.call("open_disk", folder, own)
-        return StateCache(sizes, report.pool.n_pages, disk)
-
-    def _limits(self, report: RunnerReport) -> Limits:
-        if report.pool.n_slots < self.config.max_batch_size:
-            warnings.warn(
-                f"memory holds {report.pool.n_slots} sequences at once, not max_batch_size="
-                f"{self.config.max_batch_size}; the others wait",
-                stacklevel=3,
-            )
-        return Limits(
-            n_slots=report.pool.n_slots,
-            max_step_tokens=self.config.max_step_tokens,
-            max_logit_rows=max(1, LOGITS_PER_BLOCK // self.model_config.vocab_size),
-            n_pages=report.pool.n_pages,
-            page_size=report.pool.page_size,
-        )

@@ -18,7 +18,7 @@ def run(model, prompt=PROMPT, **options):
 
 @pytest.mark.slow
 def test_two_ranks_and_one_share_a_disk(tmp_path):
-    """A hybrid: pages too. The other families run on threads (tests/unit/test_llm_state_cache.py)."""
+    """A hybrid, with its pages; tests/unit/test_llm_state_cache.py has every family on threads."""
     folder, disk = save_tiny("zamba", tmp_path / "model"), str(tmp_path / "states")
     with LLM(folder, tp=2, state_cache_dir=disk, **OPTIONS) as two:
         tokens, logprobs, n_cached = run(two)

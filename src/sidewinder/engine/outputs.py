@@ -1,5 +1,6 @@
 """What comes back from the engine: text as it grows, and the finished output of a request."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,3 +103,24 @@ class Increment:
     finish_reason: FinishReason | None = None
     output: RequestOutput | None = None
     kept: Kept | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a model finds a text.
+
+    Attributes:
+        logprob: sum of the natural-log probabilities of its tokens after the first.
+        n_predicted: how many those are.
+    """
+
+    logprob: float
+    n_predicted: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative logprob; infinite where that overflows."""
+        try:
+            return math.exp(-self.logprob / self.n_predicted)
+        except OverflowError:
+            return math.inf

@@ -1,0 +1,50 @@
+"""What the scheduler may give away and keep, from what the ranks report."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+from sidewinder.config import EngineConfig, ModelConfig
+from sidewinder.engine.runner import LOGITS_PER_BLOCK, RunnerReport
+from sidewinder.engine.scheduler import Limits
+from sidewinder.parallel.executor import Executor
+from sidewinder.state.cache.cache import StateCache
+from sidewinder.state.cache.disk import DiskIndex
+from sidewinder.state.cache.fingerprint import fingerprint
+
+
+def limits_of(engine: EngineConfig, model: ModelConfig, report: RunnerReport) -> Limits:
+    """The scheduler's limits; warns if memory holds fewer sequences than were asked for."""
+    if report.pool.n_slots < engine.max_batch_size:
+        warnings.warn(
+            f"memory holds {report.pool.n_slots} sequences at once, not max_batch_size="
+            f"{engine.max_batch_size}; the others wait",
+            stacklevel=3,
+        )
+    return Limits(
+        n_slots=report.pool.n_slots,
+        max_step_tokens=engine.max_step_tokens,
+        max_logit_rows=max(1, LOGITS_PER_BLOCK // model.vocab_size),
+        n_pages=report.pool.n_pages,
+        page_size=report.pool.page_size,
+    )
+
+
+def open_state_cache(
+    engine: EngineConfig, model: ModelConfig, report: RunnerReport, executor: Executor
+) -> StateCache:
+    """The state cache, with its disk tier where one is asked for; warns if it can hold nothing."""
+    sizes = report.cache
+    if engine.state_cache_bytes != 0 and sizes.device_bytes < sizes.state_bytes:
+        warnings.warn(
+            f"no prefix can be reused: one state takes {sizes.state_bytes} bytes per rank and "
+            f"state_cache_bytes is {sizes.device_bytes}; raise it, or set 0 to turn reuse off",
+            stacklevel=3,
+        )
+    disk = None
+    if engine.state_cache_dir is not None and sizes.device_bytes >= sizes.state_bytes:
+        own = fingerprint(replace(engine, dtype=report.dtype), model)
+        folder = str(Path(engine.state_cache_dir).expanduser().absolute())
+        disk = DiskIndex(folder, engine.state_cache_disk_bytes, own, engine.tp)
+        executor.call("open_disk", folder, own)
+    return StateCache(sizes, report.pool.n_pages, disk)
