@@ -109,6 +109,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "state_cache_dtype": ("auto", "bfloat16", "int8"),
     "overlap": ("auto", "none", "x_proj", "out_proj", "both"),
     "cuda_graphs": ("auto", "off"),
+    "scheduling": ("throughput", "latency"),
     "launch": ("process", "torchrun"),
     "load_format": ("auto", "random"),
 }
@@ -150,6 +151,8 @@ class EngineConfig:
         max_model_len: longest prompt plus output in tokens; None means no limit of ours.
         max_batch_size: most sequences that run at once (state slots).
         max_step_tokens: most tokens in one step; longer prompts are prefilled in chunks.
+        scheduling: "throughput" fills steps with prompts; "latency" lets only so many prompt tokens
+            run beside decodes that a step takes less than twice as long (docs/generation.md).
         kv_cache_tokens: hybrids: tokens that the KV pages of all running sequences hold together;
             None chooses from memory.
         state_cache_bytes: memory per rank for the states of prefixes that were run
@@ -186,6 +189,7 @@ class EngineConfig:
     max_model_len: int | None = None
     max_batch_size: int = 32
     max_step_tokens: int = 2048
+    scheduling: str = "throughput"
     kv_cache_tokens: int | None = None
     state_cache_bytes: int | None = None
     state_cache_host_bytes: int | None = None
@@ -212,6 +216,7 @@ class EngineConfig:
             self._check_integer(name, optional=True)
         self._check_integer("seed", optional=True, minimum=0, maximum=2**63 - 1)
         self._check_state_cache()
+        self._check_scheduling()
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             is_policy = name == "all_reduce" and isinstance(value, str) and value.endswith(".json")
@@ -236,6 +241,12 @@ class EngineConfig:
             raise ValueError(
                 "all_reduce='exact' leaves nothing to choose within "
                 f"all_reduce_kl={budget!r}; use auto or the fewest bits allowed"
+            )
+
+    def _check_scheduling(self) -> None:
+        if self.scheduling == "latency" and self.launch == "torchrun":
+            raise ValueError(
+                "scheduling='latency' needs one process that times the steps; use launch='process'"
             )
 
     def _check_state_cache(self) -> None:

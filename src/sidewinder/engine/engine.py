@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sidewinder.engine.outputs import Increment, Metrics, RequestOutput
+from sidewinder.engine.pacing import Pacer
 from sidewinder.engine.plan import StepResult
 from sidewinder.engine.request import FinishReason, Request
 from sidewinder.engine.scheduler import Limits, Progress, Scheduler
@@ -54,14 +55,21 @@ class Engine:
         executor: runs `step` on every rank.
         limits: slots, pages and tokens per step.
         cache: kept states; by default none are.
+        pacer: protects decodes from prompts; by default prompts fill the steps.
 
     Attributes:
         failed: a step raised: the ranks' state is unknown, so close the executor.
     """
 
-    def __init__(self, executor: Executor, limits: Limits, cache: StateCache | None = None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        limits: Limits,
+        cache: StateCache | None = None,
+        pacer: Pacer | None = None,
+    ) -> None:
         self._executor = executor
-        self._scheduler = Scheduler(limits, cache)
+        self._scheduler = Scheduler(limits, cache, pacer)
         self.cache = self._scheduler.cache
         self._live: dict[int, _Live] = {}
         self.counters = Counters()
@@ -119,6 +127,7 @@ class Engine:
         self.failed = True  # Unless all of it works.
         result: StepResult = self._executor.call("step", plan)
         ended = time.perf_counter()
+        self._scheduler.took(plan, ended - started)
         progress = self._scheduler.commit(result)
         self.failed = False
         if progress:

@@ -78,6 +78,7 @@ class Intake:
         params: SamplingParams,
         cache_salt: str | None = None,
         resume: ConversationState | None = None,
+        priority: int = 0,
     ) -> Call:
         """A request to continue `prompt`.
 
@@ -86,6 +87,7 @@ class Intake:
             params: how to continue.
             cache_salt: states of prefixes are shared only among requests with the same one.
             resume: a caller's own state.
+            priority: requests with a lower number go first.
 
         Raises:
             ValueError: if prompt or params cannot run.
@@ -111,6 +113,7 @@ class Intake:
             constraint=self._constraint(params),
             namespace=namespace_of(cache_salt),
             resume=None if resume is None else resume.kept,
+            priority=priority,
         )
         self._limits.check(request)
         tokenizer = self._tokenizer if self._has_tokenizer else None

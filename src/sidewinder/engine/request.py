@@ -27,6 +27,7 @@ class Request:
         generate: continue the prompt; else only run it, for scores or logits.
         return_logits: send back the logits of all prompt rows.
         constraint: follows the text and says what may come next.
+        priority: requests with a lower number go first.
         namespace: of cached states; requests of different ones share none.
         resume: a caller's state that holds the first tokens of the prompt.
         keep: keep the state of the prompt for the caller.
@@ -40,6 +41,7 @@ class Request:
     generate: bool = True
     return_logits: bool = False
     constraint: Constraint | None = field(default=None, compare=False)
+    priority: int = 0
     namespace: str = ""
     resume: Kept | None = None
     keep: bool = False

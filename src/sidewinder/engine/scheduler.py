@@ -10,6 +10,7 @@ computing a longer common beginning, it waits for that.
 from collections import deque
 from dataclasses import dataclass
 
+from sidewinder.engine.pacing import Pacer
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
 from sidewinder.engine.request import FinishReason, Request, Sequence
 from sidewinder.state.cache.boundaries import MIN_SHARED
@@ -74,16 +75,20 @@ class Scheduler:
     """Queue, slots and steps: `add`, then `plan`, run, `commit` until nothing is left.
 
     A step takes one token of every decoding sequence first, then chunks of prompts in the order of
-    arrival. While several prompts want to run, each takes at most half of the tokens that are left,
-    so that a long prompt does not keep short ones waiting.
+    priority and arrival. While several prompts want to run, each takes at most half of the tokens
+    that are left, so that a long prompt does not keep short ones waiting.
 
     Args:
         limits: what may be given away.
         cache: kept states, and the KV pages; by default nothing is kept.
+        pacer: limits the prompt tokens of steps that also decode; by default they fill the step.
     """
 
-    def __init__(self, limits: Limits, cache: StateCache | None = None) -> None:
+    def __init__(
+        self, limits: Limits, cache: StateCache | None = None, pacer: Pacer | None = None
+    ) -> None:
         self.limits = limits
+        self._pacer = pacer
         self.cache = cache or StateCache(n_pages=limits.n_pages)
         self._waiting: deque[Request] = deque()
         self._running: dict[int, Sequence] = {}
@@ -101,7 +106,10 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Put a request in the queue. Raises ValueError if it can never run."""
         self.limits.check(request)
-        self._waiting.append(request)
+        place = len(self._waiting)
+        while place and self._waiting[place - 1].priority > request.priority:
+            place -= 1
+        self._waiting.insert(place, request)
 
     def finish(self, request_id: int) -> bool:
         """End a request now, waiting or running, and free its slot; False if it is not here."""
@@ -143,6 +151,13 @@ class Scheduler:
             self._advance(sequence, step, part)
             for (sequence, step), part in zip(planned, result.sequences, strict=True)
         ]
+
+    def took(self, plan: StepPlan, seconds: float) -> None:
+        """The planned step, not yet committed, took so long."""
+        if self._pacer is not None:
+            n_tokens = sum(len(step.tokens) for step in plan.sequences)
+            n_decodes = sum(not sequence.prefilling for sequence, _ in self._planned)
+            self._pacer.took(n_decodes, n_tokens - n_decodes, seconds)
 
     def _admit(self) -> list[Sequence]:
         admitted, passed = [], list[Request]()
@@ -214,7 +229,11 @@ class Scheduler:
         # Each of them once finished its prompt in a step that had room for it beside the others.
         assert len(chosen) <= self.limits.max_step_tokens
         prefilling = [sequence for sequence in running if sequence.prefilling]
-        chosen += self._chunks(prefilling, self.limits.max_step_tokens - len(chosen))
+        prefilling.sort(key=lambda sequence: sequence.request.priority)
+        tokens_left = self.limits.max_step_tokens - len(chosen)
+        if chosen and self._pacer is not None:
+            tokens_left = min(tokens_left, self._pacer.prompt_tokens())
+        chosen += self._chunks(prefilling, tokens_left)
         return [
             (sequence, sequence.next_step(n_tokens, self.limits.page_size))
             for sequence, n_tokens in chosen

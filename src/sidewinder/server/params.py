@@ -26,6 +26,7 @@ class Generation:
         report_prompt: list `prompt_logprobs` in the reply.
         stream, include_usage: how to answer.
         cache_salt: states of prefixes are shared only among requests with the same one.
+        priority: requests with a lower number go first.
     """
 
     prompts: Sequence[Prompt | list[Message]]
@@ -37,6 +38,7 @@ class Generation:
     stream: bool = False
     include_usage: bool = False
     cache_salt: str | None = None
+    priority: int = 0
 
     @property
     def n_choices(self) -> int:
@@ -105,6 +107,7 @@ def _generation(
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         cache_salt=body.cache_salt,
+        priority=body.priority or 0,
     )
 
 

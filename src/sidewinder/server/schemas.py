@@ -147,6 +147,7 @@ class Sampling(_Body):
     stream: Bool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: Annotated[Text, Field(min_length=1, max_length=256)] | None = None
+    priority: Annotated[Int, Field(ge=-(2**31), lt=2**31)] | None = None
     user: str | None = None
 
 

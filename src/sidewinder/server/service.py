@@ -167,7 +167,8 @@ class Service:
     def _call(self, prompt: Prompt, asked: Generation, number: int) -> Call:
         params = asked.params_of(number)
         if asked.generate:
-            return self._intake.generation(prompt, params, asked.cache_salt)
+            salt, priority = asked.cache_salt, asked.priority
+            return self._intake.generation(prompt, params, salt, priority=priority)
         call = self._intake.reading(prompt, cache_salt=asked.cache_salt)
         return replace(call, request=replace(call.request, params=params))
 
