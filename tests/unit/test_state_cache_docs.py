@@ -64,7 +64,7 @@ def test_the_speedup_is_the_results_and_large_enough():
 
 def test_every_option_is_named_and_exists():
     options = {field.name for field in fields(EngineConfig) if "state_cache" in field.name}
-    assert options == set(re.findall(r"state_cache_[a-z_]+", DOC))
+    assert options == set(re.findall(r"`(state_cache_[a-z_]+)`", DOC))
 
 
 def test_links_lead_somewhere():
