@@ -1,14 +1,10 @@
 """Compile every kernel ahead of time, without a GPU; run as a script, not interpreted.
 
-    python ahead.py CAPABILITY...      (80, 90: what `nvcc` calls sm_80, sm_90)
-
 Runs the operators with `launching.recording()`, so that nothing is executed, and compiles each
-recorded launch for each capability. The last line is one JSON object: kernel -> bytes of shared
-memory.
+recorded launch. The last line is one JSON object: kernel -> bytes of shared memory.
 """
 
 import json
-import sys
 from inspect import signature
 
 import torch
@@ -26,7 +22,7 @@ TYPES = {
 
 
 def source_of(launch: Launch) -> ASTSource:
-    """The kernel with the types of its recorded arguments; aligned as torch's tensors are."""
+    """The kernel with the types of its recorded arguments, as a launch would specialise it."""
     names = list(signature(launch.kernel.fn).parameters)
     types, constants, attributes = {}, dict(launch.constants), {}
     for index, (name, value) in enumerate(zip(names, launch.arguments, strict=False)):
@@ -37,28 +33,32 @@ def source_of(launch: Launch) -> ASTSource:
             attributes[(index,)] = [["tt.divisibility", 16]]
         elif isinstance(value, float):
             types[name] = "fp32"
+        elif value == 1 and not launch.kernel.params[index].do_not_specialize:
+            constants[name] = 1
         else:
             types[name] = "i64" if abs(value) >= 2**31 else "i32"
     types |= dict.fromkeys(constants, "constexpr")
     return ASTSource(launch.kernel, {n: types[n] for n in names}, constants, attributes)
 
 
-def main(capabilities: list[int]) -> None:
+def main() -> None:
     assert not is_interpreting(), "TRITON_INTERPRET is set"
     compiled: dict[str, int] = {}
-    for case, run in CASES.items():
+    for case, (run, capabilities) in CASES.items():
         with recording() as launches:
             run()
         assert launches, f"{case} launches nothing"
         for launch in launches:
+            function = launch.kernel.fn
+            operator = function.__module__.split(".")[-2]
             for capability in capabilities:
                 target = GPUTarget("cuda", capability, 32)
                 built = triton.compile(source_of(launch), target=target, options=launch.options)
-                name = f"{case}: {launch.kernel.fn.__name__} sm_{capability}"
+                name = f"{operator}.{function.__name__} sm_{capability} {case}"
+                assert f".target sm_{capability}" in built.asm["ptx"], name
                 compiled[name] = built.metadata.shared
-                assert f"sm_{capability}" in built.asm["ptx"], name
     print(json.dumps(compiled))
 
 
 if __name__ == "__main__":
-    main([int(argument) for argument in sys.argv[1:]])
+    main()

@@ -16,6 +16,8 @@ from sidewinder.ops.selective_scan.triton import selective_scan
 from sidewinder.ops.ssd_scan.triton import ssd_scan
 from sidewinder.state.batch import pack
 
+Case = tuple[Callable[[], None], list[int]]
+
 SEQS = pack([[0], [0], [0] * 600], [2, 0, 1]).seqs
 T = SEQS.n_tokens
 
@@ -77,23 +79,50 @@ def attention(dtype: torch.dtype) -> None:
     paged_attention(q, pages, pages, read, lengths, 0.1)
 
 
+def sizes_of_one(dtype: torch.dtype) -> None:
+    """Integers that are 1 become constants of the compiled kernel."""
+    seqs, one = pack([[0], [0] * 9], [0, 1]).seqs, torch.empty(10, 1, dtype=dtype)
+    causal_conv1d(one, torch.empty(2, 1), torch.empty(1), torch.empty(2, 1, 1), seqs)
+    vector = torch.empty(1)
+    state = torch.empty(2, 1, 1)
+    selective_scan(one, one, torch.empty(1, 1), one, one, vector, one, vector, state, seqs)
+    cube, group = one[:, :, None], torch.zeros(1, dtype=torch.int64)
+    numbers = (vector, vector, state[:, :, None])
+    ssd_scan(cube, one, vector, cube, cube, *numbers, seqs, (0.0, 1.0), group)
+    rms_norm(one, None, 1e-5, one)
+    gated_rms_norm(one, one, vector, 1e-5, 1)
+    for codec in (CODECS["int6"], CODECS["int8"]):
+        message = encode(one[:1], codec, 1)
+        reduce(message, codec)
+        decode_add(message[None], codec, dtype, one[:1])
+        decode(message[None], codec, one[:1])
+    lengths = torch.ones(1, dtype=torch.int64)
+    paged_attention(cube[:1], cube, cube, lengths[:, None], lengths, 1.0)
+
+
 def _rows(width: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(T, width, dtype=dtype)
 
 
-CASES: dict[str, Callable[[], None]] = {
-    f"{name} {kind}": partial(function, dtype)
-    for kind, dtype in (("bf16", torch.bfloat16), ("f32", torch.float32))
-    for name, function in {
+def _cases(dtype: torch.dtype, kind: str, capabilities: list[int]) -> dict[str, Case]:
+    functions = {
         "conv": conv,
-        "conv without bias": conv_without_bias,
         "scan": scan,
         "ssd": ssd,
         "norms": norms,
         "codecs": codecs,
         "attention": attention,
-    }.items()
-} | {
-    "scan of bf16 states": partial(scan, torch.bfloat16, torch.bfloat16, gated=False),
-    "ssd of odd sizes": partial(ssd, torch.bfloat16, torch.bfloat16, n=7, p=72),
+    }
+    return {f"{name} {kind}": (partial(f, dtype), capabilities) for name, f in functions.items()}
+
+
+AMPERE, HOPPER = 80, 90
+CASES: dict[str, Case] = {
+    **_cases(torch.bfloat16, "bf16", [AMPERE, HOPPER]),
+    **_cases(torch.float32, "f32", [AMPERE]),
+    "conv without bias": (partial(conv_without_bias, torch.float32), [HOPPER]),
+    "scan of bf16 states": (partial(scan, torch.bfloat16, torch.bfloat16, gated=False), [HOPPER]),
+    "ssd of odd sizes": (partial(ssd, torch.bfloat16, torch.bfloat16, n=7, p=72), [HOPPER]),
+    "sizes of one": (partial(sizes_of_one, torch.bfloat16), [HOPPER]),
 }
+"""By name: what to run, and for which generations to compile its kernels."""

@@ -18,7 +18,7 @@ from sidewinder.testing import assert_close
         ([1, 2, 21, 3], 9, 4, True, True),
         ([17, 1], 33, 2, False, False),
         ([5, 1], 6, 1, True, True),
-        ([1, 2, 4, 16, 17], 20, 6, False, True),
+        ([1, 2, 4, 9], 12, 6, False, True),
     ],
     ids=str,
 )
@@ -45,10 +45,10 @@ def test_conv_is_the_reference(dtype, lengths, channels, taps, biased, activatio
         assert torch.equal(expected_state[case.seqs.slots], state.cpu()[case.seqs.slots])
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+@pytest.mark.parametrize("chunk", [1, 2, 3])
 def test_conv_in_chunks_is_the_whole(chunk):
-    case = make_case([23], seed=1)
-    x, weight = case.randn(23, 20), case.randn(4, 20)
+    case = make_case([10], seed=1)
+    x, weight = case.randn(10, 20), case.randn(4, 20)
     state = here(case.state(3, 20))
     state_of_parts = state.clone()
 
@@ -59,7 +59,7 @@ def test_conv_in_chunks_is_the_whole(chunk):
 
     whole = run(x, state, case.seqs)
     parts = []
-    for start in range(0, 23, chunk):
+    for start in range(0, 10, chunk):
         part = x[start : start + chunk]
         slot, fresh = int(case.seqs.slots[0]), bool(case.seqs.fresh[0])
         seqs = pack([[0] * len(part)], [slot], [0 if fresh and start == 0 else 1]).seqs

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from parity_harness import N_SLOTS, PAGE_SIZE, assert_parity, make_checkpoint
-from triton_cases import DEVICE
+from triton_cases import DEVICE, overridden
 
 from sidewinder.checkpoint.reader import load_shard
 from sidewinder.models.registry import build_model
@@ -17,11 +17,17 @@ from sidewinder.testing import TINY, run_ranks, tiny_oracle
 LENGTHS, PROMPTS = [11, 6], [9, 4]
 """Two sequences, and how much of each is prefilled at once."""
 
+SMALL = {
+    "scan_prefill": {"chunk": 4},
+    "ssd_prefill": {"chunk": 16, "block_t": 16},
+    "paged_attention": {"split": 8, "block_n": 8},
+}
+
 
 @pytest.mark.parametrize("family", TINY)
 def test_prefill_and_decode_steps(tmp_path, family):
     checkpoint = make_checkpoint(tmp_path, tiny_oracle(family), LENGTHS)
-    with forced("triton"):
+    with forced("triton"), overridden(**SMALL):
         logits = run_ranks(1, lambda tp, collectives: _run(checkpoint, tp, collectives))[0]
     for number, reference in enumerate(checkpoint.logits):
         assert_parity(f"sequence {number}", reference, logits[number])
@@ -30,7 +36,7 @@ def test_prefill_and_decode_steps(tmp_path, family):
 @pytest.mark.parametrize("family", ["mamba2", "zamba"])
 def test_two_ranks(tmp_path, family):
     checkpoint = make_checkpoint(tmp_path, tiny_oracle(family), [5])
-    with forced("triton"):
+    with forced("triton"), overridden(**SMALL):
         results = run_ranks(2, lambda tp, collectives: _run(checkpoint, tp, collectives))
     assert torch.equal(results[0][0], results[1][0])
     assert_parity("sequence 0", checkpoint.logits[0], results[0][0])

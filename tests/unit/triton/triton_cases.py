@@ -16,6 +16,8 @@ from sidewinder.state.batch import Sequences
 if not launching.is_installed():
     pytest.skip("Triton is not installed", allow_module_level=True)
 
+__all__ = ["launching", "tuning"]
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])

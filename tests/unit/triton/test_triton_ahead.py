@@ -1,0 +1,39 @@
+"""Every kernel compiles for GPUs of two generations, on a machine without one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import triton_cases
+
+KERNELS = {
+    "causal_conv1d": ["prefill", "update"],
+    "selective_scan": ["chunk_ends", "pass_states", "finish", "update"],
+    "ssd_scan": ["steps", "chunk_states", "pass_states", "outputs", "update"],
+    "rms_norm": ["normalise"],
+    "gated_rms_norm": ["normalise"],
+    "codec": ["encode", "reduce", "decode", "decode_normalise"],
+    "paged_attention": ["attend_split", "join_splits"],
+}
+SHARED_BYTES = 99 << 10
+"""What a program may use on every GPU from Ampere on: workstation cards have least."""
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_for_ampere_and_hopper():
+    script = Path(triton_cases.__file__).with_name("ahead.py")
+    environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert result.returncode == 0, result.stderr
+    shared = json.loads(result.stdout.splitlines()[-1])
+    compiled = {tuple(name.split()[:2]) for name in shared}
+    for operator, names in KERNELS.items():
+        for capability in ("sm_80", "sm_90"):
+            for name in names:
+                assert (f"{operator}.{name}", capability) in compiled
+    assert {name: n for name, n in shared.items() if n > SHARED_BYTES} == {}
