@@ -1,5 +1,7 @@
 // Codecs as Python functions. Tensors come as addresses and sizes of memory that the caller keeps
 // alive and has checked (src/sidewinder/ops/codec/native.py).
+#include <nanobind/stl/tuple.h>
+
 #include <stdexcept>
 
 #include "bindings.h"
@@ -59,6 +61,24 @@ void decode(uintptr_t parts, int64_t ranks, int64_t stripes, int64_t stripe_byte
                             shape_of(rows, width, stripes, stripe_bytes, bits)});
 }
 
+// Address, row stride and whether the elements are bfloat16; address 0 for none.
+using RowsOf = std::tuple<uintptr_t, int64_t, bool>;
+
+Rows rows_of(const RowsOf& rows) {
+    return real_rows(std::get<0>(rows), std::get<1>(rows), std::get<2>(rows));
+}
+
+void decode_norm(uintptr_t parts, int64_t ranks, int64_t stripes, int64_t stripe_bytes,
+                 bool is_bf16, int64_t height, int64_t width, int bits, const RowsOf& weight,
+                 float eps, const RowsOf& residual, const RowsOf& y, const RowsOf& sum) {
+    if (ranks < 1) throw std::invalid_argument("messages of one rank or more are needed");
+    const NormArgs norm{Rows{},       rows_of(weight), rows_of(residual), rows_of(y),
+                        rows_of(sum), height,          width,             eps};
+    kernels().codec_decode_norm({pointer(parts), ranks,
+                                 shape_of(height, width, stripes, stripe_bytes, bits), is_bf16,
+                                 &norm});
+}
+
 }  // namespace
 
 void bind_codec(nb::module_& m) {
@@ -70,6 +90,10 @@ void bind_codec(nb::module_& m) {
     m.def("codec_decode", &decode, Release(), nb::arg("parts"), nb::arg("ranks"),
           nb::arg("stripes"), nb::arg("stripe_bytes"), nb::arg("out"), nb::arg("stride"),
           nb::arg("is_bf16"), nb::arg("rows"), nb::arg("width"), nb::arg("bits"));
+    m.def("codec_decode_norm", &decode_norm, Release(), nb::arg("parts"), nb::arg("ranks"),
+          nb::arg("stripes"), nb::arg("stripe_bytes"), nb::arg("is_bf16"), nb::arg("rows"),
+          nb::arg("width"), nb::arg("bits"), nb::arg("weight"), nb::arg("eps"), nb::arg("residual"),
+          nb::arg("y"), nb::arg("sum"));
 }
 
 }  // namespace sidewinder

@@ -1,10 +1,12 @@
-// Few-bit messages of activations: encode; decode, sum over ranks and encode again; decode and sum.
+// Few-bit messages of activations: encode; decode, sum over ranks and encode again; decode and sum,
+// also with the residual added and normalised.
 //
 // Bit for bit what src/sidewinder/ops/codec/reference.py says, at every level: integers times scales
 // are exact in float32, and everything else is one correctly rounded operation after the other.
 #pragma once
 
 #include "codec_args.h"
+#include "norm.h"
 #include "rows.h"
 #include "thread_pool.h"
 
@@ -303,6 +305,44 @@ inline void decode_of(const DecodeArgs& a) {
     });
 }
 
+// The groups from `cursor` on that make up its row, summed over ranks and rounded to T.
+template <int bits, class T>
+inline void decode_row(T* row, GroupCursor& cursor, const DecodeNormArgs& a) {
+    const CodecShape& shape = a.shape;
+    const int64_t stripe_bytes = shape.stripe_groups * codec_bytes(bits);
+    float tile[codec_group(bits)];
+    for (const int64_t t = cursor.row(); cursor.row() == t; cursor.next()) {
+        sum_group<bits>(tile, a.parts + cursor.stripe() * stripe_bytes, a.ranks,
+                        shape.stripes * stripe_bytes, cursor.in_stripe(), shape.stripe_groups);
+        store_row_of(row + cursor.column(), tile, smaller(codec_group(bits),
+                                                          shape.width - cursor.column()));
+    }
+}
+
+template <int bits, class T>
+inline void decode_norm_of(const DecodeNormArgs& a) {
+    const int64_t width = a.shape.width, padded = round_up(width, kLanes);
+    const int64_t per_row = (width + codec_group(bits) - 1) / codec_group(bits);
+    parallel(a.shape.rows, 1 + (1 << 14) / width, [&](int64_t begin, int64_t end) {
+        float* row = static_cast<float*>(scratch(Scratch::range, 4 * padded * sizeof(float)));
+        float* weight = a.norm->weight.data == nullptr ? nullptr : row + 2 * padded;
+        if (weight != nullptr) load_row(weight, at(a.norm->weight, 0), a.norm->weight.dtype, width);
+        T* delta = reinterpret_cast<T*>(row + 3 * padded);
+        NormArgs norm = *a.norm;
+        norm.x = {delta, 0, a.is_bf16 ? DType::bf16 : DType::f32};
+        GroupCursor cursor(a.shape, begin * per_row);
+        for (int64_t t = begin; t < end; ++t) {
+            decode_row<bits>(delta, cursor, a);
+            norm_row(norm, t, row, row + padded, weight);
+        }
+    });
+}
+
+template <int bits>
+inline void decode_norm_bits(const DecodeNormArgs& a) {
+    a.is_bf16 ? decode_norm_of<bits, bf16>(a) : decode_norm_of<bits, float>(a);
+}
+
 template <int bits>
 inline void encode_bits(const EncodeArgs& a) {
     a.x->dtype == DType::f32 ? encode_of<bits, float>(a) : encode_of<bits, bf16>(a);
@@ -328,6 +368,15 @@ inline void codec_reduce(const ReduceArgs& a) {
         case 8: return reduce_of<8>(a);
         case 6: return reduce_of<6>(a);
         default: return reduce_of<4>(a);
+    }
+}
+
+inline void codec_decode_norm(const DecodeNormArgs& a) {
+    switch (a.shape.bits) {
+        case 16: return decode_norm_bits<16>(a);
+        case 8: return decode_norm_bits<8>(a);
+        case 6: return decode_norm_bits<6>(a);
+        default: return decode_norm_bits<4>(a);
     }
 }
 

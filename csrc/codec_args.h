@@ -8,6 +8,7 @@
 namespace sidewinder {
 
 struct Rows;
+struct NormArgs;
 
 struct CodecShape {
     int64_t rows, width;
@@ -36,6 +37,15 @@ struct DecodeArgs {
     const Rows* out;
     int64_t ranks;
     CodecShape shape;
+};
+
+// As DecodeArgs, but a decoded row, rounded to bfloat16 or float32, is `norm`'s x, whose own is unused.
+struct DecodeNormArgs {
+    const uint8_t* parts;
+    int64_t ranks;
+    CodecShape shape;
+    bool is_bf16;
+    const NormArgs* norm;
 };
 
 constexpr int64_t codec_group(int bits) { return bits == 8 ? 128 : 32; }

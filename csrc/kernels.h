@@ -109,6 +109,7 @@ struct Kernels {
     void (*codec_encode)(const EncodeArgs&);
     void (*codec_reduce)(const ReduceArgs&);
     void (*codec_decode)(const DecodeArgs&);
+    void (*codec_decode_norm)(const DecodeNormArgs&);
 };
 
 // The table in use. Chosen once, at import, from the processor and SIDEWINDER_ISA.

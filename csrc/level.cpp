@@ -10,7 +10,8 @@
 namespace sidewinder::SW_LEVEL {
 
 extern const Kernels table;
-const Kernels table{SW_LEVEL_NAME,        causal_conv1d,  selective_scan, ssd_scan, rms_norm,
-                    gated_rms_norm, linear, rank_sum, codec_encode, codec_reduce, codec_decode};
+const Kernels table{SW_LEVEL_NAME, causal_conv1d,  selective_scan, ssd_scan,
+                    rms_norm,      gated_rms_norm, linear,         rank_sum,
+                    codec_encode,  codec_reduce,   codec_decode,   codec_decode_norm};
 
 }  // namespace sidewinder::SW_LEVEL

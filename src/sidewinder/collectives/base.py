@@ -81,6 +81,13 @@ class Collectives(Protocol):
         """`all_to_all`, begun."""
         return Pending.done(self.all_to_all(x))
 
+    def bulk(self) -> "Collectives":
+        """The same group for long messages that others may overtake; itself if nothing overtakes.
+
+        The order of calls holds for each of the two by itself.
+        """
+        return self
+
     def is_exact(self, site: str) -> bool:  # noqa: ARG002
         """Whether `all_reduce_delta` is `all_reduce` at this site."""
         return True

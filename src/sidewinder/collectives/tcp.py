@@ -31,6 +31,8 @@ class Links:
         tp: this rank and the number of all ranks.
         sockets: connected to every other rank, in rank order, None for this one (`connect_mesh`);
             they belong to the links.
+        bulk: more such sockets, for long messages that others may overtake; None if all messages
+            go in one order.
         timeout_s: seconds without a byte after which a peer counts as missing.
         own_cores: every rank runs on cores that no other rank uses.
     """
@@ -41,12 +43,14 @@ class Links:
         sockets: Sequence[socket.socket | None],
         timeout_s: float,
         own_cores: bool = False,
+        bulk: Sequence[socket.socket | None] | None = None,
     ) -> None:
         assert native is not None, "TCP collectives need the native module"
         self.tp = tp
         self.timeout_s = timeout_s
         fds = [-1 if peer is None else peer.detach() for peer in sockets]
         self.group: Any = native.TcpGroup(fds, tp.rank, timeout_s, SPIN_US if own_cores else 0)
+        self.bulk = self if bulk is None else Links(tp, bulk, timeout_s)
         self._held: dict[int, object] = {}
 
     def post(self, members: Sequence[int], out: Sequence[Tensor], into: Sequence[Tensor]) -> int:
@@ -65,6 +69,8 @@ class Links:
 
     def close(self) -> None:
         """End all connections; calling twice is fine."""
+        if self.bulk is not self:
+            self.bulk.close()
         self.group.close()
         self._held.clear()
 
@@ -109,10 +115,21 @@ class TcpCollectives(Collectives):
     @property
     def bytes_sent(self) -> int:
         """Bytes that this rank has given to its sockets so far."""
-        return int(self._links.group.bytes_sent)
+        lanes = {self._links, self._links.bulk}
+        return sum(int(links.group.bytes_sent) for links in lanes)
+
+    def bulk(self) -> "TcpCollectives":
+        if self._links.bulk is self._links:
+            return self
+        group = TcpCollectives(self.tp, self._links.bulk, self._members)
+        group.one_shot_bytes = self.one_shot_bytes
+        return group
 
     def all_reduce(self, x: Tensor) -> Tensor:
         return self.start_all_reduce(x).wait()
+
+    def start_all_reduce_delta(self, x: Tensor, site: str, n_decodes: int) -> Pending:  # noqa: ARG002
+        return self.bulk().start_all_reduce(x)
 
     def start_all_reduce(self, x: Tensor) -> Pending:
         if x.dtype not in SUM_TYPES:

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
+from sidewinder.collectives.distributed import c10d
+from sidewinder.collectives.tcp import Links
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.parallel.group import TensorParallel
 
@@ -57,6 +59,25 @@ def connect_mesh(
             ) from error
         on_failure.pop_all()
     return peers
+
+
+def open_links(
+    tp: TensorParallel, store: Any, host: str, timeout_s: float, own_cores: bool = False
+) -> Links:
+    """Two connections to every other rank: one for messages that must not wait for long ones.
+
+    Args:
+        tp, store, host, timeout_s: as of `connect_mesh`.
+        own_cores: every rank runs on cores that no other rank uses.
+
+    Raises:
+        RankFailure: as of `connect_mesh`.
+    """
+    first, second = (
+        connect_mesh(tp, c10d.PrefixStore(name, store), host, timeout_s)
+        for name in ("main", "bulk")
+    )
+    return Links(tp, first, timeout_s, own_cores, bulk=second)
 
 
 def address_towards(host: str, port: int) -> str:

@@ -19,11 +19,11 @@ from sidewinder.collectives.shared_memory import (
     native,
     open_segment,
 )
-from sidewinder.collectives.tcp import Links, TcpCollectives
+from sidewinder.collectives.tcp import TcpCollectives
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.parallel.gpu_group import gpu_transport, join_gpus
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.parallel.mesh import address_towards, connect_mesh
+from sidewinder.parallel.mesh import address_towards, open_links
 from sidewinder.parallel.protocol import Transport
 
 
@@ -104,8 +104,7 @@ def join_torchrun(
         if segment is not None:
             # The user's own processes are never pinned, so no core is a rank's own.
             return SharedMemoryCollectives(place.tp, segment, timeout_s, own_cores=False)
-    sockets = connect_mesh(place.tp, mine, host, timeout_s)
-    return TcpCollectives(place.tp, Links(place.tp, sockets, timeout_s))
+    return TcpCollectives(place.tp, open_links(place.tp, mine, host, timeout_s))
 
 
 def _shared_segment(tp: TensorParallel, store: Any, timeout_s: float) -> Any:

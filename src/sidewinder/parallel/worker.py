@@ -13,14 +13,14 @@ import torch
 from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.distributed import TorchCollectives, c10d
 from sidewinder.collectives.shared_memory import SharedMemoryCollectives, open_segment
-from sidewinder.collectives.tcp import Links, TcpCollectives
+from sidewinder.collectives.tcp import TcpCollectives
 from sidewinder.parallel.channel import Channel
 from sidewinder.parallel.cores import use_threads
 from sidewinder.parallel.executor import resolve_target
 from sidewinder.parallel.gpu_group import gpu_of, join_gpus
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.lifeline import die_with_parent, start_lifeline
-from sidewinder.parallel.mesh import connect_mesh
+from sidewinder.parallel.mesh import open_links
 from sidewinder.parallel.protocol import EMPTY, Raised, WorkerSetup, decode, encode_answer
 
 
@@ -78,8 +78,9 @@ def open_collectives(setup: WorkerSetup) -> Collectives:
         return SharedMemoryCollectives(tp, segment, setup.timeout_s, setup.cores is not None)
     store = c10d.FileStore(setup.rendezvous, tp.size)
     if setup.transport == "tcp":
-        sockets = connect_mesh(tp, store, "127.0.0.1", setup.timeout_s)
-        return TcpCollectives(tp, Links(tp, sockets, setup.timeout_s, setup.cores is not None))
+        own_cores = setup.cores is not None
+        links = open_links(tp, store, "127.0.0.1", setup.timeout_s, own_cores)
+        return TcpCollectives(tp, links)
     if setup.device != "cpu":
         return join_gpus(tp, store, gpu_of(setup.device), setup.transport, setup.timeout_s)
     return TorchCollectives(tp, store, torch.device("cpu"), setup.timeout_s)

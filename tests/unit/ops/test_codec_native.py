@@ -1,5 +1,7 @@
 """The native codecs equal the reference bit for bit, at every instruction-set level."""
 
+from itertools import product
+
 import pytest
 import torch
 from codec_cases import SHAPES, gaussian, same_bits
@@ -7,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidewinder.ops.codec import CODECS, native, reference
+from sidewinder.ops.native import rms_norm as native_norm
+from sidewinder.testing import assert_close
 
 if not native.is_available():
     pytest.skip("the native module is not built", allow_module_level=True)
@@ -120,3 +124,26 @@ def test_float16_goes_to_the_reference(name):
     x, codec = gaussian(3, 70, dtype=torch.float16), CODECS[name]
     out = native.decode(native.encode(x, codec)[None], codec, torch.empty_like(x))
     assert (out - x).abs().max() <= 4 / 2 ** min(codec.bits - 1, 7)
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("weight_dtype", [None, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ALL)
+def test_fused_norm_has_the_bits_of_its_parts(name, dtype, weight_dtype):
+    codec = CODECS[name]
+    for (rows, width), (ranks, stripes) in product([(1, 1), (3, 129), (33, 777)], [(2, 1), (3, 3)]):
+        parts = gaussian(ranks, rows, width).to(dtype)
+        messages = torch.stack([reference.encode(part, codec, stripes) for part in parts])
+        weight = None if weight_dtype is None else gaussian(1, width, seed=2)[0].to(weight_dtype)
+        for residual in (gaussian(rows, width, seed=3), gaussian(rows, width, seed=3).bfloat16()):
+            delta = native.decode(messages, codec, torch.empty(rows, width, dtype=dtype))
+            expected = native_norm(delta, weight, 1e-5, residual)
+            result = native.decode_rms_norm(messages, codec, dtype, weight, 1e-5, residual)
+            assert all(same_bits(a, b) for a, b in zip(expected, result, strict=True))
+            defined = reference.decode_rms_norm(messages, codec, dtype, weight, 1e-5, residual)
+            for a, b in zip(defined, result, strict=True):
+                assert a.dtype == b.dtype
+                is_wide = a.dtype == residual.dtype == torch.float32
+                tolerance = 1e-5 if is_wide else 2**-6
+                assert_close("fused", a.float(), b.float(), tolerance)

@@ -46,6 +46,7 @@ class QuantisedCollectives(Collectives):
         self.capturable = inner.capturable
         self.overlaps = inner.overlaps
         self._inner = inner
+        self._bulk = inner.bulk()
         self._policy = policy
 
     def all_reduce_delta(self, x: Tensor, site: str, n_decodes: int) -> Tensor:
@@ -67,7 +68,7 @@ class QuantisedCollectives(Collectives):
         if x.numel() == 0:
             return Pending.done(x)
         if codec is None:
-            return self._inner.start_all_reduce(x)
+            return self._bulk.start_all_reduce(x)
         if self.tp.size > 2:
             return self._start_two_shot(x, codec)
         rows = len(x)
@@ -88,7 +89,7 @@ class QuantisedCollectives(Collectives):
         return messages.then(lambda parts: decode(parts.view(self.tp.size, 1, -1), codec, x))
 
     def _start_two_shot(self, x: Tensor, codec: Codec) -> Pending:
-        stripes = self._inner.start_all_to_all(encode(x, codec, self.tp.size))
+        stripes = self._bulk.start_all_to_all(encode(x, codec, self.tp.size))
 
         def finish() -> Tensor:
             total = reduce(stripes.wait(), codec)
@@ -99,7 +100,7 @@ class QuantisedCollectives(Collectives):
 
     def _start_gather(self, message: Tensor) -> Pending:
         """Every rank's `[1, bytes]`, end to end."""
-        return self._inner.start_all_gather(message, [message.shape[1]] * self.tp.size)
+        return self._bulk.start_all_gather(message, [message.shape[1]] * self.tp.size)
 
     def start_all_reduce(self, x: Tensor) -> Pending:
         return self._inner.start_all_reduce(x)

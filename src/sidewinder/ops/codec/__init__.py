@@ -48,4 +48,7 @@ decode_rms_norm = Operator(
     triton=_TRITON + "decode_rms_norm",
 )
 
+if native.is_available():
+    decode_rms_norm.register("native", native.decode_rms_norm)
+
 __all__ = ["CODECS", "Codec", "decode", "decode_add", "decode_rms_norm", "encode", "reduce"]

@@ -61,6 +61,36 @@ def decode(parts: Tensor, codec: Codec, out: Tensor) -> Tensor:
     return out
 
 
+def decode_rms_norm(
+    parts: Tensor,
+    codec: Codec,
+    dtype: torch.dtype,
+    weight: Tensor | None,
+    eps: float,
+    residual: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As `reference.decode_rms_norm`."""
+    kinds = {dtype} if weight is None else {dtype, weight.dtype}
+    if not _is_served(residual) or not kinds <= {torch.float32, torch.bfloat16}:
+        return reference.decode_rms_norm(parts, codec, dtype, weight, eps, residual)
+    parts = _bytes(parts)
+    rows, width = residual.shape
+    y = torch.empty(rows, width, dtype=dtype if weight is None else weight.dtype)
+    total = torch.empty(rows, width, dtype=residual.dtype)
+    _native.codec_decode_norm(
+        parts.data_ptr(), *parts.shape, dtype == torch.bfloat16, rows, width, codec.bits,
+        _rows(weight), eps, _rows(residual), _rows(y), _rows(total),
+    )  # fmt: skip
+    return y, total
+
+
+def _rows(x: Tensor | None) -> tuple[int, int, bool]:
+    """Address, row stride, and whether the elements are bfloat16; address 0 for None."""
+    if x is None:
+        return 0, 0, False
+    return x.data_ptr(), x.stride(0) if x.dim() == 2 else 0, x.dtype == torch.bfloat16
+
+
 def _is_served(x: Tensor) -> bool:
     """Whether the native codecs take these activations, `[rows, width]`."""
     contiguous_rows = x.shape[1] == 1 or x.stride(1) == 1
