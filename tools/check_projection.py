@@ -1,9 +1,10 @@
-"""Fit the projection to one CPU measurement and report its error on others.
+"""Fit the projection to two CPU measurements and report its error on others.
 
     .venv/bin/python tools/check_projection.py RESULT.json ... --sums SUMS.json --output FILE
 
-RESULT is what `sidewinder bench latency SHAPE --output RESULT.json` wrote; the first is fitted, the
-others are predicted. SUMS holds `all_reduce`, reports of `bench collectives`, for the link.
+RESULT is what `sidewinder bench latency SHAPE --output RESULT.json` wrote; the first of one rank
+and the first of several are fitted, the others are predicted. SUMS holds `all_reduce`, reports of
+`bench collectives`, for the link.
 """
 
 import argparse
@@ -24,10 +25,10 @@ def main() -> None:
     args = parser.parse_args()
     results = [json.loads(file.read_text()) for file in args.results]
     link = measured_link(args.sums)
-    calibration = fit(results[0], link)
+    calibration = fit(*fitted_results(results), link)
     rows = compare(results, link, calibration)
     report = {
-        "what": "projection fitted to the first result, error on all",
+        "what": "projection fitted to the first results of one and of several ranks, error on all",
         "fitted": {name: getattr(calibration, name) for name in sorted(calibration.measured)},
         "link": {"exchange_us": link.exchange_s * 1e6, "gb_per_s": link.bytes_per_s / 1e9},
         "rows": rows,
@@ -36,6 +37,12 @@ def main() -> None:
     args.output.write_text(json.dumps(report, indent=1) + "\n")
     for row in rows:
         print(line(row))
+
+
+def fitted_results(results: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The first result of one rank, and the first of several."""
+    single = next(each for each in results if each["engine"]["tp"] == 1)
+    return single, next((each for each in results if each["engine"]["tp"] > 1), None)
 
 
 def measured_link(file: Path) -> Link:

@@ -66,10 +66,14 @@ def gain(one: Speed, other: Speed) -> float:
 def cpu_table() -> Iterator[str]:
     """Projected beside measured, from the committed comparison."""
     rows = json.loads(CPU_RESULT.read_text())["rows"]
-    yield "| model | tp | TTFT, ms | projected | error | TPOT, ms | projected | error |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for number, row in enumerate(rows):
-        cells = [row["model"] + (" (fitted)" if number == 0 else ""), str(row["tp"])]
+    yield "| model | at | tp | TTFT, ms | projected | error | TPOT, ms | projected | error |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    seen = set()
+    for row in rows:
+        several = row["tp"] > 1
+        name = row["model"] + ("" if several in seen else " (fitted)")
+        seen.add(several)
+        cells = [name, row["date"][11:16], str(row["tp"])]
         for part in (row["ttft"], row["tpot"]):
             cells += [f"{1e3 * part['measured_s']:.1f}", f"{1e3 * part['projected_s']:.1f}"]
             cells.append(f"{100 * part['error']:+.0f} %")

@@ -19,6 +19,7 @@ class Calibration:
         ssd: Mamba-2's chunked scan, of the FLOP rate.
         codec: encode and decode, of the bandwidth.
         kernel_s: what a kernel costs beyond its work, in a CUDA graph.
+        skew_s: what ranks wait for each other at a collective, beyond its exchanges.
         host_s: what a step costs on the host: scheduling, messages to ranks, sampled tokens back.
         reserve_bytes: per device for the driver's context, libraries and fragmentation.
         source: where the values come from.
@@ -32,6 +33,7 @@ class Calibration:
     ssd: float = 0.35
     codec: float = 0.6
     kernel_s: float = 2.0e-6
+    skew_s: float = 0.0
     host_s: float = 2.0e-4
     reserve_bytes: float = 1.5 * (1 << 30)
     source: str = "none"

@@ -1,4 +1,4 @@
-"""The projection beside what was measured: fitted to one result, judged on the others.
+"""The projection beside what was measured: fitted to two results, judged on the others.
 
 Results are those of `sidewinder bench latency` on CPUs, which carry the machine's own bandwidth and
 matrix rate from the same run, so that the machine is a `Device` like any other.
@@ -15,6 +15,7 @@ from sidewinder.projection.calibration import Calibration
 from sidewinder.projection.devices import Device
 from sidewinder.projection.links import Link
 from sidewinder.projection.model import Load, Setting, project
+from sidewinder.sharding.traffic import collectives_of
 
 CPU_START = Calibration(kernel_s=8e-6, host_s=4e-4)
 """Before the fit: calls cost more than on a GPU under a graph."""
@@ -64,19 +65,38 @@ def load_of_result(result: dict[str, Any]) -> Load:
     )
 
 
-def fit(result: dict[str, Any], link: Link, start: Calibration = CPU_START) -> Calibration:
-    """`start` with `gemm` and `memory` such that `result`'s prefill and TPOT come out."""
-    calibration, load = start, load_of_result(result)
+def fit(
+    single: dict[str, Any],
+    several: dict[str, Any] | None,
+    link: Link,
+    start: Calibration = CPU_START,
+) -> Calibration:
+    """`start` with the constants with which measured times come out.
+
+    Args:
+        single: of one rank: `gemm` from its prefill, `memory` from its TPOT.
+        several: of more ranks, if there is one: `skew_s` from its TPOT.
+        link: between ranks.
+        start: all other constants.
+    """
+    load, gemm, memory = load_of_result(single), start.gemm, start.memory
     for _ in range(ROUNDS):
-        speed = project(setting_of_result(result, link, calibration), load)
-        calibration = replace(
-            calibration,
-            gemm=calibration.gemm * speed.ttft / result["prefill_s"]["median"],
-            memory=calibration.memory * speed.tpot / result["tpot_s"]["median"],
-        )
-    fitted = {"gemm": calibration.gemm, "memory": calibration.memory}
-    source = f"{result['model']} at tp={result['engine']['tp']}"
-    return start.with_measured(fitted, source)
+        tried = replace(start, gemm=gemm, memory=memory)
+        speed = project(setting_of_result(single, link, tried), load)
+        gemm *= speed.ttft / single["prefill_s"]["median"]
+        memory *= speed.tpot / single["tpot_s"]["median"]
+    fitted = start.with_measured({"gemm": gemm, "memory": memory}, _name(single))
+    if several is None:
+        return fitted
+    speed = project(setting_of_result(several, link, fitted), load_of_result(several))
+    setting = setting_of_result(several, link, fitted)
+    n_sums = sum(each.layers for each in collectives_of(setting.config, setting.tp, setting.dtype))
+    skew = max(0.0, several["tpot_s"]["median"] - speed.tpot) / n_sums
+    return fitted.with_measured({"skew_s": skew}, f"{_name(single)}, {_name(several)}")
+
+
+def _name(result: dict[str, Any]) -> str:
+    return f"{result['model']} at tp={result['engine']['tp']}"
 
 
 def compare(
@@ -86,7 +106,11 @@ def compare(
     rows = []
     for result in results:
         speed = project(setting_of_result(result, link, calibration), load_of_result(result))
-        row: dict[str, Any] = {"model": result["model"], "tp": result["engine"]["tp"]}
+        row: dict[str, Any] = {
+            "model": result["model"],
+            "tp": result["engine"]["tp"],
+            "date": result["machine"].get("date"),
+        }
         for name, projected, key in (
             ("ttft", speed.ttft, "prefill_s"),
             ("tpot", speed.tpot, "tpot_s"),

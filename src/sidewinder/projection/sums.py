@@ -117,7 +117,9 @@ def sum_times(
             cost = wire.quantised(step.tokens, each.elements, dtype.itemsize, each.ranks, codec)
         else:
             cost = wire.exact(each.bytes * step.tokens, each.ranks)
-        times.append(SumTime(each.name, each.layers, *cost))
+        seconds, received, algorithm = cost
+        seconds += wire.calibration.skew_s
+        times.append(SumTime(each.name, each.layers, seconds, received, algorithm))
     return times
 
 

@@ -10,6 +10,7 @@ from sidewinder.projection.calibration import Calibration
 from sidewinder.projection.links import Link
 from sidewinder.projection.measured import compare, fit, load_of_result, setting_of_result
 from sidewinder.projection.model import project
+from tools.check_projection import fitted_results
 from tools.project_paper import TABLES, fill
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +29,8 @@ def test_the_committed_comparison_is_what_its_results_give():
     link = Link(
         "shared memory", "", report["link"]["gb_per_s"] * 1e9, report["link"]["exchange_us"] / 1e6
     )
-    rows = compare(report["results"], link, fit(report["results"][0], link))
+    rows = compare(report["results"], link, fit(*fitted_results(report["results"]), link))
+    assert fit(*fitted_results(report["results"]), link).skew_s == report["fitted"]["skew_s"]
     for now, then in zip(rows, report["rows"], strict=True):
         for name in ("ttft", "tpot"):
             assert now[name]["projected_s"] == pytest.approx(then[name]["projected_s"], rel=1e-3)
@@ -49,9 +51,11 @@ def result(name: str, tp: int, truth: Calibration) -> dict:
 
 def test_a_fit_finds_the_efficiencies_that_made_the_result():
     assert "mamba-130m" in SHAPES
-    truth = Calibration(gemm=0.62, memory=0.48, kernel_s=8e-6, host_s=4e-4)
+    truth = Calibration(gemm=0.62, memory=0.48, kernel_s=8e-6, host_s=4e-4, skew_s=3e-5)
     results = [result("mamba-130m", 1, truth), result("mamba-370m", 2, truth)]
-    fitted = fit(results[0], LINK)
+    fitted = fit(*results, LINK)
+    assert fitted.skew_s == pytest.approx(3e-5, rel=1e-3)
+    assert fit(results[0], None, LINK).skew_s == 0
     assert fitted.gemm == pytest.approx(0.62, rel=1e-3)
     assert fitted.memory == pytest.approx(0.48, rel=1e-3)
     for row in compare(results, LINK, fitted):
