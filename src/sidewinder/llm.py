@@ -157,11 +157,11 @@ class LLM:
         tokens = self.intake.tokens(text)
         if len(tokens) == 1:
             return ConversationState(tokens, None)
-        kept = self.engine.cache.keep_known(namespace_of(cache_salt), tokens[:-1])
+        namespace = namespace_of(cache_salt)
+        kept = self._dispatcher.with_cache(lambda own: own.keep_known(namespace, tokens[:-1]))
         if kept is None:
             call = self.intake.keeping(tokens[:-1], cache_salt)
             (kept,) = [part.kept for part in self._increments([call]) if part.kept is not None]
-        self._dispatcher.flush()
         return ConversationState(tokens, kept)
 
     def resume(
@@ -191,9 +191,9 @@ class LLM:
 
     def release(self, state: ConversationState) -> None:
         """Free the memory of a kept state; it must not be resumed any more."""
-        if state.kept is not None:
-            self.engine.cache.release(state.kept)
-            self._dispatcher.flush()
+        kept = state.kept
+        if kept is not None:
+            self._dispatcher.with_cache(lambda own: own.release(kept))
 
     def cache_stats(self) -> CacheStats:
         """Figures of the state cache."""

@@ -1,12 +1,16 @@
 """Shares one engine among callers: each gets the increments of its own requests."""
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
 
 from sidewinder.engine.engine import Engine
 from sidewinder.engine.intake import Call
 from sidewinder.engine.interrupt import interrupt_after
 from sidewinder.engine.outputs import Increment
+from sidewinder.state.cache.cache import StateCache
+
+Result = TypeVar("Result")
 
 
 class Dispatcher:
@@ -41,11 +45,17 @@ class Dispatcher:
         finally:
             self._drop(calls)
 
-    def flush(self) -> None:
-        """Have the ranks do now what is pending for kept states."""
+    def with_cache(self, function: Callable[[StateCache], Result]) -> Result:
+        """Call `function` between steps; the ranks have done what it asked for when this returns.
+
+        Raises:
+            RuntimeError: if the engine is closed, or a rank fails.
+        """
         with self._lock:
             self._check_open()
-            self._engine.flush()
+            result = function(self._engine.cache)
+            self._on_ranks(self._engine.flush)
+            return result
 
     def _add(self, calls: Sequence[Call]) -> None:
         with self._lock:
@@ -68,14 +78,21 @@ class Dispatcher:
             return found
 
     def _step(self) -> None:
+        def deliver() -> None:
+            # Inside, so that Ctrl-C loses nothing.
+            for increment in self._engine.step():
+                self._inbox[increment.request_id].append(increment)
+
+        self._on_ranks(deliver)
+
+    def _on_ranks(self, function: Callable[[], Result]) -> Result:
+        """Call a method of the engine; if it raises, the ranks' state is unknown."""
         with interrupt_after():
             try:
-                increments = self._engine.step()
+                return function()
             except BaseException as error:
                 self.closed = f"a step failed ({type(error).__name__}: {error})"
                 raise
-            for increment in increments:
-                self._inbox[increment.request_id].append(increment)
 
     def _drop(self, calls: Sequence[Call]) -> None:
         with self._lock:
