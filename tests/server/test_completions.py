@@ -192,3 +192,12 @@ def test_penalties_reach_the_sampler(client, name):
     fields = {"prompt": "ab", "temperature": 0, "max_tokens": 40}
     plain = post(client, **fields)["choices"][0]["text"]
     assert post(client, **fields, **{name: 2.0})["choices"][0]["text"] != plain
+
+
+def test_usage_so_far_in_every_event(client):
+    options = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    parts = events(client, **BASE, prompt="def", **options)
+    counts = [part["usage"]["completion_tokens"] for part in parts]
+    assert counts == sorted(counts)
+    assert counts[-1] == 12
+    assert len(set(counts)) > 2

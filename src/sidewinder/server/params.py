@@ -6,7 +6,13 @@ from dataclasses import dataclass, fields, replace
 from sidewinder.engine.inputs import Prompt
 from sidewinder.sampling import SamplingParams
 from sidewinder.server.errors import ApiError
-from sidewinder.server.schemas import ChatRequest, CompletionRequest, Message, Sampling
+from sidewinder.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    Message,
+    Sampling,
+    StreamOptions,
+)
 from sidewinder.server.structured import structured_output
 
 DEFAULT_COMPLETION_TOKENS = 16
@@ -25,6 +31,7 @@ class Generation:
         echo: put the prompt in front of the text.
         report_prompt: list `prompt_logprobs` in the reply.
         stream, include_usage: how to answer.
+        continuous_usage: usage so far in every event, where `include_usage` asks for it at all.
         cache_salt: states of prefixes are shared only among requests with the same one.
         priority: requests with a lower number go first.
     """
@@ -37,6 +44,7 @@ class Generation:
     report_prompt: bool = False
     stream: bool = False
     include_usage: bool = False
+    continuous_usage: bool = False
     cache_salt: str | None = None
     priority: int = 0
 
@@ -97,6 +105,7 @@ def _generation(
         raise ApiError(400, "stream_options needs stream: true", "stream_options")
     if body.prompt_logprobs is not None and body.stream:
         raise ApiError(400, "prompt_logprobs cannot be streamed", "prompt_logprobs")
+    streaming = body.stream_options or StreamOptions()
     return Generation(
         prompts=prompts,
         params=params,
@@ -105,7 +114,8 @@ def _generation(
         echo=echo,
         report_prompt=body.prompt_logprobs is not None,
         stream=bool(body.stream),
-        include_usage=body.stream_options is not None and body.stream_options.include_usage,
+        include_usage=streaming.include_usage,
+        continuous_usage=streaming.include_usage and streaming.continuous_usage_stats,
         cache_salt=body.cache_salt,
         priority=body.priority or 0,
     )

@@ -45,6 +45,7 @@ class StreamOptions(_Body):
     """What a stream tells besides text."""
 
     include_usage: Bool = False
+    continuous_usage_stats: Bool = False
 
 
 class JsonSchema(_Body):

@@ -124,7 +124,8 @@ class Service:
                 choice.take(increment)
                 part = reply.part(choice)
                 if part is not None:
-                    yield event(reply.chunk([part], None, with_usage))
+                    usage = reply.usage() if running.asked.continuous_usage else None
+                    yield event(reply.chunk([part], usage, with_usage))
         except EngineClosed as error:
             yield event(api_error(error).body())
             return

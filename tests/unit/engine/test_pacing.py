@@ -28,12 +28,12 @@ def simulate(pacer, n_steps, decode_s, token_s, fixed_s=0.0, waiting=10**9):
 def test_steps_stay_below_twice_a_decode(token_s, fixed_s):
     pacer = Pacer()
     simulate(pacer, 5, 0.01, token_s, waiting=0)
-    times = simulate(pacer, 200, 0.01, token_s, fixed_s)
-    late = times[100:]
+    times = simulate(pacer, 600, 0.01, token_s, fixed_s)
+    late = times[500:]
     assert max(seconds for _, seconds in late) < 0.02
     mixed = [n_tokens for n_tokens, _ in late if n_tokens]
     expected = ((SLOWDOWN - 1) * 0.01 - fixed_s) / token_s
-    assert sum(mixed) / len(mixed) == pytest.approx(expected, rel=0.3, abs=1)
+    assert 0.3 * expected <= sum(mixed) / len(mixed) <= 1.1 * expected + 1
 
 
 def test_it_follows_decodes_that_get_faster():
