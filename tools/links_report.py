@@ -32,14 +32,25 @@ def bits_per_second(rate: str) -> float:
     return next(float(rate.removesuffix(u)) * f for u, f in units.items() if rate.endswith(u))
 
 
+def way_of(row: Row) -> tuple[str, str]:
+    """Codec, and what is hidden."""
+    return row["all_reduce"], row["overlap"]
+
+
 class Run:
     """One link and one session: ways are compared only within it."""
 
     def __init__(self, session: Row, link: Row) -> None:
         self.session, self.link = session, link
         self.rate = bits_per_second(link["rate"])
-        self.engines = {(row["all_reduce"], row["overlap"]): row for row in link["engines"]}
+        self.engines = {way: self._mean(*way) for way in map(way_of, link["engines"])}
         self.plain = self.engines["exact", "none"]
+
+    def _mean(self, codec: str, overlap: str) -> Row:
+        """Of the runs of one way."""
+        rows = [row for row in self.link["engines"] if way_of(row) == (codec, overlap)]
+        numbers = ("total_s", "prefill_s", "decode_s", "sent_bytes")
+        return {name: sum(row[name] for row in rows) / len(rows) for name in numbers}
 
     @property
     def delta_bytes(self) -> float:
@@ -148,19 +159,16 @@ def draw(runs: list[Run], folder: Path) -> None:
 
 def main() -> None:
     sessions = json.loads(RESULTS.read_text())
-    by_part = {
-        part: [Run(session, link) for session in sessions[part] for link in session["links"]]
-        for part in ("codecs", "hiding")
-    }
+    runs = [Run(session, link) for session in sessions for link in session["links"]]
     body = "".join([
-        "**Messages alone**, two ranks, medians.\n\n", *transports(by_part["codecs"]),
-        "\n**Codecs**, nothing hidden.\n\n", *codecs(by_part["codecs"]),
-        "\n**Hidden sums**, exact unless said.\n\n", *hiding(by_part["hiding"]),
+        "**Messages alone**, two ranks, medians.\n\n", *transports(runs),
+        "\n**Codecs**, nothing hidden.\n\n", *codecs(runs),
+        "\n**Hidden sums**, exact unless said.\n\n", *hiding(runs),
     ])  # fmt: skip
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
     PAGE.write_text(before + BEGIN + body + END + rest.partition(END)[2])
-    draw(by_part["codecs"], ROOT / "docs" / "plots")
+    draw(runs, ROOT / "docs" / "plots")
 
 
 if __name__ == "__main__":

@@ -88,4 +88,5 @@ def _seconds(collectives: Tunable, size: int, one_shot_bytes: int) -> float:
         own.append(time.perf_counter() - started)
     mine = torch.tensor([own[1:]], dtype=torch.float64)
     everyone = collectives.all_gather(mine, [CALLS] * collectives.tp.size)
-    return statistics.median(everyone.view(-1, CALLS).amax(0).tolist())
+    slowest: list[float] = everyone.view(-1, CALLS).amax(0).tolist()
+    return statistics.median(slowest)
