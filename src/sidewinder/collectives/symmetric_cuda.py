@@ -68,7 +68,8 @@ class CudaPeers:
         self.n_bytes = BUFFER_BYTES
         self._store, self._group, self._device = store, group, device
         self._timeout_s, self._name = timeout_s, name
-        self._group_name = register_group(tp, store, group, device, name)
+        self._registered = register_group(tp, store, group, device, name)
+        self._group_name: str = self._registered.group_name
         memory: Any = _symmetric_memory
         shape = (self.n_bytes,)
         # An allocation of its own: `empty` would cut it from a pool, at some offset.
@@ -130,7 +131,7 @@ class CudaPeers:
 
     def close(self) -> None:
         self.buffers = []
-        self._handle, self._own = None, torch.empty(0)
+        self._handle, self._own, self._registered = None, torch.empty(0), None
 
 
 def backend_of(collectives: Collectives) -> Any:
@@ -143,10 +144,11 @@ def backend_of(collectives: Collectives) -> Any:
 
 def register_group(
     tp: TensorParallel, store: Any, backend: Any, device: torch.device, name: str
-) -> str:
-    """Make `backend` known to torch's operators, by a name; returns the name.
+) -> Any:
+    """Make `backend` known to torch's operators, by the returned group's `group_name`.
 
-    Only torch's table of names is touched, not its default group.
+    Keep the group as long as the name is needed: torch's table of names, which is all that is
+    touched here, does not hold it.
     """
     from torch._C import _distributed_c10d as private
 
@@ -164,7 +166,7 @@ def register_group(
     table._SymmetricMemory.set_group_info(
         unique, tp.rank, tp.size, c10d.PrefixStore(f"{unique}/memory", store)
     )
-    return unique
+    return group
 
 
 def with_symmetric_memory(
@@ -177,7 +179,7 @@ def with_symmetric_memory(
     peers, reason = None, ""
     try:
         peers = CudaPeers(inner.tp, store, backend_of(inner), device, name, timeout_s)
-    except (RuntimeError, ImportError, AttributeError) as error:
+    except (RuntimeError, ImportError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     mine = torch.tensor([int(peers is not None)], device=device)
     if peers is not None and int(inner.all_reduce(mine)) == inner.tp.size:
