@@ -8,6 +8,8 @@ from sidewinder.config import EngineConfig
 from sidewinder.engine.memory import (
     DEFAULT_LENGTH,
     PAGE_SIZE,
+    PoolSize,
+    fit_cache,
     fit_pool,
     free_bytes,
     gather_integer,
@@ -70,3 +72,26 @@ def test_integers_are_gathered_whole():
         3, lambda tp, ranks: gather_integer(2**62 + tp.rank, torch.device("cpu"), ranks)
     )
     assert values == [[2**62, 2**62 + 1, 2**62 + 2]] * 3
+
+
+def cache(free=1000 << 20, host=0, **options):
+    engine = EngineConfig("m", **{"device": "cpu"} | options)
+    return fit_cache(engine, PoolSize(4, 10, 16), 10, 160, free, host)
+
+
+def test_the_cache_takes_a_quarter_of_what_is_left():
+    found = cache()
+    assert found.device_bytes == 250 << 20
+    assert (found.host_bytes, found.state_bytes, found.token_bytes) == (0, 10, 10)
+    assert (found.interval, found.page_size) == (512, 16)
+    assert cache(free=-5).device_bytes == 0
+    assert cache(free=1 << 40, tp=2).device_bytes == 2 << 30, "4 GiB for all ranks of a CPU"
+    assert cache(free=1 << 40, host=400, device="cuda").host_bytes == 100
+
+
+def test_the_cache_takes_what_it_is_told():
+    assert cache(state_cache_bytes=77, state_cache_host_bytes=5).device_bytes == 77
+    assert cache(state_cache_host_bytes=5).host_bytes == 5
+    assert cache(state_cache_bytes=0).device_bytes == 0
+    with pytest.raises(ValueError, match="state_cache_bytes=2000 is more than"):
+        cache(free=1000, state_cache_bytes=2000)
