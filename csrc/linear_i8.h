@@ -11,12 +11,15 @@
 
 namespace sidewinder::SW_LEVEL {
 
+constexpr int64_t kFewRows = 2 * kTileX;
+
 struct I8Weights {
     using Element = int8_t;
     using X = float;
+    using Wide = F32Weights;
+    static constexpr int kParts = 1;
     static constexpr int64_t kStep = kLanes;
     static constexpr bool kDirect = false, kWidens = true;
-    static constexpr int tile_weights(int m) { return f32_tile_weights(m); }
     static void arrange(float* dst, const void* src, DType dtype, int64_t n) {
         load_row(dst, src, dtype, n);
     }
@@ -81,9 +84,10 @@ inline ShortRows round_rows(const LinearArgs& a) {
     return rows;
 }
 
-// out[r * kTileX + m] = dot products of M rows with R weights from `output` on.
+// out[r * kTileX + m] = dot products of M rows, from `row` on, with R weights from `output` on.
 template <int M, int R>
-inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t output, float* out) {
+inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t row, int64_t output,
+                       float* out) {
     constexpr int64_t kStep = 2 * kLanes;
     Vec sums[R][M];
     set_zero(sums);
@@ -108,7 +112,7 @@ inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t output, 
                 const ShortVec pairs = load_shorts(w + r * w_stride + k);
 #pragma GCC unroll 4
                 for (int m = 0; m < M; ++m) {
-                    const auto other = (ShortVec)load_raw(x.data + m * x.stride + begin + k);
+                    const auto other = (ShortVec)load_raw(x.data + (row + m) * x.stride + begin + k);
                     totals[r][m] += multiply_pairs(pairs, other);
                 }
             }
@@ -117,7 +121,8 @@ inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t output, 
         for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
             for (int m = 0; m < M; ++m) {
-                const Vec scale = splat(scales[r * a.scales.stride + g] * x.scales[m * x.groups + g]);
+                const float x_scale = x.scales[(row + m) * x.groups + g];
+                const Vec scale = splat(scales[r * a.scales.stride + g] * x_scale);
                 sums[r][m] = fma(__builtin_convertvector(totals[r][m], Vec), scale, sums[r][m]);
             }
         }
@@ -125,35 +130,41 @@ inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t output, 
     store_sums(sums, true, out);
 }
 
-template <int M>
-inline void short_outputs(const LinearArgs& a, const ShortRows& x, int64_t begin, int64_t end) {
-    constexpr int R = M == 1 ? 4 : 2;
-    for (int64_t o = begin; o < end;) {
-        const int64_t done = o + R <= end ? R : 1;
-        float out[R * kTileX];
-        if (done == R) short_tile<M, R>(a, x, o, out);
-        else short_tile<M, 1>(a, x, o, out);
-        for (int64_t r = 0; r < done; ++r) {
-            float bias[kLanes] = {}, y[kLanes];
-            load_optional_row(bias, a.bias, o + r, 1, 0.0f);
-            for (int m = 0; m < M; ++m) {
-                y[0] = out[r * kTileX + m] + bias[0];
-                store_row(at(a.y, m, o + r), a.y.dtype, y, 1);
-            }
+template <int M, int R>
+inline void short_outputs(const LinearArgs& a, const ShortRows& x, int64_t row, int64_t output) {
+    float out[R * kTileX];
+    short_tile<M, R>(a, x, row, output, out);
+    for (int64_t r = 0; r < R; ++r) {
+        float bias[kLanes], y[kLanes];
+        load_optional_row(bias, a.bias, output + r, 1, 0.0f);
+        for (int m = 0; m < M; ++m) {
+            y[0] = out[r * kTileX + m] + bias[0];
+            store_row(at(a.y, row + m, output + r), a.y.dtype, y, 1);
         }
-        o += done;
+    }
+}
+
+template <int R>
+inline void short_outputs(const LinearArgs& a, const ShortRows& x, int64_t output) {
+    for (int64_t row = 0; row < a.rows; row += kTileX) {
+        switch (smaller(kTileX, a.rows - row)) {
+            case 1: short_outputs<1, R>(a, x, row, output); break;
+            case 2: short_outputs<2, R>(a, x, row, output); break;
+            case 3: short_outputs<3, R>(a, x, row, output); break;
+            default: short_outputs<4, R>(a, x, row, output);
+        }
     }
 }
 
 inline void linear_i8_few_rows(const LinearArgs& a) {
     const ShortRows x = round_rows(a);
     parallel(a.outputs, 1 + (1 << 18) / a.inputs, [&](int64_t begin, int64_t end) {
-        switch (a.rows) {
-            case 1: return short_outputs<1>(a, x, begin, end);
-            case 2: return short_outputs<2>(a, x, begin, end);
-            case 3: return short_outputs<3>(a, x, begin, end);
-            default: return short_outputs<4>(a, x, begin, end);
+        int64_t o = begin;
+        if (a.rows == 1) {
+            for (; o + 4 <= end; o += 4) short_outputs<4>(a, x, o);
         }
+        for (; o + 2 <= end; o += 2) short_outputs<2>(a, x, o);
+        for (; o < end; ++o) short_outputs<1>(a, x, o);
     });
 }
 

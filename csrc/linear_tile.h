@@ -15,10 +15,10 @@ constexpr int kTileX = 4;       // rows of x in a full tile
 constexpr int64_t kDepth = 1024;  // inputs of one block: four rows of x stay in the first-level cache
 
 // A weight format: how a step of consecutive weights becomes `kParts` vectors that multiply the
-// same number of vectors of x. `arrange` lays out x to match; `tile_weights` is the number of weight
-// rows in a tile of m rows of x, as many as the registers hold. A format with `kDirect` can multiply
-// as it is stored; one with `kWidens` can be turned into F32Weights for the same x, which pays when
-// several blocks of rows use it.
+// same number of vectors of x. `arrange` lays out x to match, padded to whole steps; `tile_weights`
+// is the number of weight rows in a tile of m rows of x, as many as the registers hold. A format with
+// `kDirect` can multiply as it is stored; `widen` makes the format `Wide` of it, for the same x and
+// padded likewise, which pays when many rows use it (`kWidens`).
 constexpr int f32_tile_weights(int m) {
 #if defined(SW_AVX512)
     return m < 4 ? 8 : 6;
@@ -30,6 +30,7 @@ constexpr int f32_tile_weights(int m) {
 struct F32Weights {
     using Element = float;
     using X = float;
+    using Wide = F32Weights;
     static constexpr int kParts = 1;
     static constexpr int64_t kStep = kLanes;
     static constexpr bool kDirect = true, kWidens = false;
@@ -40,12 +41,16 @@ struct F32Weights {
     static void arrange(float* dst, const void* src, DType dtype, int64_t n) {
         load_row(dst, src, dtype, n);
     }
+    static void widen(float* dst, const LinearArgs& a, int64_t output, int64_t k, int64_t n) {
+        load_row(dst, at(a.weight, output, k), DType::f32, n);
+    }
 };
 
 // Two vectors per step: the even and the odd weights, each widened by one instruction.
 struct Bf16Weights {
     using Element = bf16;
     using X = float;
+    using Wide = F32Weights;
     static constexpr int kParts = 2;
     static constexpr int64_t kStep = 2 * kLanes;
     static constexpr bool kDirect = true, kWidens = true;
@@ -87,6 +92,7 @@ struct Bf16Weights {
 struct Bf16Pairs {
     using Element = bf16;
     using X = bf16;
+    using Wide = Bf16Pairs;
     static constexpr int kParts = 1;
     static constexpr int64_t kStep = 2 * kLanes;
     static constexpr bool kDirect = true, kWidens = false;
@@ -99,6 +105,9 @@ struct Bf16Pairs {
     static void arrange(bf16* dst, const void* src, DType, int64_t n) {
         std::memset(dst, 0, round_up(n, kStep) * sizeof(bf16));
         std::memcpy(dst, src, n * sizeof(bf16));
+    }
+    static void widen(float* dst, const LinearArgs& a, int64_t output, int64_t k, int64_t n) {
+        arrange(reinterpret_cast<bf16*>(dst), at(a.weight, output, k), DType::bf16, n);
     }
 };
 #endif
@@ -115,6 +124,9 @@ SW_INLINE void accumulate(const typename W::X* x, int64_t x_stride, const typena
                           int64_t stride, int64_t n, Vec (&sums)[R][M]) {
     constexpr int64_t kPartStep = W::kStep / W::kParts;
     for (int64_t k = 0; k < n; k += W::kStep) {
+        // The next tile's weights, in time: rows are too short for the processor to foresee them.
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) __builtin_prefetch(w + (R + r) * stride + k);
 #pragma GCC unroll 2
         for (int part = 0; part < W::kParts; ++part) {
             Vec weights[R];

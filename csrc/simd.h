@@ -168,6 +168,41 @@ inline Quad sum4(Vec a, Vec b, Vec c, Vec d) {
     return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 
+// a0 b0 a1 b1 ... of the lower and of the upper halves.
+#if defined(SW_AVX512)
+inline Vec interleave_low(Vec a, Vec b) {
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+inline Vec interleave_high(Vec a, Vec b) {
+    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15,
+                                   31);
+}
+#elif defined(SW_AVX2)
+inline Vec interleave_low(Vec a, Vec b) {
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+inline Vec interleave_high(Vec a, Vec b) {
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+#else
+inline Vec interleave_low(Vec a, Vec b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+inline Vec interleave_high(Vec a, Vec b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+#endif
+
+// Lane i of v[j] becomes lane j of v[i]: log2(kLanes) rounds of interleaving the two halves.
+inline void transpose(Vec (&v)[kLanes]) {
+#pragma GCC unroll 4
+    for (int round = 1; round < kLanes; round *= 2) {
+        Vec next[kLanes];
+#pragma GCC unroll 8
+        for (int i = 0; i < kLanes / 2; ++i) {
+            next[2 * i] = interleave_low(v[i], v[i + kLanes / 2]);
+            next[2 * i + 1] = interleave_high(v[i], v[i + kLanes / 2]);
+        }
+        std::memcpy(v, next, sizeof next);
+    }
+}
+
 // The odd bfloat16 values of a vector of pairs, widened.
 inline Vec odd_halves(IntVec pairs) {
 #if defined(SW_AVX2)

@@ -1,0 +1,349 @@
+// More rows than a tile of dot products takes: outer products, vectors along the rows of x.
+//
+// A weight is broadcast and multiplies a vector of rows, so that nothing is summed across lanes. The
+// additions of an output still happen in the order of a dot product (linear_tile.h): one chain for
+// each of its lanes, then the same tree over the lanes. A row's result is therefore the same in
+// every batch, to the bit.
+//
+// Units are what one lane of a dot product multiplies at once: a float32, or a pair of bfloat16.
+#pragma once
+
+#include "linear_tile.h"
+#include "thread_pool.h"
+
+namespace sidewinder::SW_LEVEL {
+
+constexpr int kMostVecs = 4;  // vectors of rows in a group
+constexpr int64_t kGroupRows = kMostVecs * kLanes;
+constexpr int64_t kPanelVecs = 4 * kMostVecs;   // of a panel: its sums stay in the second-level cache
+constexpr int64_t kArrangedRows = 512;          // rows of x that are arranged at once
+constexpr int64_t kOutputs = 12;                // of a block
+constexpr int64_t kBlocks = 4;                  // that use a chunk of x one after another
+constexpr int64_t kChunk = 256;                 // units: a block's weights stay in the first-level cache
+constexpr int64_t kSums = kOutputs * kGroupRows;
+
+// Weight rows of a tile of v vectors: as many as the registers hold. All divide kOutputs.
+constexpr int outer_weights(int v) {
+#if defined(SW_AVX512)
+    return v <= 2 ? 12 : 6;
+#else
+    return 12 / v;
+#endif
+}
+
+// sums[r * kGroupRows + m] (+)= one lane's products of R weight rows with V vectors of x. x is
+// [steps, V vectors]; a weight row is kChunk units, of which every kLanes-th is of this lane.
+template <class W, int V, int R>
+void outer_tile(const float* x, const float* weights, int64_t steps, bool first, float* sums) {
+    Vec totals[R][V];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) {
+            totals[r][v] = first ? splat(0.0f) : load(sums + r * kGroupRows + v * kLanes);
+        }
+    }
+    for (int64_t j = 0; j < steps; ++j) {
+        const float* unit = weights + j * kLanes;
+        const float* row = x + j * V * kLanes;
+        if constexpr (V >= R) {  // the fewer of the two stay in registers
+            Vec each[R];
+#pragma GCC unroll 12
+            for (int r = 0; r < R; ++r) each[r] = splat(unit[r * kChunk]);
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) {
+                const Vec rows = in_register(load(row + v * kLanes));
+#pragma GCC unroll 12
+                for (int r = 0; r < R; ++r) {
+                    totals[r][v] = W::multiply_add(each[r], rows, totals[r][v]);
+                }
+            }
+        } else {
+            Vec rows[V];
+#pragma GCC unroll 4
+            for (int v = 0; v < V; ++v) rows[v] = in_register(load(row + v * kLanes));
+#pragma GCC unroll 12
+            for (int r = 0; r < R; ++r) {
+                const Vec each = splat(unit[r * kChunk]);
+#pragma GCC unroll 4
+                for (int v = 0; v < V; ++v) {
+                    totals[r][v] = W::multiply_add(each, rows[v], totals[r][v]);
+                }
+            }
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) store(sums + r * kGroupRows + v * kLanes, totals[r][v]);
+    }
+}
+
+// The same for a block of outputs.
+template <class W, int V>
+inline void outer_block(const float* x, const float* weights, int64_t outputs, int64_t steps,
+                        bool first, float* sums) {
+    constexpr int R = outer_weights(V);
+    int64_t o = 0;
+    for (; o + R <= outputs; o += R) {
+        outer_tile<W, V, R>(x, weights + o * kChunk, steps, first, sums + o * kGroupRows);
+    }
+    for (; o < outputs; ++o) {
+        outer_tile<W, V, 1>(x, weights + o * kChunk, steps, first, sums + o * kGroupRows);
+    }
+}
+
+template <class W>
+inline void outer_block(int64_t vecs, const float* x, const float* weights, int64_t outputs,
+                        int64_t steps, bool first, float* sums) {
+    switch (vecs) {
+        case 1: return outer_block<W, 1>(x, weights, outputs, steps, first, sums);
+        case 2: return outer_block<W, 2>(x, weights, outputs, steps, first, sums);
+        case 3: return outer_block<W, 3>(x, weights, outputs, steps, first, sums);
+        default: return outer_block<W, 4>(x, weights, outputs, steps, first, sums);
+    }
+}
+
+// The sum over lanes in the order of `sum4`: halves are folded down to four lanes.
+SW_INLINE Vec tree_sum(const float* lanes, int64_t stride) {
+    Vec sums[kLanes];
+#pragma GCC unroll 16
+    for (int l = 0; l < kLanes; ++l) sums[l] = load(lanes + l * stride);
+#pragma GCC unroll 4
+    for (int half = kLanes / 2; half >= 4; half /= 2) {
+#pragma GCC unroll 8
+        for (int l = 0; l < half; ++l) sums[l] += sums[l + half];
+    }
+    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
+template <class W>
+constexpr int64_t kUnitElements = W::kStep / (W::kParts * kLanes);  // inputs in one unit
+
+template <class W>
+constexpr int64_t kChunkInputs = kChunk * kUnitElements<W>;
+
+// Some rows of x, arranged by chunk, group of rows, lane and step.
+struct Panel {
+    float* x;
+    int64_t first_row, rows;
+
+    int64_t vecs() const { return (rows + kLanes - 1) / kLanes; }
+    int64_t groups() const { return (vecs() + kMostVecs - 1) / kMostVecs; }
+    // Groups differ by one vector at most.
+    int64_t first_vec(int64_t group) const { return vecs() * group / groups(); }
+    int64_t group_vecs(int64_t group) const { return first_vec(group + 1) - first_vec(group); }
+    // Of a chunk with so many steps; only the last chunk may be shorter.
+    float* group_x(int64_t chunk, int64_t group, int64_t steps) const {
+        return x + (chunk * kChunk * vecs() + first_vec(group) * steps * kLanes) * kLanes;
+    }
+};
+
+// All rows that are arranged at once, divided into panels.
+struct Arranged {
+    float* x;
+    int64_t first_row, rows, chunks;
+
+    int64_t vecs() const { return (rows + kLanes - 1) / kLanes; }
+    int64_t panels() const { return (vecs() + kPanelVecs - 1) / kPanelVecs; }
+    Panel panel(int64_t index) const {
+        const int64_t first = vecs() * index / panels() * kLanes;
+        const int64_t end = smaller(vecs() * (index + 1) / panels() * kLanes, rows);
+        return {x + first * chunks * kChunk, first_row + first, end - first};
+    }
+};
+
+// A chunk of the inputs: n of them from k on, which are so many steps of every lane.
+struct Chunk {
+    int64_t k, n, steps;
+};
+
+template <class W>
+inline Chunk chunk_at(const LinearArgs& a, int64_t chunk) {
+    const int64_t k = chunk * kChunkInputs<W>, n = smaller(kChunkInputs<W>, a.inputs - k);
+    return {k, n, round_up(n, W::kStep) / (kUnitElements<W> * kLanes)};
+}
+
+template <class W>
+inline int64_t chunks_of(const LinearArgs& a) {
+    return (a.inputs + kChunkInputs<W> - 1) / kChunkInputs<W>;
+}
+
+// kLanes rows of x, from row `first` of the panel on, each unit to its lane and step.
+template <class W>
+inline void arrange_rows(const LinearArgs& a, const Panel& panel, const Chunk& chunk, int64_t first,
+                         int64_t width, float* x) {
+    alignas(64) float rows[kLanes][kChunk];
+    for (int64_t m = 0; m < kLanes; ++m) {
+        if (first + m < panel.rows) {
+            W::arrange(reinterpret_cast<typename W::X*>(rows[m]),
+                       at(a.x, panel.first_row + first + m, chunk.k), a.x.dtype, chunk.n);
+        } else {
+            zero(rows[m], chunk.steps * kLanes);
+        }
+    }
+    for (int64_t j = 0; j < chunk.steps; ++j) {
+        Vec square[kLanes];
+#pragma GCC unroll 16
+        for (int m = 0; m < kLanes; ++m) square[m] = load(rows[m] + j * kLanes);
+        transpose(square);
+#pragma GCC unroll 16
+        for (int l = 0; l < kLanes; ++l) store(x + (l * chunk.steps + j) * width, square[l]);
+    }
+}
+
+template <class W>
+inline void arrange_panel(const LinearArgs& a, const Panel& panel, int64_t index) {
+    const Chunk chunk = chunk_at<W>(a, index);
+    for (int64_t g = 0; g < panel.groups(); ++g) {
+        const int64_t first = panel.first_vec(g) * kLanes, width = panel.group_vecs(g) * kLanes;
+        float* x = panel.group_x(index, g, chunk.steps);
+        for (int64_t m = 0; m < width; m += kLanes) {
+            arrange_rows<W>(a, panel, chunk, first + m, width, x + m);
+        }
+    }
+}
+
+// Weights that are needed soon: some bytes of every row.
+struct Ahead {
+    const char* data;
+    int64_t rows, stride, bytes;
+
+    // A lane's share, so that the requests are spread over the work between.
+    void ask(int64_t lane) const {
+        for (int64_t byte = lane * 64; byte < bytes; byte += kLanes * 64) {
+            for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(data + r * stride + byte);
+        }
+    }
+};
+
+// The next chunk of a block, or after the last one the first chunk of the block `skip` rows on.
+template <class W>
+inline Ahead next_weights(const LinearArgs& a, int64_t output, int64_t outputs, int64_t index,
+                          int64_t skip) {
+    const bool last = index + 1 == chunks_of<W>(a);
+    const Chunk chunk = chunk_at<W>(a, last ? 0 : index + 1);
+    const int64_t row = output + (last ? skip : 0), size = element_size(a.weight.dtype);
+    const int64_t rows = larger(0, smaller(outputs, a.outputs - row));
+    return {static_cast<const char*>(at(a.weight, row, chunk.k)), rows, a.weight.stride * size,
+            chunk.n * size};
+}
+
+// Adds one chunk to the lanes' sums of a group, [kLanes, outputs, kGroupRows].
+template <class W>
+inline void add_chunk(const Panel& panel, int64_t index, int64_t group, int64_t steps,
+                      const float* weights, int64_t outputs, const Ahead& ahead, bool first,
+                      float* lanes) {
+    const int64_t vecs = panel.group_vecs(group);
+    const float* x = panel.group_x(index, group, steps);
+    for (int64_t l = 0; l < kLanes; ++l) {
+        if (group == 0) ahead.ask(l);
+        outer_block<W>(vecs, x + l * steps * vecs * kLanes, weights + l, outputs, steps, first,
+                       lanes + l * kSums);
+    }
+}
+
+// Rounds and stores a group's outputs; sums are [output, kGroupRows].
+inline void store_group(const LinearArgs& a, const Panel& panel, int64_t group, int64_t output,
+                        int64_t outputs, const float* bias, const float* sums) {
+    const int64_t first = panel.first_vec(group) * kLanes;
+    const int64_t rows = smaller(panel.group_vecs(group) * kLanes, panel.rows - first);
+    float row[kOutputs + kLanes];
+    for (int64_t m = 0; m < rows; ++m) {
+        for (int64_t o = 0; o < outputs; ++o) row[o] = sums[o * kGroupRows + m] + bias[o];
+        store_row(at(a.y, panel.first_row + first + m, output), a.y.dtype, row, outputs);
+    }
+}
+
+// sums (+)= the lanes' sums of a span, [outputs, kGroupRows].
+inline void add_span(const float* lanes, int64_t outputs, int64_t vecs, bool first, float* sums) {
+    for (int64_t o = 0; o < outputs; ++o) {
+        for (int64_t v = 0; v < vecs; ++v) {
+            const int64_t place = o * kGroupRows + v * kLanes;
+            const Vec total = tree_sum(lanes + place, kSums);
+            store(sums + place, first ? total : total + load(sums + place));
+        }
+    }
+}
+
+// A block's part in one chunk: all groups of the panel. `sums` are by group.
+template <class W>
+inline void add_block(const LinearArgs& a, const Panel& panel, int64_t index, int64_t output,
+                      int64_t outputs, int64_t skip, float* wide, float* lanes, float* sums) {
+    constexpr int64_t kSpanChunks = kDepth / kChunkInputs<W>;
+    const Chunk chunk = chunk_at<W>(a, index);
+    const bool begins = index % kSpanChunks == 0;
+    const bool ends = index % kSpanChunks == kSpanChunks - 1 || index == chunks_of<W>(a) - 1;
+    const Ahead ahead = next_weights<W>(a, output, outputs, index, skip);
+    for (int64_t o = 0; o < outputs; ++o) {
+        W::widen(wide + o * kChunk, a, output + o, chunk.k, chunk.n);
+    }
+    for (int64_t g = 0; g < panel.groups(); ++g) {
+        float* group_lanes = lanes + g * kLanes * kSums;
+        add_chunk<typename W::Wide>(panel, index, g, chunk.steps, wide, outputs, ahead, begins,
+                                    group_lanes);
+        if (ends) {
+            add_span(group_lanes, outputs, panel.group_vecs(g), index < kSpanChunks,
+                     sums + g * kSums);
+        }
+    }
+}
+
+// Up to kBlocks blocks of outputs for all rows of the panel.
+template <class W>
+inline void panel_outputs(const LinearArgs& a, const Panel& panel, int64_t begin, int64_t end) {
+    const int64_t groups = panel.groups(), blocks = (end - begin + kOutputs - 1) / kOutputs;
+    const int64_t floats = blocks * groups * (kLanes + 1) * kSums + kOutputs * kChunk;
+    float* wide = static_cast<float*>(scratch(Scratch::range, floats * sizeof(float)));
+    float* sums = wide + kOutputs * kChunk;
+    float* lanes = sums + blocks * groups * kSums;
+    auto outputs = [&](int64_t b) { return smaller(kOutputs, end - begin - b * kOutputs); };
+    for (int64_t c = 0; c < chunks_of<W>(a); ++c) {
+        for (int64_t b = 0; b < blocks; ++b) {
+            add_block<W>(a, panel, c, begin + b * kOutputs, outputs(b), end - begin, wide,
+                         lanes + b * groups * kLanes * kSums, sums + b * groups * kSums);
+        }
+    }
+    for (int64_t b = 0; b < blocks; ++b) {
+        float bias[kOutputs + kLanes];
+        load_optional_row(bias, a.bias, begin + b * kOutputs, outputs(b), 0.0f);
+        for (int64_t g = 0; g < groups; ++g) {
+            store_group(a, panel, g, begin + b * kOutputs, outputs(b), bias,
+                        sums + (b * groups + g) * kSums);
+        }
+    }
+}
+
+template <class W>
+inline void linear_arranged(const LinearArgs& a, const Arranged& x) {
+    parallel(x.panels() * x.chunks, 2, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            arrange_panel<W>(a, x.panel(i / x.chunks), i % x.chunks);
+        }
+    });
+    const int64_t blocks = (a.outputs + kOutputs - 1) / kOutputs;
+    const int64_t work = kOutputs * a.inputs * x.rows;
+    parallel(blocks, 1 + (1 << 17) / work, [&](int64_t begin, int64_t end) {
+        for (int64_t block = begin; block < end; block += kBlocks) {
+            const int64_t output = block * kOutputs;
+            const int64_t stop = smaller(smaller(block + kBlocks, end) * kOutputs, a.outputs);
+            for (int64_t p = 0; p < x.panels(); ++p) {
+                panel_outputs<W>(a, x.panel(p), output, stop);
+            }
+        }
+    });
+}
+
+template <class W>
+inline void linear_outer(const LinearArgs& a) {
+    const int64_t parts = (a.rows + kArrangedRows - 1) / kArrangedRows;
+    for (int64_t p = 0; p < parts; ++p) {
+        const int64_t first = a.rows * p / parts, rows = a.rows * (p + 1) / parts - first;
+        Arranged x{nullptr, first, rows, chunks_of<W>(a)};
+        const int64_t floats = x.chunks * kChunk * x.vecs() * kLanes;
+        x.x = static_cast<float*>(scratch(Scratch::call, floats * sizeof(float)));
+        linear_arranged<W>(a, x);
+    }
+}
+
+}  // namespace sidewinder::SW_LEVEL
