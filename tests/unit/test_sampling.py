@@ -300,6 +300,7 @@ def test_only_allowed_tokens_are_drawn(temperature):
         ({"regex": "a", "choice": ["b"]}, "regex, choice given"),
         ({"json": 3}, "not a JSON schema"),
         ({"json": "{"}, "not a JSON schema"),
+        ({"json": False}, "not a JSON schema"),
         ({"json": {"a": {1, 2}}}, "not a JSON schema"),
         ({"json_object": 1}, "json_object=1"),
         ({"regex": ""}, "regex=''"),

@@ -29,7 +29,7 @@ class Pacer:
         if self._decode_s is None or self._token_s is None:
             return 1
         allowed_s = (SLOWDOWN - 1) * self._decode_s
-        return max(1, int(allowed_s / max(self._token_s, 1e-9)))
+        return max(1, round(allowed_s / max(self._token_s, 1e-9)))
 
     def took(self, n_decodes: int, n_prompt_tokens: int, seconds: float) -> None:
         """A step ran so many decodes and prompt tokens in so many seconds."""
