@@ -17,8 +17,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "quantised-accuracy.json"
 PAGE = ROOT / "docs" / "quantised-all-reduce.md"
 BEGIN = "<!-- tools/quantised_report.py writes from here -->\n"
 END = "<!-- to here -->\n"
-AXES = "-axes"
-"""Ends the names of models whose residual stream was rotated onto its principal axes."""
+VARIANTS = ("-axes", "-float32")
+"""Ends the names of models with a residual stream along its principal axes, and in float32."""
 BITS = {"int8": 8.125, "int6": 6.5, "int4": 4.5}
 
 Row = dict[str, Any]
@@ -36,11 +36,7 @@ class Report:
 
     def plain(self) -> list[tuple[str, int]]:
         """Model and `tp` of the models as they were trained."""
-        return [place for place in self.places if not place[0].endswith(AXES)]
-
-    def outlying(self) -> list[tuple[str, int]]:
-        """Those with outliers made on purpose."""
-        return [place for place in self.places if place[0].endswith(AXES)]
+        return [place for place in self.places if not place[0].endswith(VARIANTS)]
 
 
 def change(row: Row) -> str:
@@ -103,7 +99,7 @@ def budget_table(report: Report) -> str:
     head = ["model", "tp", "budget", "chosen", "mean KL", "perplexity"]
     lines = []
     for (model, tp, _, name), row in sorted(report.rows.items()):
-        if name.startswith("kl ") and not model.endswith(AXES):
+        if name.startswith("kl ") and not model.endswith(VARIANTS):
             kl = f"{row['mean_kl']:.6f}"
             lines.append([model, str(tp), name.removeprefix("kl "), shares(row), kl, change(row)])
     return table(head, lines)
@@ -126,15 +122,15 @@ def rotation_table(report: Report) -> str:
 
 
 def sections(report: Report) -> Iterator[str]:
-    predicted = {row["predicted"] for row in report.rows.values()}
-    yield f"Each row is over {max(predicted):,} predictions.\n"
+    counts = sorted(row["predicted"] for row in report.rows.values())
+    yield f"Rows are over {counts[0]:,} to {counts[-1]:,} predictions each.\n"
     yield "**int8 and int6**, not rotated; where a part is exact, it is the most sensitive sums.\n"
     yield int8_table(report)
     yield "**int4.**\n"
     yield int4_table(report)
     yield "**Budgets** (`all_reduce_kl`), not rotated.\n"
     yield budget_table(report)
-    yield "**Rotation**: mean KL. `-axes` are models with outliers made on purpose.\n"
+    yield "**Rotation**: mean KL. `-axes` have outliers made on purpose.\n"
     yield rotation_table(report)
 
 
@@ -170,7 +166,7 @@ def draw_sensitivity(report: Report, folder: Path) -> None:
     from matplotlib import pyplot
 
     shown = [part for part in report.sensitivities
-             if part["tp"] == 4 and not part["model"].endswith(AXES)]  # fmt: skip
+             if part["tp"] == 4 and not part["model"].endswith(VARIANTS)]  # fmt: skip
     figure, grid = pyplot.subplots(
         1, len(shown), figsize=(9, 2.6), sharey=True, layout="constrained", squeeze=False
     )
