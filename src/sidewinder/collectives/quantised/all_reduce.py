@@ -17,7 +17,7 @@ from sidewinder.config import ModelConfig
 from sidewinder.ops.codec import Codec, decode, encode, reduce
 
 PIECE_BYTES = 512 * 1024
-"""Activations that travel as one message where messages travel by themselves."""
+"""Activations that travel as one message over TCP."""
 
 
 def quantised(inner: Collectives, policy: Policy, config: ModelConfig) -> Collectives:
@@ -72,7 +72,7 @@ class QuantisedCollectives(Collectives):
         if self.tp.size > 2:
             return self._start_two_shot(x, codec)
         rows = len(x)
-        if self.overlaps:
+        if self.overlaps and x.is_cpu:
             # One piece is encoded, or decoded, while another travels.
             rows = max(1, PIECE_BYTES // (x.shape[1] * x.element_size()))
         pieces = [self._start_one_shot(piece, codec) for piece in torch.split(x, rows)]
