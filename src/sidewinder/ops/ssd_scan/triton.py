@@ -16,6 +16,12 @@ PREFILL: tuple[tuning.Config, ...] = tuple(
     for chunk in (256, 128)
     for block_n, warps in [(64, 4), (32, 4), (64, 8), (128, 8)]
 )
+PREFILL_FLOAT32: tuple[tuning.Config, ...] = tuple(
+    {"chunk": chunk, "block_t": 32, "block_n": 32, "block_p": block_p, "num_warps": 4}
+    for chunk in (256, 128)
+    for block_p in (32, 64)
+)
+"""Without matrix units, larger tiles do not fit a thread's registers."""
 UPDATE: tuple[tuning.Config, ...] = tuple(
     {"block_p": block_p, "num_warps": warps}
     for block_p, warps in [(64, 4), (32, 4), (16, 2), (64, 8)]
@@ -81,8 +87,9 @@ def ssd_scan(
         ))  # fmt: skip
     if seqs.n_seqs > seqs.n_decodes:
         key = (*sizes, tuning.bucket(seqs.n_tokens), tuning.bucket(seqs.n_seqs))
+        candidates = PREFILL_FLOAT32 if x.dtype == torch.float32 else PREFILL
         _prefill(arguments, tuning.choose(
-            "ssd_prefill", key, PREFILL, lambda config: _prefill(arguments, config), (state,)
+            "ssd_prefill", key, candidates, lambda config: _prefill(arguments, config), (state,)
         ))  # fmt: skip
     return y
 
