@@ -21,7 +21,7 @@ MAX_CACHED = 64
 """Compiled grammars that are kept for the next request with the same one."""
 
 BLANKS = r"[\x20\x0A\x0D\x09]{1,20}"
-"""Between the parts of JSON, at most so many: a weak model must not fill its whole text with them."""
+"""Between parts of JSON, at most so many: a weak model must not fill its text with them."""
 
 MAX_LEXER_STATES = 20_000
 """Of one grammar; a state takes 1 to 2 kB."""

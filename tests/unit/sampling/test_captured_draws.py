@@ -53,7 +53,7 @@ def test_draws_are_the_definition_s(tp, ties):
     bits = [uniform_bits(index, 3) for index in range(len(params))]
     sizes = tuple(share.size for share in split_units(vocab, tp))
 
-    def run(rank, collectives):
+    def run(_, collectives):
         shard = VocabShard(sizes, collectives)
         mine = logits[:, shard.start : shard.start + shard.size]
         return draw_tokens(mine, shard, inputs_of(params, bits, vocab)).tolist()
