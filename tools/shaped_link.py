@@ -145,11 +145,10 @@ def _run_all(args: argparse.Namespace) -> int:
             rank.hear()
         _join(args, [rank.process.pid for rank in ranks])
         for word in ("links", "go"):
-            for rank in ranks:
-                rank.say(word)
             started = time.monotonic()
-            reports = [rank.hear() for rank in ranks]
+            _ask(ranks, word)
         seconds = time.monotonic() - started
+        reports = _ask(ranks, "report")
     finally:
         for rank in ranks:
             rank.process.kill()
@@ -158,6 +157,13 @@ def _run_all(args: argparse.Namespace) -> int:
     summary = {"ranks": args.ranks, "rate": args.rate, "delay_ms": args.delay_ms}
     print(json.dumps(summary | {"seconds": seconds, "links": rows}), flush=True)
     return next((int(row["status"]) for row in rows if row["status"] != 0), 0)
+
+
+def _ask(ranks: Sequence[Rank], word: str) -> list[str]:
+    """Say `word` to all launchers; what each answers."""
+    for rank in ranks:
+        rank.say(word)
+    return [rank.hear() for rank in ranks]
 
 
 def _join(args: argparse.Namespace, pids: Sequence[int]) -> None:
@@ -215,6 +221,9 @@ def _run_rank(args: argparse.Namespace) -> int:
     status = subprocess.run(
         args.command, env=_environment(args), preexec_fn=partial(_settle, args), check=False
     ).returncode
+    # The kernel may still be sending what the command left; once all have ended it has sent it.
+    print("done", file=line, flush=True)
+    line.readline()
     sent, received = (now - then for now, then in zip(interface_bytes(LINK), before, strict=True))
     report = {"status": status, "sent_bytes": sent, "received_bytes": received}
     print(json.dumps(report), file=line, flush=True)
