@@ -38,6 +38,8 @@ class HeadScan:
 
     def __init__(self, piece: HeadPiece, config: ModelConfig, weights: Weights) -> None:
         self.channels = channels = slice(piece.start, piece.stop)
+        # One head over all local channels, as most models have: nothing to cut at each step.
+        self.is_whole = channels == slice(0, weights["D"].shape[0])
         self.sizes = [config.dt_rank, config.d_state, config.d_state]
         self.norm_eps = config.mixer_norm_eps
         self.x_proj = weights["x_proj.weight"][:, channels]
@@ -48,26 +50,28 @@ class HeadScan:
 
     def project(self, x: Tensor) -> Tensor:
         """This piece's term of its head's `dt, B, C`: `[T, R + 2N]` from all local channels."""
-        return linear(x[:, self.channels], self.x_proj)
+        return linear(self._mine(x), self.x_proj)
 
     def scan(self, x: Tensor, z: Tensor, dt_b_c: Tensor, state: Tensor, seqs: Sequences) -> Tensor:
         """Gated outputs `[T, channels of the piece]`; `x, z, state` hold all local channels."""
         dt, B, C = torch.split(dt_b_c, self.sizes, dim=-1)
         if self.norm_eps is not None:
             dt, B, C = (rms_norm(part, None, self.norm_eps) for part in (dt, B, C))
-        mine = self.channels
         return selective_scan(
-            x[:, mine],
+            self._mine(x),
             linear(dt, self.dt_proj),
             self.A,
             B,
             C,
             self.D,
-            z[:, mine],
+            self._mine(z),
             self.dt_bias,
-            state[:, :, mine],
+            self._mine(state),
             seqs,
         )
+
+    def _mine(self, channels_last: Tensor) -> Tensor:
+        return channels_last if self.is_whole else channels_last[..., self.channels]
 
 
 class Mamba1Mixer:
