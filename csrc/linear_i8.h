@@ -105,6 +105,13 @@ inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t row, int
             w = tail;
             w_stride = kMaxGroup;
         }
+        // The next tile's weights, in time: rows are too short for the processor to foresee them.
+        for (int64_t byte = 0; byte < count; byte += 64) {
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+                __builtin_prefetch(weights + (R + r) * a.weight.stride + begin + byte);
+            }
+        }
         IntVec totals[R][M] = {};
         for (int64_t k = 0; k < count; k += kStep) {
 #pragma GCC unroll 8
