@@ -62,20 +62,21 @@ class CudaPeers:
         name: str,
         timeout_s: float,
     ) -> None:
-        from torch.distributed import _symmetric_memory
-
         cuda.set_device(device)
         self.n_bytes = BUFFER_BYTES
         self._store, self._group, self._device = store, group, device
         self._timeout_s, self._name = timeout_s, name
         self._registered = register_group(tp, store, group, device, name)
         self._group_name: str = self._registered.group_name
-        memory: Any = _symmetric_memory
+        from torch._C import _distributed_c10d as private
+
+        # torch's own wrappers: `empty` would cut the buffer from a pool, at some offset, and up to
+        # torch 2.10 `rendezvous` refuses a group that torch's table of groups does not hold.
+        memory: Any = private
         shape = (self.n_bytes,)
-        # An allocation of its own: `empty` would cut it from a pool, at some offset.
         allocate = memory._SymmetricMemory.empty_strided_p2p
         self._own: Tensor = allocate(shape, (1,), torch.uint8, device)
-        self._handle: Any = memory.rendezvous(self._own, self._group_name)
+        self._handle: Any = memory._SymmetricMemory.rendezvous(self._own, self._group_name)
         self.buffers: Sequence[Tensor] = [
             self._handle.get_buffer(rank, shape, torch.uint8) for rank in range(tp.size)
         ]
@@ -179,7 +180,7 @@ def with_symmetric_memory(
     peers, reason = None, ""
     try:
         peers = CudaPeers(inner.tp, store, backend_of(inner), device, name, timeout_s)
-    except (RuntimeError, ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # A private interface: whatever it raises, sums go the other way.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     mine = torch.tensor([int(peers is not None)], device=device)
     if peers is not None and int(inner.all_reduce(mine)) == inner.tp.size:
