@@ -41,6 +41,9 @@ QUEUE_MS = 50
 BURST_S = 200e-6
 LEAST_BURST = 64 * 1024
 """What may pass at once: time at the rate, but one of the kernel's largest packets at least."""
+SEGMENT = 32 * 1024
+"""The kernel's packets: it cuts a stream into Ethernet frames as late as it can, as with a network
+card that does so. The bucket would cut what is larger than a burst, at a high price per frame."""
 
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
@@ -210,7 +213,7 @@ def _run_rank(args: argparse.Namespace) -> int:
     try:
         _run("ip", "link", "set", "lo", "up")
         _run("ip", "address", "add", f"{SUBNET}.{args.rank + 1}/24", "dev", LINK)
-        _run("ip", "link", "set", LINK, "up")
+        _run("ip", "link", "set", LINK, "gso_max_size", str(SEGMENT), "up")
         _shape(LINK, args.rate, args.delay_ms)
     except Refusal as refusal:
         print(f"shaped_link: {refusal}", file=sys.stderr)

@@ -272,6 +272,7 @@ class LLM:
             "kv_cache_bytes": report.pool.n_pages * max(report.page_bytes),
             "collectives": report.collectives,
             "collectives_per_token": report.collectives_per_step,
+            "collectives_wait_s": report.waited_s,
         }
 
     @property

@@ -88,6 +88,11 @@ class Collectives(Protocol):
         """
         return self
 
+    @property
+    def waited_s(self) -> float:
+        """Seconds that this rank has waited for other ranks' messages; 0 where nobody counts."""
+        return 0.0
+
     def is_exact(self, site: str) -> bool:  # noqa: ARG002
         """Whether `all_reduce_delta` is `all_reduce` at this site."""
         return True

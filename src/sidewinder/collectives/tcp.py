@@ -1,6 +1,7 @@
 """Collectives between hosts over TCP sockets (native code, `csrc/tcp_group.h`)."""
 
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ class Links:
         self.group: Any = native.TcpGroup(fds, tp.rank, timeout_s, SPIN_US if own_cores else 0)
         self.bulk = self if bulk is None else Links(tp, bulk, timeout_s)
         self._held: dict[int, object] = {}
+        self.waited_s = 0.0
 
     def post(self, members: Sequence[int], out: Sequence[Tensor], into: Sequence[Tensor]) -> int:
         """Begin to send `out[i]` to rank `members[i]` and to receive `into[i]` from it; a ticket.
@@ -64,7 +66,9 @@ class Links:
 
     def wait(self, ticket: int) -> None:
         """Return when the exchange is complete."""
+        started = time.perf_counter()
         self.group.wait(ticket)
+        self.waited_s += time.perf_counter() - started
         del self._held[ticket]
 
     def close(self) -> None:
@@ -115,8 +119,11 @@ class TcpCollectives(Collectives):
     @property
     def bytes_sent(self) -> int:
         """Bytes that this rank has given to its sockets so far."""
-        lanes = {self._links, self._links.bulk}
-        return sum(int(links.group.bytes_sent) for links in lanes)
+        return sum(int(links.group.bytes_sent) for links in self._lanes)
+
+    @property
+    def waited_s(self) -> float:
+        return sum(links.waited_s for links in self._lanes)
 
     def bulk(self) -> "TcpCollectives":
         if self._links.bulk is self._links:
@@ -240,6 +247,10 @@ class TcpCollectives(Collectives):
     def close(self) -> None:
         if self._owns_links:
             self._links.close()
+
+    @property
+    def _lanes(self) -> set[Links]:
+        return {self._links, self._links.bulk}
 
     @property
     def _ranks(self) -> range:

@@ -54,6 +54,10 @@ class CountedCollectives(Collectives):
         self._count()
         return self._inner.start_all_to_all(x)
 
+    @property
+    def waited_s(self) -> float:
+        return self._inner.waited_s
+
     def is_exact(self, site: str) -> bool:
         return self._inner.is_exact(site)
 

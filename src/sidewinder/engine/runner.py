@@ -46,7 +46,7 @@ LOGITS_PER_BLOCK = 1 << 24
 
 @dataclass(frozen=True)
 class RunnerReport:
-    """What the ranks hold and how they talk; the same on every rank.
+    """What the ranks hold and how they talk; the same on every rank, but for `waited_s`.
 
     Attributes:
         pool: slots and KV pages of every rank.
@@ -57,6 +57,8 @@ class RunnerReport:
         page_bytes: of one KV page, on every rank.
         collectives: the path that messages take.
         collectives_per_step: collectives of the last step that only decoded; None before one.
+        waited_s: seconds that this rank has waited for messages; 0 where the transport does not
+            count them (only TCP does).
     """
 
     pool: PoolSize
@@ -68,6 +70,7 @@ class RunnerReport:
     page_bytes: tuple[int, ...]
     collectives: str
     collectives_per_step: int | None = None
+    waited_s: float = 0.0
 
 
 def build_runner(
@@ -238,7 +241,7 @@ class Runner:
 
     def report(self) -> RunnerReport:
         """What the ranks hold and how they talk."""
-        return self._report
+        return replace(self._report, waited_s=self.model.collectives.waited_s)
 
     def agree(self, value: int) -> int:
         """Rank 0's `value` (below 2**63), on every rank."""

@@ -24,13 +24,19 @@ pytestmark = pytest.mark.skipif(native is None, reason="native module not built"
 SITE = "layers.0.mixer.out_proj"
 
 
-def make_groups(size, timeout_s=60.0):
+def make_mesh(size):
     mesh = [[None] * size for _ in range(size)]
     for a in range(size):
         for b in range(a):
             mesh[a][b], mesh[b][a] = socket.socketpair()
+    return mesh
+
+
+def make_groups(size, timeout_s=60.0, bulk=False):
+    mesh, second = make_mesh(size), make_mesh(size) if bulk else [None] * size
     ranks = [TensorParallel(rank, size) for rank in range(size)]
-    return [TcpCollectives(tp, Links(tp, mesh[tp.rank], timeout_s)) for tp in ranks]
+    links = [Links(tp, mesh[tp.rank], timeout_s, bulk=second[tp.rank]) for tp in ranks]
+    return [TcpCollectives(tp, links[tp.rank]) for tp in ranks]
 
 
 def on_ranks(size, function):
@@ -126,6 +132,24 @@ def test_what_was_started_arrives_while_nobody_waits():
 
     for result in on_ranks(2, rank):
         assert torch.equal(result, sum_in_rank_order(parts))
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_waiting_is_counted_on_all_connections(bulk):
+    groups = make_groups(2, bulk=bulk)
+    early, late = groups
+    sums = [QuantisedCollectives(group, policy_of("int8")) for group in groups]
+    pending = sums[0].start_all_reduce_delta(torch.ones(1, 128), SITE, 0)
+    assert sums[0].waited_s == 0.0, "starting is not waiting"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(pending.wait)
+        assert not waiting.done()
+        sums[1].all_reduce_delta(torch.ones(1, 128), SITE, 0)
+        assert torch.equal(waiting.result(), torch.full((1, 128), 2.0))
+    assert sums[0].waited_s == early.waited_s > 0.0
+    assert late.waited_s > 0.0
+    for group in groups:
+        group.close()
 
 
 @pytest.mark.parametrize("size", [2, 3])

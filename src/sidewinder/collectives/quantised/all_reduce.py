@@ -102,6 +102,10 @@ class QuantisedCollectives(Collectives):
         """Every rank's `[1, bytes]`, end to end."""
         return self._bulk.start_all_gather(message, [message.shape[1]] * self.tp.size)
 
+    @property
+    def waited_s(self) -> float:
+        return self._inner.waited_s
+
     def start_all_reduce(self, x: Tensor) -> Pending:
         return self._inner.start_all_reduce(x)
 
