@@ -165,7 +165,7 @@ def linear(x: Tensor, weight: Tensor | Int8Weight, bias: Tensor | None = None) -
         y = torch.empty(x.shape[0], weight.values.shape[0], dtype=x.dtype)
         _native.linear(x, weight.values, weight.scales, bias, y, weight.group_size)
         return y
-    if x.shape[0] > _most_rows(weight.dtype):
+    if x.dtype == weight.dtype and x.shape[0] > _most_rows(weight.dtype):
         return torch_linear.linear(x, weight, bias)
     y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype)
     _native.linear(x, weight, None, bias, y)
@@ -183,7 +183,8 @@ _MOST_ROWS: dict[torch.dtype, float] = {}
 def _register() -> None:
     _native.set_tensor_type(Tensor, Tensor.__dlpack_c_exchange_api__)
     fast_bf16 = isa() == "avx512_bf16"
-    _MOST_ROWS[torch.float32] = SMALL_ROWS
+    # With wide vectors float32 always runs here: then a row is the same in every batch.
+    _MOST_ROWS[torch.float32] = SMALL_ROWS if isa() == "portable" else math.inf
     _MOST_ROWS[torch.bfloat16] = SMALL_ROWS if fast_bf16 else math.inf
     conv_operator.register("native", causal_conv1d)
     selective_scan_operator.register("native", selective_scan)
