@@ -37,6 +37,8 @@ def source_of(launch: Launch) -> ASTSource:
             constants[name] = 1
         else:
             types[name] = "i64" if abs(value) >= 2**31 else "i32"
+            if value % 16 == 0 and not launch.kernel.params[index].do_not_specialize:
+                attributes[(index,)] = [["tt.divisibility", 16]]
     types |= dict.fromkeys(constants, "constexpr")
     return ASTSource(launch.kernel, {n: types[n] for n in names}, constants, attributes)
 

@@ -11,14 +11,17 @@ from sidewinder.ops.selective_scan import kernels
 from sidewinder.state.batch import Sequences
 
 PREFILL: tuple[tuning.Config, ...] = tuple(
-    {"chunk": chunk, "block_d": block_d, "num_warps": warps}
-    for block_d, warps in [(64, 1), (32, 1), (128, 2), (128, 1)]
-    for chunk in (256, 128, 512, 1024)
+    {"chunk": chunk, "block_d": block_d, "num_warps": 1}
+    for chunk in (128, 256, 64, 512)
+    for block_d in (64, 128, 32)
 )
+"""More, shorter chunks share the multiprocessors evenly; longer ones pass fewer states on."""
 UPDATE: tuple[tuning.Config, ...] = tuple(
     {"block_d": block_d, "num_warps": warps}
     for block_d, warps in [(64, 1), (32, 1), (128, 2), (128, 4), (256, 4)]
 )
+PASS_BLOCK = 128
+"""Channels of a program that passes states on: 4 a thread."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ def _update(a: _Arguments, config: tuning.Config) -> None:
         kernels.update,
         (a.seqs.n_decodes, blocks(channels, config["block_d"])),
         *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), *_rows(a.C), a.D, *_rows(a.z),
-        a.dt_bias, *a.slots, a.seqs.slots, a.fresh, a.y, states, channels,
-        BLOCK_N=power_of_two(states), BLOCK_D=config["block_d"], num_warps=config["num_warps"],
+        a.dt_bias, *a.slots, a.seqs.slots, a.fresh, a.y, channels,
+        STATES=states, BLOCK_N=power_of_two(states), **_block(config),
     )  # fmt: skip
 
 
@@ -97,12 +100,11 @@ def _prefill(a: _Arguments, config: tuning.Config) -> None:
     seqs, chunk = a.seqs, config["chunk"]
     first, n_chunks = seqs.n_decodes, chunks_bound(seqs, chunk)
     d_blocks = blocks(channels, config["block_d"])
+    fixed = {"STATES": states, "CHUNK": chunk, "BLOCK_S": power_of_two(seqs.n_seqs - first)}
     constants = {
-        "CHUNK": chunk,
+        **fixed,
         "BLOCK_N": power_of_two(states),
-        "BLOCK_D": config["block_d"],
-        "BLOCK_S": power_of_two(seqs.n_seqs - first),
-        "num_warps": config["num_warps"],
+        **_block(config),
     }
     starts = None
     if seqs.n_tokens - first > chunk:
@@ -112,21 +114,27 @@ def _prefill(a: _Arguments, config: tuning.Config) -> None:
             kernels.chunk_ends,
             (n_chunks, d_blocks),
             *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), a.dt_bias, seqs.cu_seqlens,
-            starts, sums, states, channels, first, seqs.n_seqs, **constants,
+            starts, sums, channels, first, seqs.n_seqs, **constants,
         )  # fmt: skip
         launch(
             kernels.pass_states,
-            (seqs.n_seqs - first, d_blocks),
+            (seqs.n_seqs - first, blocks(channels, PASS_BLOCK), states),
             *_rows(a.A), *a.slots, seqs.cu_seqlens, seqs.slots, a.fresh, starts, sums,
-            states, channels, first, **constants,
+            channels, first, **fixed, BLOCK_D=PASS_BLOCK, num_warps=1,
         )  # fmt: skip
     launch(
         kernels.finish,
         (n_chunks, d_blocks),
         *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), *_rows(a.C), a.D, *_rows(a.z),
         a.dt_bias, *a.slots, seqs.cu_seqlens, seqs.slots, a.fresh, starts, a.y,
-        states, channels, first, seqs.n_seqs, **constants,
+        channels, first, seqs.n_seqs, **constants,
     )  # fmt: skip
+
+
+def _block(config: tuning.Config) -> dict[str, int]:
+    """Channels of a program and of a thread."""
+    block, warps = config["block_d"], config["num_warps"]
+    return {"BLOCK_D": block, "EACH": max(1, block // (32 * warps)), "num_warps": warps}
 
 
 def _rows(x: Tensor | None) -> tuple[Tensor | None, int]:
