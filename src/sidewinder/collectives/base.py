@@ -13,10 +13,38 @@ class Pending:
 
     Args:
         finish: what `wait` does; it returns the result.
+        advance: what `advance` does, any number of times before `finish`.
     """
 
-    def __init__(self, finish: Callable[[], Tensor]) -> None:
+    def __init__(
+        self, finish: Callable[[], Tensor], advance: Callable[[], None] | None = None
+    ) -> None:
         self._finish = finish
+        self._advance = advance
+
+    @staticmethod
+    def in_two(step: Callable[[], "Pending"]) -> "Pending":
+        """A result of two exchanges: `step` waits for the first and starts the second."""
+        second: list[Pending] = []
+
+        def advance() -> None:
+            if not second:
+                second.append(step())
+
+        def finish() -> Tensor:
+            advance()
+            return second[0].wait()
+
+        return Pending(finish, advance)
+
+    def advance(self) -> None:
+        """Start what can follow now: of two exchanges the second, which waits for the first.
+
+        For the middle of what the result is hidden behind. Every rank advances at the same place;
+        who never does pays for the second exchange in `wait`.
+        """
+        if self._advance is not None:
+            self._advance()
 
     def wait(self) -> Tensor:
         """The result, the same bits as of the verb that does not only start."""
@@ -24,7 +52,7 @@ class Pending:
 
     def then(self, change: Callable[[Tensor], Tensor]) -> "Pending":
         """The changed result; the change is made when it is waited for."""
-        return Pending(lambda: change(self._finish()))
+        return Pending(lambda: change(self._finish()), self._advance)
 
     @staticmethod
     def done(result: Tensor) -> "Pending":

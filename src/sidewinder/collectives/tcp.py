@@ -174,13 +174,18 @@ class TcpCollectives(Collectives):
         parts = [mine if rank == self.tp.rank else torch.empty_like(mine) for rank in self._ranks]
         ticket = self._post(stripes, parts)
 
-        def finish() -> Tensor:
+        def exchange_sums() -> Pending:
             self._wait("all_reduce", ticket)
             _sum_into(mine, parts)
-            self._wait("all_reduce", self._post([mine] * self.tp.size, stripes))
-            return x
+            sums = self._post([mine] * self.tp.size, stripes)
 
-        return Pending(finish)
+            def finish() -> Tensor:
+                self._wait("all_reduce", sums)
+                return x
+
+            return Pending(finish)
+
+        return Pending.in_two(exchange_sums)
 
     def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         return self.start_all_gather(x, sizes).wait()

@@ -116,7 +116,7 @@ class OneGroupOutput:
             )
         total = self.out_proj.start_sum(partial, seqs)
         squares = collectives.start_all_reduce(mean_square)
-        return Pending(lambda: self._delta(total.wait(), squares.wait()))
+        return Pending(lambda: self._delta(total.wait(), squares.wait()), total.advance)
 
     def _delta(self, total: Tensor, mean_square: Tensor) -> Tensor:
         delta = total.float() * torch.rsqrt(mean_square + self.eps)

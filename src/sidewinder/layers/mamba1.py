@@ -10,13 +10,15 @@ A *head* has its own dt, B and C. Mamba and Falcon-Mamba have one; Zamba has sev
 holds whole heads, a part of one, or pieces of neighbours (`LocalDims.head_pieces`).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
-from sidewinder.layers.overlap import PLAIN, Overlap
+from sidewinder.layers.overlap import PLAIN, Overlap, nothing
 from sidewinder.layers.weights import Weights
 from sidewinder.ops.causal_conv1d import causal_conv1d
 from sidewinder.ops.linear import linear
@@ -110,20 +112,34 @@ class Mamba1Mixer:
         """The layer's delta `[T, d_model]` from the normed `hidden` `[T, d_model]`."""
         return self.out_proj(self._scanned(hidden, state, seqs), seqs)
 
-    def start(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Pending:
-        """The call, with the sum of its delta begun."""
-        return self.out_proj.start(self._scanned(hidden, state, seqs), seqs)
+    def start(
+        self,
+        hidden: Tensor,
+        state: LayerState,
+        seqs: Sequences,
+        midway: Callable[[], None] = nothing,
+    ) -> Pending:
+        """The call, with the sum of its delta begun; does `midway` about half way there."""
+        return self.out_proj.start(self._scanned(hidden, state, seqs, midway), seqs)
 
-    def _scanned(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Tensor:
+    def _scanned(
+        self,
+        hidden: Tensor,
+        state: LayerState,
+        seqs: Sequences,
+        midway: Callable[[], None] = nothing,
+    ) -> Tensor:
         """The gated outputs of this rank's channels, `[T, d_inner_local]`."""
         x_half, z_half = slice(0, self.d_inner_local), slice(self.d_inner_local, None)
         if self.hides_x_proj:
             x = self._convolved(self.in_proj.outputs(hidden, x_half), state, seqs)
             pending = self.head_collectives.start_all_reduce(self._packed(self._terms(x)))
+            midway()
             z = self.in_proj.outputs(hidden, z_half)
             parameters = pending.wait().unbind(0)
         else:
             projected = self.in_proj(hidden)
+            midway()
             z = projected[:, z_half]
             x = self._convolved(projected[:, x_half], state, seqs)
             parameters = self._summed(self._terms(x))

@@ -6,6 +6,8 @@ y    = scan(x, dt, B, C)
 out  = out_proj(norm(y, z))           summed over all ranks
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.gated_output import gated_output
 from sidewinder.layers.linear import ColumnParallelLinear
+from sidewinder.layers.overlap import nothing
 from sidewinder.layers.weights import Weights
 from sidewinder.ops.causal_conv1d import causal_conv1d
 from sidewinder.ops.ssd_scan import ssd_scan
@@ -52,13 +55,26 @@ class Mamba2Mixer:
         """The layer's delta `[T, d_model]` from the normed `hidden` `[T, d_model]`."""
         return self.output(*self._scanned(hidden, state, seqs), seqs)
 
-    def start(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Pending:
-        """The call, with the sum of its delta begun."""
-        return self.output.start(*self._scanned(hidden, state, seqs), seqs)
+    def start(
+        self,
+        hidden: Tensor,
+        state: LayerState,
+        seqs: Sequences,
+        midway: Callable[[], None] = nothing,
+    ) -> Pending:
+        """The call, with the sum of its delta begun; does `midway` about half way there."""
+        return self.output.start(*self._scanned(hidden, state, seqs, midway), seqs)
 
-    def _scanned(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> tuple[Tensor, Tensor]:
+    def _scanned(
+        self,
+        hidden: Tensor,
+        state: LayerState,
+        seqs: Sequences,
+        midway: Callable[[], None] = nothing,
+    ) -> tuple[Tensor, Tensor]:
         """The scan's outputs and the gate, `[T, d_inner_local]` each."""
         z, x_b_c, dt = torch.split(self.in_proj(hidden), self.bands, dim=-1)
+        midway()
         x_b_c = causal_conv1d(x_b_c, self.conv_weight, self.conv_bias, state.conv, seqs)
         x, B, C = torch.split(x_b_c, self.conv_bands, dim=-1)
         y = ssd_scan(

@@ -34,6 +34,11 @@ class Overlap:
 
 PLAIN = Overlap()
 
+
+def nothing() -> None:
+    """What a mixer does half way where nothing is to be done."""
+
+
 OVERLAPS = {
     "none": PLAIN,
     "x_proj": Overlap(x_proj=True),

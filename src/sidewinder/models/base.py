@@ -1,7 +1,8 @@
 """What all models share: embedding, final norm, logits, and the stack of plain mixer layers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
-from sidewinder.layers.overlap import PLAIN, Overlap, halves
+from sidewinder.layers.overlap import PLAIN, Overlap, halves, nothing
 from sidewinder.layers.weights import Weight, Weights
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import TensorParallel
@@ -24,8 +25,14 @@ class Mixer(Protocol):
 
     def __call__(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Tensor: ...
 
-    def start(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Pending:
-        """The call, with the sum of its delta begun."""
+    def start(
+        self,
+        hidden: Tensor,
+        state: LayerState,
+        seqs: Sequences,
+        midway: Callable[[], None] = nothing,
+    ) -> Pending:
+        """The call, with the sum of its delta begun; does `midway` about half way there."""
         ...
 
 
@@ -146,10 +153,17 @@ class MixerStack(Model):
                     delta.wait(), weight, self.config.norm_eps, residuals[half]
                 )
 
+        def advance(half: int) -> None:
+            """Among three and more ranks sums are exchanged twice: begin with the second."""
+            if (delta := pending[half]) is not None:
+                delta.advance()
+
         for index, mixer in enumerate(self.mixers):
             for half, seqs in enumerate(parts):
                 add(half, self.norms[index])
-                pending[half] = mixer.start(hiddens[half], pool.layer(index), seqs)
+                pending[half] = mixer.start(
+                    hiddens[half], pool.layer(index), seqs, partial(advance, 1 - half)
+                )
         for half in range(2):
             add(half, self.final_norm)
         return torch.cat(hiddens)

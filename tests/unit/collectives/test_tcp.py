@@ -134,6 +134,34 @@ def test_what_was_started_arrives_while_nobody_waits():
         assert torch.equal(result, sum_in_rank_order(parts))
 
 
+@pytest.mark.parametrize("name", ["exact", "int4"])
+def test_an_advanced_sum_sends_everything_before_it_is_waited_for(monkeypatch, name):
+    monkeypatch.setattr(tcp, "ONE_SHOT_BYTES", 0)
+    parts = random_parts(3, 39, 512)
+    meet = threading.Barrier(3)
+
+    def rank(c):
+        policy = policy_of(name)
+        pending = QuantisedCollectives(c, policy).start_all_reduce_delta(
+            parts[c.tp.rank].clone(), SITE, 0
+        )
+        first = c.bytes_sent
+        pending.advance()
+        both = c.bytes_sent
+        pending.advance()
+        assert c.bytes_sent == both, "the second exchange begins once"
+        meet.wait()
+        result = pending.wait()
+        return first, both, c.bytes_sent, result
+
+    found = on_ranks(3, rank)
+    expected = run_ranks(3, lambda tp, c: QuantisedCollectives(c, policy_of(name))
+                         .all_reduce_delta(parts[tp.rank].clone(), SITE, 0))  # fmt: skip
+    for first, both, last, result in found:
+        assert 0 < first < both == last == 2 * first
+        assert torch.equal(result, expected[0])
+
+
 @pytest.mark.parametrize("bulk", [False, True])
 def test_waiting_is_counted_on_all_connections(bulk):
     groups = make_groups(2, bulk=bulk)

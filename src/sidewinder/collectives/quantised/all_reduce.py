@@ -58,7 +58,12 @@ class QuantisedCollectives(Collectives):
             return self._start(x, codecs.prefill)
         decodes = self._start(x[:n_decodes], codecs.decode)
         prefill = self._start(x[n_decodes:], codecs.prefill)
-        return Pending(lambda: torch.cat([decodes.wait(), prefill.wait()]))
+
+        def advance() -> None:
+            decodes.advance()
+            prefill.advance()
+
+        return Pending(lambda: torch.cat([decodes.wait(), prefill.wait()]), advance)
 
     def is_exact(self, site: str) -> bool:
         codecs = self._policy.at(site)
@@ -91,12 +96,12 @@ class QuantisedCollectives(Collectives):
     def _start_two_shot(self, x: Tensor, codec: Codec) -> Pending:
         stripes = self._bulk.start_all_to_all(encode(x, codec, self.tp.size))
 
-        def finish() -> Tensor:
+        def exchange_sums() -> Pending:
             total = reduce(stripes.wait(), codec)
-            sums = self._start_gather(total[None]).wait()
-            return decode(sums.view(1, self.tp.size, -1), codec, x)
+            sums = self._start_gather(total[None])
+            return sums.then(lambda sums: decode(sums.view(1, self.tp.size, -1), codec, x))
 
-        return Pending(finish)
+        return Pending.in_two(exchange_sums)
 
     def _start_gather(self, message: Tensor) -> Pending:
         """Every rank's `[1, bytes]`, end to end."""
