@@ -57,7 +57,8 @@ def main() -> int:
     result |= {"layers": args.layers, "links": links}
     result["load"] = {"batch": args.batch, "prompt": args.prompt, "output": args.tokens}
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
+    sessions = json.loads(args.output.read_text()) if args.output.exists() else []
+    args.output.write_text(json.dumps([*sessions, result], indent=1) + "\n")
     return 0
 
 
@@ -74,7 +75,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--messages", nargs="*", default=["tcp", "gloo"], help="alone: TRANSPORT or TRANSPORT/CODEC"
     )
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="gets a session more")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.layers = args.layers or SHAPES[args.shape]["num_hidden_layers"]

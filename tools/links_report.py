@@ -7,7 +7,7 @@ extra).
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ BEGIN = "<!-- tools/links_report.py writes from here -->\n"
 END = "<!-- to here -->\n"
 HEADERS = 1514 / 1448
 """Bytes of a full Ethernet frame over those of TCP's payload in it."""
-MEANT = 0.2
-"""Where bytes take less of the time, the spread of runs is larger than what hiding can save."""
+PLAIN = ("exact", "none")
 HIDING = ("x_proj", "out_proj", "both")
+NUMBERS = ("total_s", "prefill_s", "decode_s", "sent_bytes", "waited_s", "compute_cpu_s",
+           "other_cpu_s")  # fmt: skip
 
 Row = dict[str, Any]
 
@@ -40,98 +41,130 @@ def way_of(row: Row) -> tuple[str, str]:
 
 
 class Run:
-    """One link and one session: ways are compared only within it."""
+    """One link in one session: ways are compared only within it."""
 
     def __init__(self, session: Row, link: Row) -> None:
         self.session, self.link = session, link
         self.rate = bits_per_second(link["rate"])
+        self.ranks = session["ranks"]
         self.engines = {way: self._mean(*way) for way in map(way_of, link["engines"])}
-        self.plain = self.engines["exact", "none"]
+
+    @property
+    def name(self) -> str:
+        """Of the link, with what is unusual of the session."""
+        layers, whole = self.session["layers"], SHAPES[self.session["shape"]]["num_hidden_layers"]
+        parts = [self.link["rate"]]
+        parts += [f"{self.ranks} ranks"] if self.ranks > 2 else []
+        parts += [f"{layers} layers"] if layers < whole else []
+        return ", ".join(parts)
 
     def _mean(self, codec: str, overlap: str) -> Row:
         """Of the runs of one way."""
         rows = [row for row in self.link["engines"] if way_of(row) == (codec, overlap)]
-        numbers = ("total_s", "prefill_s", "decode_s", "sent_bytes")
-        return {name: sum(row[name] for row in rows) / len(rows) for name in numbers}
+        return {name: sum(row[name] for row in rows) / len(rows) for name in NUMBERS}
+
+    @property
+    def plain(self) -> Row:
+        return self.engines[PLAIN]
 
     @property
     def delta_bytes(self) -> float:
-        """What deltas put on the wire when they are summed exactly."""
+        """What deltas put on the wire when they are summed exactly, by each rank."""
         load, width = self.session["load"], SHAPES[self.session["shape"]]["hidden_size"]
         rows = load["batch"] * (load["prompt"] + load["output"] - 1)
-        return float(rows * width * 2 * self.session["layers"] * HEADERS)
+        sent = 2 * (self.ranks - 1) / self.ranks
+        return float(rows * width * 2 * self.session["layers"] * sent * HEADERS)
 
     @property
     def byte_bound(self) -> float:
         """The share of the exact sums' time that deltas need at the link's rate."""
         return self.delta_bytes * 8 / self.rate / float(self.plain["total_s"])
 
-    def gain(self, codec: str, overlap: str) -> float:
-        return float(self.plain["total_s"] / self.engines[codec, overlap]["total_s"])
+    def gain(self, codec: str, overlap: str, over: tuple[str, str] = PLAIN) -> float:
+        return float(self.engines[over]["total_s"] / self.engines[codec, overlap]["total_s"])
 
     def possible(self, codec: str) -> float:
         """The gain if the codec cost nothing but its bytes."""
-        return 1 / (1 - self.byte_bound * (1 - CODECS[codec].group_bytes / self._exact(codec)))
+        exact = 2 * CODECS[codec].group_size
+        return 1 / (1 - self.byte_bound * (1 - CODECS[codec].group_bytes / exact))
 
     def bytes_fell(self, codec: str) -> float:
         """By what factor deltas' bytes fell, from all bytes sent and what is not deltas'."""
         saved = self.plain["sent_bytes"] - self.engines[codec, "none"]["sent_bytes"]
         return self.delta_bytes / (self.delta_bytes - saved)
 
-    def hidden(self, overlap: str) -> float:
-        """Time saved by hiding, as a share of what all bytes need at the link's rate."""
-        saved = self.plain["total_s"] - self.engines["exact", overlap]["total_s"]
-        return float(saved / (self.plain["sent_bytes"] * 8 / self.rate))
-
-    def _exact(self, codec: str) -> int:
-        return 2 * CODECS[codec].group_size
+    def hidden(self, codec: str, overlap: str) -> float:
+        """The share of the codec's waiting that hiding took away."""
+        before, after = (self.engines[codec, way]["waited_s"] for way in ("none", overlap))
+        return 1 - float(after / before)
 
 
-def transports(runs: list[Run]) -> Iterator[str]:
-    yield "| link | bytes | tcp | gloo |\n|---|---|---|---|\n"
-    for run in runs:
-        rows = {(row["transport"], row["bytes"]): row for row in run.link["messages"]}
-        for size in sorted({size for _, size in rows}):
-            both = " | ".join(
-                f"{rows[name, size]['median_us'] / 1e3:.2f} ms, "
-                f"{8 * rows[name, size]['busbw_gbps']:.2f} Gb/s"
-                for name in ("tcp", "gloo")
-            )
-            yield f"| {run.link['rate']} | {size:,} | {both} |\n"
+def messages(runs: Sequence[Run]) -> Iterator[str]:
+    """Every transport and codec by size."""
+    runs = [run for run in runs if run.link["messages"]]
+    found = {
+        (run.name, row["bytes"], row["transport"], row["codec"]): row
+        for run in runs
+        for row in run.link["messages"]
+    }
+    names = list(dict.fromkeys(key[2:] for key in found))
+    yield "| link | bytes | " + " | ".join(_title(*name) for name in names) + " |\n"
+    yield "|---|---|" + "---|" * len(names) + "\n"
+    for link, size in dict.fromkeys(key[:2] for key in found):
+        cells = [found[link, size, *name] for name in names]
+        text = " | ".join(
+            f"{row['median_us'] / 1e3:.2f} ms, {8 * row['busbw_gbps']:.2f}" for row in cells
+        )
+        yield f"| {link} | {size:,} | {text} |\n"
 
 
-def codecs(runs: list[Run]) -> Iterator[str]:
-    yield "| link | exact | s | codec | time | gain | possible | bytes fell by |\n"
-    yield "|---|---|---|---|---|---|---|---|\n"
+def _title(transport: str, codec: str) -> str:
+    return transport if codec == "exact" else f"{transport}, {codec}"
+
+
+def codecs(runs: Sequence[Run]) -> Iterator[str]:
+    """Every codec beside exact sums, nothing hidden."""
+    yield "| link | exact | s | codec | time | gain | possible | reached | bytes fell by |\n"
+    yield "|---|---|---|---|---|---|---|---|---|\n"
     for run in runs:
         for codec in ("int8", "int6", "int4"):
             if (codec, "none") not in run.engines:
                 continue
+            gain, possible = run.gain(codec, "none"), run.possible(codec)
+            fell = f"{run.bytes_fell(codec):.2f}" if run.ranks == 2 else ""
             yield (
-                f"| {run.link['rate']} | {run.plain['total_s']:.2f} s | {run.byte_bound:.2f} "
+                f"| {run.name} | {run.plain['total_s']:.2f} s | {run.byte_bound:.2f} "
                 f"| {codec} | {run.engines[codec, 'none']['total_s']:.2f} s "
-                f"| {run.gain(codec, 'none'):.2f} | {run.possible(codec):.2f} "
-                f"| {run.bytes_fell(codec):.2f} |\n"
+                f"| {gain:.2f} | {possible:.2f} | {gain / possible:.0%} | {fell} |\n"
             )
 
 
-def hiding(runs: list[Run]) -> Iterator[str]:
-    yield "| link | hidden | prefill | decode | all | gain | share of link time |\n"
-    yield "|---|---|---|---|---|---|---|\n"
+def hiding(runs: Sequence[Run]) -> Iterator[str]:
+    """What is hidden, alone and together, in exact sums and in codecs."""
+    yield (
+        "| link | sums | hidden | prefill | decode | all | gain | waits | hidden of it "
+        "| threads that move bytes |\n|---|---|---|---|---|---|---|---|---|---|\n"
+    )
     for run in runs:
-        for codec, overlap in [("exact", way) for way in ("none", *HIDING)] + [("int4", "both")]:
+        if not any(overlap != "none" for _, overlap in run.engines):
+            continue
+        for codec, overlap in sorted(run.engines, key=_order):
             row = run.engines[codec, overlap]
-            name = overlap if codec == "exact" else f"{overlap}, {codec}"
-            counts = codec == "exact" and run.byte_bound > MEANT
-            share = f"{run.hidden(overlap):.0%}" if counts else ""
+            share = f"{run.hidden(codec, overlap):.0%}" if overlap != "none" else ""
             yield (
-                f"| {run.link['rate']} | {name} | {row['prefill_s']:.2f} s "
+                f"| {run.name} | {codec} | {overlap} | {row['prefill_s']:.2f} s "
                 f"| {row['decode_s']:.2f} s | {row['total_s']:.2f} s "
-                f"| {run.gain(codec, overlap):.2f} | {share} |\n"
+                f"| {run.gain(codec, overlap):.2f} | {row['waited_s']:.2f} s | {share} "
+                f"| {row['other_cpu_s']:.2f} s |\n"
             )
 
 
-def draw(runs: list[Run], folder: Path) -> None:
+def _order(way: tuple[str, str]) -> tuple[int, int]:
+    codec, overlap = way
+    return ["exact", *CODECS].index(codec), ["none", *HIDING].index(overlap)
+
+
+def draw(runs: Sequence[Run], folder: Path) -> None:
     """Speed against size, and gain by link."""
     import matplotlib
 
@@ -140,38 +173,59 @@ def draw(runs: list[Run], folder: Path) -> None:
 
     matplotlib.rcParams |= {"svg.hashsalt": "sidewinder", "svg.fonttype": "none", "font.size": 8}
     folder.mkdir(parents=True, exist_ok=True)
-    figure, (speed, gains) = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    for color, run in enumerate(runs):
-        for name, style in (("tcp", "-"), ("gloo", "--")):
-            rows = [row for row in run.link["messages"] if row["transport"] == name]
+    figure, (speed, gains) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    alone = [run for run in runs if run.link["messages"] and run.ranks == 2]
+    styles = {"tcp": "-", "gloo": "--", "tcp, int8": "-.", "tcp, int4": ":"}
+    for color, run in enumerate(alone):
+        for title, style in styles.items():
+            rows = [r for r in run.link["messages"] if _title(r["transport"], r["codec"]) == title]
             speed.plot([row["bytes"] for row in rows], [8 * row["busbw_gbps"] for row in rows],
-                       style, color=f"C{color}", label=f"{run.link['rate']}, {name}")  # fmt: skip
-    speed.set(xscale="log", yscale="log", xlabel="bytes", ylabel="bus bandwidth, Gb/s")
-    speed.legend(fontsize=6)
-    bars = [("int8", "none"), ("int6", "none"), ("int4", "none")]
-    for place, way in enumerate(bars):
-        offsets = [index + 0.22 * (place - 1) for index in range(len(runs))]
-        gains.bar(offsets, [run.gain(*way) for run in runs], 0.2, label=way[0])
-        gains.plot(offsets, [run.possible(way[0]) for run in runs], "k_")
-    gains.set_xticks(range(len(runs)), [run.link["rate"] for run in runs])
-    gains.set(ylim=(0.9, None), ylabel="gain over exact sums (line: bytes alone)")
-    gains.legend(fontsize=6)
+                       style, color=f"C{color}", label=f"{run.link['rate']}, {title}")  # fmt: skip
+    speed.set(xscale="log", yscale="log", xlabel="bytes of activations")
+    speed.set(ylabel="bus bandwidth, Gb/s of activations")
+    speed.legend(fontsize=5, ncols=3)
+    draw_gains(gains, [run for run in runs if run.ranks == 2])
     figure.savefig(folder / "shaped-links.svg", metadata={"Date": None})
     pyplot.close(figure)
 
 
+def draw_gains(axes: Any, runs: Sequence[Run]) -> None:
+    """Bars: gain of codecs and of hiding, by link."""
+    bars = [("int8", "none"), ("int6", "none"), ("int4", "none"), ("exact", "both"),
+            ("int8", "both")]  # fmt: skip
+    rates = list(dict.fromkeys(run.link["rate"] for run in runs))
+    for place, (codec, overlap) in enumerate(bars):
+        for index, rate in enumerate(rates):
+            run = next(
+                (r for r in runs if r.link["rate"] == rate and (codec, overlap) in r.engines), None
+            )
+            if run is None:
+                continue
+            at = index + 0.16 * (place - 2)
+            name = codec if overlap == "none" else f"{codec}, hidden"
+            label = name if index == 0 else None
+            axes.bar(at, run.gain(codec, overlap), 0.14, color=f"C{place}", label=label)
+            if overlap == "none":
+                axes.plot(at, run.possible(codec), "k_")
+    axes.set_xticks(range(len(rates)), rates)
+    axes.set(ylim=(0.9, None), ylabel="gain over exact sums (line: bytes alone)")
+    axes.legend(fontsize=6)
+
+
 def main() -> None:
     sessions = json.loads(RESULTS.read_text())
-    runs = [Run(session, link) for session in sessions for link in session["links"]]
+    every = [Run(session, link) for session in sessions for link in session["links"]]
+    every.sort(key=lambda run: (run.ranks, run.rate))
+    runs = [run for run in every if run.engines]
     body = "".join([
-        "**Messages alone**, two ranks, medians.\n\n", *transports(runs),
-        "\n**Codecs**, nothing hidden.\n\n", *codecs(runs),
-        "\n**Hidden sums**, exact unless said.\n\n", *hiding(runs),
+        "**Messages alone**: median, and bus bandwidth of the activations in Gb/s.\n\n",
+        *messages(every), "\n**Codecs**, nothing hidden.\n\n", *codecs(runs),
+        "\n**Hidden sums.**\n\n", *hiding(runs),
     ])  # fmt: skip
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
     PAGE.write_text(before + BEGIN + body + END + rest.partition(END)[2])
-    draw(runs, ROOT / "docs" / "plots")
+    draw(every, ROOT / "docs" / "plots")
 
 
 if __name__ == "__main__":
