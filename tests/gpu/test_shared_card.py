@@ -8,6 +8,7 @@ from sidewinder.parallel.process_executor import ProcessExecutor
 
 pytestmark = [
     pytest.mark.gpu,
+    pytest.mark.xdist_group("shared_card"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gpu_checks.context import MODELS, Context
-from gpu_checks.kernels import gemm_rate, read_rate
+from gpu_checks.kernels import gemm_rate, model_gemm_rate, read_rate
 from sidewinder.bench.roofline import model_work
 from sidewinder.bench.speed import Load, measure
 from sidewinder.llm import LLM
@@ -21,34 +21,40 @@ def run(context: Context) -> dict[str, Any]:
     read, rate = read_rate(context), gemm_rate(context)
     rows = []
     for model in MODELS:
-        if not context.has(20):
+        if not context.has(15):
             rows.append({"model": model, "skipped": "out of time"})
             continue
         try:
-            rows.append(measured(context, model, read, rate))
+            rows.append(measured(context, model, read))
         except Exception as error:
             rows.append({"model": model, "error": f"{type(error).__name__}: {error}"})
+        release()
     return {"read_bytes_per_s": read, "gemm_flops_per_s": rate, "rows": rows}
 
 
-def measured(context: Context, model: str, read: float, rate: float) -> dict[str, Any]:
-    """One model's figures beside its floors."""
-    loads = {
+def loads(context: Context) -> dict[str, Load]:
+    """What is run, by name."""
+    return {
         "latency": Load(context.pick(8192, 12), context.pick(64, 4), 1),
         "batch 32": Load(context.pick(512, 6), context.pick(64, 4), context.pick(32, 3)),
     }
+
+
+def measured(context: Context, model: str, read: float) -> dict[str, Any]:
+    """One model's figures beside its floors."""
     row: dict[str, Any] = {"model": model}
     with tempfile.TemporaryDirectory() as folder:
         write_config(context, model, Path(folder))
         for graphs in ("auto", "off"):
             with engine(context, folder, graphs) as llm:
                 row.setdefault("engine", llm.report())
-                for name, load in loads.items():
-                    row[f"{name}, graphs {graphs}"] = measure(llm, load, context.pick(2, 1))
+                for name, load in loads(context).items():
+                    if graphs == "auto" or load.batch == 1:
+                        row[f"{name}, graphs {graphs}"] = measure(llm, load, context.pick(2, 1))
             release()
             if model != MODELS[0]:
                 break
-    return row | floors(context, model, loads["latency"], row, read, rate)
+    return row | floors(context, model, loads(context)["latency"], row, read)
 
 
 def release() -> None:
@@ -59,6 +65,7 @@ def release() -> None:
 
 
 def engine(context: Context, folder: str, graphs: str) -> LLM:
+    """Without kept states: prompts would stop to make them, and none comes again."""
     return LLM(
         folder,
         device=context.device.type,
@@ -66,6 +73,8 @@ def engine(context: Context, folder: str, graphs: str) -> LLM:
         cuda_graphs=graphs,
         max_batch_size=32,
         max_step_tokens=context.pick(8192, 16),
+        state_cache_bytes=0,
+        state_cache_host_bytes=0,
     )
 
 
@@ -75,18 +84,21 @@ def write_config(context: Context, model: str, folder: Path) -> None:
 
 
 def floors(
-    context: Context, model: str, load: Load, row: dict[str, Any], read: float, rate: float
+    context: Context, model: str, load: Load, row: dict[str, Any], read: float
 ) -> dict[str, Any]:
-    """Bytes of a decode step over the bandwidth; operations of the prefill over torch's rate."""
+    """Bytes of a decode step over the bandwidth; operations of the prefill over the rate that torch
+    reaches on this model's matrices."""
     config = context.config(model)
     rank = plan_report(config, 1, context.dtype)["ranks"][0]
-    step = (rank["decode_weight_bytes"] + 2 * rank["state_bytes_per_sequence"]) / read
-    work = model_work(config, context.dtype.itemsize)
+    moved = rank["decode_weight_bytes"] + 2 * rank["state_bytes_per_sequence"]
+    work, rate = model_work(config, context.dtype.itemsize), model_gemm_rate(context, config)
     prefill = load.prompt_tokens * work.flops_per_token / rate
     latency = row["latency, graphs auto"]
     return {
-        "decode_floor_s": step,
+        "decode_bytes": moved,
+        "decode_floor_s": moved / read,
+        "model_gemm_flops_per_s": rate,
         "prefill_floor_s": prefill,
-        "decode_percent": 100 * step / latency["tpot_s"]["median"],
+        "decode_percent": 100 * moved / read / latency["tpot_s"]["median"],
         "prefill_percent": 100 * prefill / latency["prefill_s"]["median"],
     }

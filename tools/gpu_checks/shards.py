@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpu_checks.cases import PREFILL
 from gpu_checks.context import MODELS, Context
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.collectives.base import Collectives
@@ -21,6 +22,7 @@ from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import pack
 from sidewinder.state.pool import StatePool
+from sidewinder.state.spec import PAGE_SIZE
 
 PAGES_PER_SEQUENCE = 64
 
@@ -89,11 +91,12 @@ def shard_times(context: Context, model: str, size: int) -> dict[str, Any]:
     for store in (pool.conv, pool.ssm, *((pool.kv.k, pool.kv.v) if pool.kv else ())):
         store.zero_()  # The decode steps go on from states that nothing has computed.
     result: dict[str, Any] = {}
-    tokens = context.pick(PAGES_PER_SEQUENCE * 16, 12)
+    hybrid = config.attention is not None
+    tokens = context.pick(PAGES_PER_SEQUENCE * PAGE_SIZE if hybrid else PREFILL, 12)
     pages = [list(range(PAGES_PER_SEQUENCE))] if config.attention else None
     batch = pack([[1] * tokens], [0], page_tables=pages, device=context.device)
     result["prefill_tokens"] = tokens
-    result["prefill_s"] = context.seconds(lambda: built.forward(batch, pool), 5)
+    result["prefill_s"] = context.eager_seconds(lambda: built.forward(batch, pool), 5)
     for n in batches:
         result[f"decode_{n}_s"] = decode_time(context, built, pool, n)
     return result
@@ -116,4 +119,4 @@ def decode_time(context: Context, built: Any, pool: StatePool, n: int) -> float:
         )
         for slot in range(n)
     ]  # fmt: skip
-    return context.seconds(lambda: graphs.draw(parts, sampler))
+    return context.eager_seconds(lambda: graphs.draw(parts, sampler))

@@ -50,7 +50,9 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return None
     return answer.stdout.strip() or None

@@ -22,6 +22,8 @@ from sidewinder.testing import assert_close, run_ranks
 TOLERANCE = 1e-4
 N_SLOTS = 3
 PAGE_SIZE = 8
+DEVICE = "cpu"
+"""Where the models run; `tests/gpu` sets another."""
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("mamba", {}),
@@ -140,6 +142,7 @@ class Driver:
             model.dims,
             N_SLOTS,
             dtype,
+            DEVICE,
             n_pages=pages,
             page_size=PAGE_SIZE,
             poison=True,
@@ -177,8 +180,9 @@ class Driver:
             [sequence.slot for sequence in running],
             [sequence.done for sequence in running],
             [sequence.pages for sequence in running],
+            DEVICE,
         )
-        logits = self.model.logits(self.model.forward(batch, self.pool))
+        logits = self.model.logits(self.model.forward(batch, self.pool)).cpu()
         return logits.split([sequence.size for sequence in running])
 
     def _ended(self, sequence: "_Running") -> bool:
@@ -217,7 +221,7 @@ def run_sharded(
     sequences = checkpoint.sequences if sequences is None else sequences
 
     def rank(group: TensorParallel, collectives: Collectives) -> list[Tensor]:
-        weights = load_shard(checkpoint.folder, checkpoint.config, group, dtype)
+        weights = load_shard(checkpoint.folder, checkpoint.config, group, dtype, DEVICE)
         model = build_model(checkpoint.config, group, weights, collectives, overlap)
         return Driver(model, max(map(len, sequences)), dtype).run(sequences, chunks)
 

@@ -12,7 +12,11 @@ TOOLS = Path(__file__).parents[3] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import gpu_suite  # noqa: E402
+from gpu_checks.compile import try_candidate  # noqa: E402
+from gpu_checks.context import Context  # noqa: E402
 from gpu_checks.kernels import sheet  # noqa: E402
+from gpu_checks.tests_on_gpu import result_of  # noqa: E402
+from gpu_checks.verdicts import verdicts  # noqa: E402
 
 
 def test_dry_run_writes_every_section_asked_for(tmp_path):
@@ -23,10 +27,12 @@ def test_dry_run_writes_every_section_asked_for(tmp_path):
     report = json.loads(output.read_text())
     assert report["versions"]["dry_run"]
     for name in ("kernels", "shards"):
-        rows = report["sections"][name]["rows"]
+        rows = [row for row in report["sections"][name]["rows"] if row.get("kind") != "peer"]
         assert len(rows) > 10
         assert not [row for row in rows if "error" in row or "skipped" in row]
-    assert all(row["seconds"] > 0 for row in report["sections"]["kernels"]["rows"])
+        if name == "kernels":
+            assert all(row["seconds"] > 0 for row in rows)
+    assert report["verdicts"] == [], "nor does it judge"
     assert report["calibration"] == {}, "a dry run calibrates nothing"
 
 
@@ -71,6 +77,66 @@ def test_processes_that_die_or_dawdle(tmp_path, monkeypatch):
 def test_budgets_fit_into_eight_minutes():
     assert sum(seconds for _, seconds in gpu_suite.SECTIONS.values()) <= gpu_suite.TOTAL_S
     assert gpu_suite.TOTAL_S <= 8 * 60
+
+
+SECTIONS = {
+    "end_to_end": {"rows": [{
+        "model": "mamba-2.8b", "decode_percent": 71.0, "prefill_percent": 50.0,
+        "latency, graphs auto": {"tpot_s": {"median": 0.002}},
+    }]},
+    "transformers": {"rows": [{"model": "mamba-2.8b", "tpot_s": 0.03}]},
+    "kernels": {"rows": [
+        {"model": "mamba-2.8b", "case": "selective_scan, prefill", "percent_of_floor": 20.0,
+         "tuned_percent_of_floor": 25.0, "seconds": 3.0, "tuned_seconds": 2.0},
+        {"model": "mamba-2.8b", "case": "mamba_ssm selective_scan_fn, prefill", "seconds": 4.0},
+    ]},
+    "sharing": {"rows": [{"passed": True}, {"error": "no"}]},
+}  # fmt: skip
+
+
+def test_verdicts_are_the_sections_figures_beside_the_targets():
+    found = {row["what"]: (row["value"], row["met"]) for row in verdicts(SECTIONS)}
+    assert found["mamba-2.8b: decode at batch 1, percent of the read bandwidth"] == (71.0, True)
+    prefill = "mamba-2.8b: prefill of 8,192 tokens, percent of torch's GEMM rate on its shapes"
+    assert found[prefill] == (50.0, False)
+    assert found["mamba-2.8b: decode, times as fast as transformers"] == (15.0, True)
+    scan = "mamba-2.8b: selective scan, 8,192 tokens, percent of its bytes' floor"
+    assert found[scan] == (25.0, False)
+    assert found["mamba-2.8b: selective scan, times as fast as mamba-ssm's"] == (2.0, True)
+    assert found["ranks sharing the card agree with one rank, comparisons"] == ("1 of 2", False)
+    assert found["GPU tests, failures"] == (None, None)
+    assert {met for what, (_, met) in found.items() if "falcon" in what} == {None}
+
+
+def test_what_pytest_said():
+    good = result_of(0, "....\n12 passed, 3 skipped in 4.00s\n")
+    assert good["counts"] == {"passed": 12, "skipped": 3}
+    assert "error" not in good
+    bad = result_of(1, "FAILED a.py::b - no\n1 failed, 2 passed in 1s")
+    assert bad["failed"] == ["FAILED a.py::b - no"]
+    assert "1 failed" in bad["error"]
+
+
+def test_a_candidate_that_does_not_exist_compiles_nothing(monkeypatch):
+    from sidewinder.ops import tuning
+
+    context = Context(dry_run=True, budget_s=1)
+    monkeypatch.setattr("gpu_checks.compile.cases_of", lambda _: {"case": Probe()})
+    assert try_candidate(context, "case", 1)["candidate"] == 1
+    assert try_candidate(context, "case", 2) is None
+    assert tuning.choose("probe", (), CANDIDATES, lambda _: None) == CANDIDATES[0]
+
+
+CANDIDATES = ({"block": 1}, {"block": 2})
+
+
+class Probe:
+    """A case whose operator has two candidates."""
+
+    def make(self):
+        from sidewinder.ops import tuning
+
+        return lambda: tuning.choose("probe", (), CANDIDATES, lambda _: None)
 
 
 def test_products_are_found_among_the_data_sheets():

@@ -1,0 +1,31 @@
+"""The engine on a card against transformers: graphs on and off, one rank and several on it."""
+
+import gpu_engines
+import pytest
+import torch
+
+from sidewinder.parallel.devices import SHARE_VARIABLE
+from sidewinder.testing import TINY
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize(
+    ("tp", "graphs"), [(1, "auto"), (1, "off"), (2, "auto"), (2, "off"), (4, "auto")]
+)
+@pytest.mark.parametrize("family", TINY)
+def test_logits_and_texts(family, tp, graphs, tmp_path, monkeypatch):
+    monkeypatch.setenv(SHARE_VARIABLE, "1")
+    gpu_engines.check(family, tmp_path, tp=tp, cuda_graphs=graphs, device="cuda")
+
+
+@pytest.mark.parametrize("codec", ["int8", "int4"])
+@pytest.mark.parametrize("tp", [2, 4])
+def test_quantised_sums_in_graphs_change_no_text(codec, tp, tmp_path, monkeypatch):
+    monkeypatch.setenv(SHARE_VARIABLE, "1")
+    gpu_engines.check_graphs_change_nothing(
+        "mamba", tmp_path, tp=tp, all_reduce=codec, device="cuda"
+    )

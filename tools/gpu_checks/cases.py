@@ -1,0 +1,211 @@
+"""What is timed: every operator at the sizes of the models, with what it must move or compute."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpu_checks.context import MODELS, Context
+from sidewinder.config import ModelConfig
+from sidewinder.ops.causal_conv1d import causal_conv1d
+from sidewinder.ops.codec import CODECS, decode, decode_rms_norm, encode, reduce
+from sidewinder.ops.gated_rms_norm import gated_rms_norm
+from sidewinder.ops.linear import linear
+from sidewinder.ops.paged_attention import paged_attention
+from sidewinder.ops.rms_norm import rms_norm
+from sidewinder.ops.selective_scan import selective_scan
+from sidewinder.ops.ssd_scan import ssd_scan
+from sidewinder.state.batch import Sequences, pack
+
+PREFILL, DECODES = 8192, (1, 32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement.
+
+    Attributes:
+        kind: which efficiency of the projection it stands for.
+        name: operator and load.
+        make: makes new tensors, and returns what is to be timed.
+        bytes, flops: what it must move and compute at least.
+    """
+
+    kind: str
+    name: str
+    make: Callable[[], Callable[[], object]]
+    bytes: float
+    flops: float = 0.0
+
+
+def all_cases(context: Context) -> Iterator[tuple[str, Case]]:
+    """Every model's, then the codecs'."""
+    for model in MODELS:
+        for case in cases(context, context.config(model)):
+            yield model, case
+    for case in codec_cases(context):
+        yield "any", case
+
+
+def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
+    """The operators of one family, in prefill and in decode."""
+    tokens = context.pick(PREFILL, 24)
+    yield from linear_cases(context, config, tokens)
+    shapes = [("prefill", tokens, 1), *((f"decode {n}", n, n) for n in DECODES)]
+    for name, n_tokens, n_seqs in shapes:
+        seqs = sequences(context, n_tokens, n_seqs)
+        yield norm_case(context, config, name, n_tokens)
+        yield conv_case(context, config, name, seqs)
+        if config.family == "mamba2":
+            yield ssd_case(context, config, name, seqs)
+            yield gated_norm_case(context, config, name, n_tokens)
+        else:
+            yield scan_case(context, config, name, seqs)
+    if config.attention is not None:
+        yield attention_case(context, config)
+
+
+def linear_cases(context: Context, config: ModelConfig, tokens: int) -> Iterator[Case]:
+    out, inner, item = 2 * config.d_inner, config.d_model, context.dtype.itemsize
+    for rows in (1, tokens):
+
+        def make(rows: int = rows) -> Callable[[], object]:
+            weight, x = normal(context, out, inner), normal(context, rows, inner)
+            return lambda: linear(x, weight)
+
+        moved = (out * inner + rows * (inner + out)) * item
+        kind = "memory" if rows == 1 else "gemm"
+        yield Case(kind, f"in_proj, {rows} rows", make, moved, 2.0 * rows * out * inner)
+
+
+def norm_case(context: Context, config: ModelConfig, name: str, tokens: int) -> Case:
+    def make() -> Callable[[], object]:
+        hidden, gain = normal(context, tokens, config.d_model), normal(context, config.d_model)
+        residual = hidden.float()
+        return lambda: rms_norm(hidden, gain, 1e-5, residual)
+
+    moved = tokens * config.d_model * (2 * context.dtype.itemsize + 8)
+    return Case("memory", f"rms_norm, {name}", make, moved)
+
+
+def conv_case(context: Context, config: ModelConfig, name: str, seqs: Sequences) -> Case:
+    width, taps = config.d_inner, config.d_conv
+
+    def make() -> Callable[[], object]:
+        x, weight = normal(context, seqs.n_tokens, width), normal(context, taps, width)
+        bias, state = normal(context, width), normal(context, seqs.n_seqs, taps - 1, width)
+        return lambda: causal_conv1d(x, weight, bias, state, seqs)
+
+    rows = 2 * seqs.n_tokens + 2 * seqs.n_seqs * (taps - 1)
+    return Case("scan", f"causal_conv1d, {name}", make, rows * width * context.dtype.itemsize)
+
+
+def scan_case(context: Context, config: ModelConfig, name: str, seqs: Sequences) -> Case:
+    """Rows of dt_proj's, B's and C's source are as wide as a layer's."""
+    tokens, width, n = seqs.n_tokens, config.d_inner, config.d_state
+
+    def make() -> Callable[[], object]:
+        x, dt = normal(context, tokens, width), normal(context, tokens, width)
+        z = normal(context, tokens, 2 * width)[:, width:]
+        _, B, C = normal(context, tokens, config.dt_rank + 2 * n).split([config.dt_rank, n, n], 1)
+        A = -torch.rand(n, width, device=context.device)
+        ones = torch.ones(width, device=context.device)
+        state = torch.zeros(seqs.n_seqs, n, width, device=context.device)
+        return lambda: selective_scan(x, dt, A, B, C, ones, z, -ones, state, seqs)
+
+    moved = (4 * width + 2 * n) * tokens * context.dtype.itemsize + 8 * seqs.n_seqs * n * width
+    return Case("scan", f"selective_scan, {name}", make, moved)
+
+
+def ssd_case(context: Context, config: ModelConfig, name: str, seqs: Sequences) -> Case:
+    tokens, heads, n = seqs.n_tokens, config.n_heads, config.d_state
+    width, groups = config.d_inner, config.n_groups
+    group = torch.zeros(heads, dtype=torch.int64, device=context.device)
+
+    def make() -> Callable[[], object]:
+        x = normal(context, tokens, width).view(tokens, heads, -1)
+        dt, b_c = normal(context, tokens, heads), normal(context, tokens, 2, groups, n)
+        ones = torch.ones(heads, device=context.device)
+        state = torch.zeros(seqs.n_seqs, heads, n, config.head_dim, device=context.device)
+        return lambda: ssd_scan(
+            x, dt, -ones, b_c[:, 0], b_c[:, 1], ones, -ones, state, seqs, (0.0, float("inf")), group
+        )
+
+    moved = (2 * width + 2 * groups * n + heads) * tokens * context.dtype.itemsize
+    moved += 8 * seqs.n_seqs * n * width
+    flops = 2.0 * tokens * (64 * (n + width) + 2 * width * n) if tokens > 64 else 0.0
+    return Case("ssd", f"ssd_scan, {name}", make, moved, flops)
+
+
+def gated_norm_case(context: Context, config: ModelConfig, name: str, tokens: int) -> Case:
+    width = config.d_inner
+
+    def make() -> Callable[[], object]:
+        x, z, gain = (
+            normal(context, tokens, width), normal(context, tokens, width), normal(context, width)
+        )  # fmt: skip
+        return lambda: gated_rms_norm(x, z, gain, 1e-5, width // config.n_groups)
+
+    return Case(
+        "memory", f"gated_rms_norm, {name}", make, 3 * tokens * width * context.dtype.itemsize
+    )
+
+
+def attention_case(context: Context, config: ModelConfig) -> Case:
+    """Thirty-two sequences' next tokens over 2,048 stored ones each."""
+    assert config.attention is not None
+    n, length = context.pick(32, 2), context.pick(2048, 32)
+    heads, width = config.attention.n_heads, config.attention.head_dim
+    kv_heads = config.attention.n_kv_heads
+
+    def make() -> Callable[[], object]:
+        k, v = (normal(context, n * length, kv_heads, width) for _ in range(2))
+        q = normal(context, n, heads, width)
+        read = torch.arange(n * length, device=context.device).view(n, length)
+        lengths = torch.full((n,), length, device=context.device)
+        return lambda: paged_attention(q, k, v, read, lengths, width**-0.5)
+
+    moved = 2 * n * length * kv_heads * width * context.dtype.itemsize
+    return Case("memory", f"paged_attention, decode {n} of {length}", make, moved)
+
+
+def codec_cases(context: Context) -> Iterator[Case]:
+    """Encode; decode, sum and encode; decode: of a delta that four ranks sum. And at two ranks the
+    decode that goes on to the residual and the norm."""
+    rows, width = context.pick(2048, 8), context.pick(4096, 160)
+    size, item = rows * width, context.dtype.itemsize
+    for codec in CODECS.values():
+        n_bytes = encode(normal(context, rows, width), codec).nbytes
+
+        def make(which: str, codec: object = codec) -> Callable[[], object]:
+            x, gain = normal(context, rows, width), normal(context, width)
+            message, residual = encode(x, codec), x.float()
+            parts = message.expand(4, -1).contiguous()
+            runs: dict[str, Callable[[], object]] = {
+                "encode": lambda: encode(x, codec),
+                "reduce": lambda: reduce(parts, codec),
+                "decode": lambda: decode(message[None], codec, x),
+                "decode_rms_norm": lambda: decode_rms_norm(
+                    parts[:2, None], codec, x.dtype, gain, 1e-5, residual
+                ),
+            }
+            return runs[which]
+
+        for which, moved in (
+            ("encode", size * item + n_bytes), ("reduce", 5 * n_bytes),
+            ("decode", size * item + n_bytes), ("decode_rms_norm", 2 * n_bytes + size * (item + 8)),
+        ):  # fmt: skip
+            yield Case(
+                "codec", f"{which} {codec.name}", lambda which=which, make=make: make(which), moved
+            )
+
+
+def sequences(context: Context, tokens: int, n_seqs: int) -> Sequences:
+    """A packed batch of equal sequences in slots of their own."""
+    each = [[0] * (tokens // n_seqs)] * n_seqs
+    return pack(each, list(range(n_seqs)), device=context.device).seqs
+
+
+def normal(context: Context, *shape: int) -> Tensor:
+    return torch.randn(*shape, device=context.device, dtype=context.dtype)

@@ -1,0 +1,65 @@
+"""Compile every candidate of the tuned kernels, many at a time, into Triton's cache on disk.
+
+What follows then finds its kernels there: one after the other they would take minutes.
+"""
+
+import os
+import time
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from gpu_checks.cases import all_cases
+from gpu_checks.context import Context
+from sidewinder.ops import tuning
+
+PROCESSES = 14
+MOST_CANDIDATES = 16
+PREFIXES = ("selective_scan, prefill", "ssd_scan, prefill", "causal_conv1d, prefill",
+            "paged_attention", "in_proj, 1 rows", "selective_scan, decode", "ssd_scan, decode",
+            "causal_conv1d, decode")  # fmt: skip
+"""Cases whose kernels have candidates; those that compile longest first."""
+
+
+def run(context: Context) -> dict[str, Any]:
+    """One row per case and candidate: seconds, or what went wrong."""
+    jobs = [(name, index) for name in cases_of(context) for index in range(MOST_CANDIDATES)]
+    if context.dry_run:
+        return {"rows": [try_candidate(context, *jobs[0]) or {}]}
+    workers = max(1, min(PROCESSES, (os.cpu_count() or 2) - 2))
+    rows = []
+    with get_context("spawn").Pool(workers) as pool:
+        pending = [pool.apply_async(try_candidate, (context, *job)) for job in jobs]
+        for (name, index), each in zip(jobs, pending, strict=True):
+            try:
+                rows.append(each.get(timeout=max(0.1, context.left() - 2)))
+            except Exception as error:
+                text = f"{type(error).__name__}: {error}"
+                rows.append({"case": name, "candidate": index, "skipped": text})
+    return {"processes": workers, "rows": [row for row in rows if row is not None]}
+
+
+def cases_of(context: Context) -> dict[str, Any]:
+    """One case of every name; the sizes of other models are no constants of a kernel."""
+    by_name = {case.name: case for _, case in all_cases(context)}
+    return {
+        name: case
+        for prefix in PREFIXES
+        for name, case in by_name.items()
+        if name.startswith(prefix)
+    }
+
+
+def try_candidate(context: Context, name: str, index: int) -> dict[str, Any] | None:
+    """Run one case with one candidate, in a process of its own; None if there is no such one."""
+    started = time.monotonic()
+    run_case = cases_of(context)[name].make()
+    try:
+        with tuning.candidate(index):
+            run_case()
+    except IndexError:
+        return None
+    if context.device.type == "cuda":
+        torch.cuda.synchronize()
+    return {"case": name, "candidate": index, "s": time.monotonic() - started}
