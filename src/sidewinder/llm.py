@@ -23,7 +23,7 @@ from sidewinder.engine.inputs import Prompt, params_list, prompt_list
 from sidewinder.engine.intake import Call, ConversationState, Intake
 from sidewinder.engine.outputs import Increment, Metrics, RequestOutput, Score
 from sidewinder.engine.pacing import Pacer
-from sidewinder.engine.runner import RunnerReport
+from sidewinder.engine.report import RunnerReport
 from sidewinder.engine.sizing import limits_of, open_state_cache
 from sidewinder.parallel.executor import Executor
 from sidewinder.parallel.launch import start_executor
@@ -71,7 +71,8 @@ class LLM:
         limits = limits_of(*sizes)
         cache = open_state_cache(*sizes, self._executor)
         pacer = Pacer() if config.scheduling == "latency" else None
-        self.engine = Engine(self._executor, limits, cache, pacer)
+        looks_ahead = self.runner_report.looks_ahead
+        self.engine = Engine(self._executor, limits, cache, pacer, looks_ahead)
         self._dispatcher = Dispatcher(self.engine)
         drawn = secrets.randbits(63) if config.seed is None else config.seed
         self.intake = Intake(

@@ -4,11 +4,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sidewinder.engine.limits import Limits
 from sidewinder.engine.outputs import Increment, Metrics, RequestOutput
 from sidewinder.engine.pacing import Pacer
 from sidewinder.engine.plan import StepResult
 from sidewinder.engine.request import FinishReason, Request
-from sidewinder.engine.scheduler import Limits, Progress, Scheduler
+from sidewinder.engine.scheduler import Progress, Scheduler
 from sidewinder.engine.text import TextStream
 from sidewinder.parallel.executor import Executor
 from sidewinder.state.cache.cache import StateCache
@@ -56,6 +57,7 @@ class Engine:
         limits: slots, pages and tokens per step.
         cache: kept states; by default none are.
         pacer: protects decodes from prompts; by default prompts fill the steps.
+        looks_ahead: ranks start the next step before they answer, where plans say what it is.
 
     Attributes:
         failed: a step raised: the ranks' state is unknown, so close the executor.
@@ -67,9 +69,10 @@ class Engine:
         limits: Limits,
         cache: StateCache | None = None,
         pacer: Pacer | None = None,
+        looks_ahead: bool = False,
     ) -> None:
         self._executor = executor
-        self._scheduler = Scheduler(limits, cache, pacer)
+        self._scheduler = Scheduler(limits, cache, pacer, looks_ahead)
         self.cache = self._scheduler.cache
         self._live: dict[int, _Live] = {}
         self.counters = Counters()

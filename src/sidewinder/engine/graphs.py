@@ -3,29 +3,24 @@
 A step of one token per sequence has the same kernels each time; only token ids, slots and the like
 change. They lie in buffers that stay, which a step fills with one copy; a batch is padded up to its
 bucket with rows that run in a spare slot, whose state nobody reads. Where no row needs more than a
-temperature and filters, drawing is part of the graph, and the tokens come back in one copy: the
-only time that a step waits for the device.
+temperature and filters, drawing is part of the graph. The tokens stay on the device for the next
+step, which may be started before anybody has seen them, and come back in one copy beside it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives
+from sidewinder.engine.buckets import INTEGERS, Bucket, Started
 from sidewinder.engine.counted import CallCounter
-from sidewinder.engine.plan import SequenceStep
+from sidewinder.engine.plan import PENDING, SequenceStep
 from sidewinder.models.base import Model
-from sidewinder.sampling.captured import (
-    NOT_FINITE,
-    DrawInputs,
-    best_tokens,
-    draw_tokens,
-    split_bits,
-)
-from sidewinder.sampling.sampler import Draw, Sampler, not_finite
+from sidewinder.sampling.captured import DrawInputs, best_tokens, draw_tokens, split_bits
+from sidewinder.sampling.sampler import Draw, Sampler
 from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.state.batch import DecodeTables, PackedBatch, Sequences
 from sidewinder.state.pool import StatePool
@@ -42,7 +37,7 @@ FEWEST_PAGES = 16
 WARM_UPS = 2
 """Runs before a recording: kernels are tuned and workspaces allocated in them."""
 
-Drawing = Literal["later", "greedy", "random"]
+Way = Literal["later", "greedy", "random"]
 """How much of drawing is in a graph: none of it, only the most likely token, or all of it."""
 
 
@@ -108,48 +103,6 @@ class Spare:
     page: int = 0
 
 
-INTEGERS = ("token", "slot", "start", "top_k", "high_bits", "low_bits")
-"""Columns of a bucket's integers; page numbers follow."""
-
-
-@dataclass
-class Bucket:
-    """Buffers of one bucket, on host and device, and the results of its last replay.
-
-    Attributes:
-        integers: int64 `[size, 6 + n_pages]`: `INTEGERS`, then a hybrid's pages.
-        numbers: float64 `[size, 3]`: temperature, min_p, top_p.
-        integers_host, numbers_host: what the next copy takes; pinned on machines with a GPU.
-        replay: does a step.
-        calls: collectives in one step.
-        logits: `[size, vocab_local]` of the last step.
-        tokens: int64 `[size]`, drawn in it; `NOT_FINITE` marks a broken row.
-    """
-
-    integers: Tensor
-    numbers: Tensor
-    integers_host: Tensor
-    numbers_host: Tensor
-    replay: Callable[[], None] | None = None
-    calls: int = 0
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
-    tokens: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    @staticmethod
-    def of(size: int, n_pages: int, device: torch.device) -> "Bucket":
-        pinned = device.type == "cuda"
-        integers = torch.zeros(size, len(INTEGERS) + n_pages, dtype=torch.int64, pin_memory=pinned)
-        numbers = torch.zeros(size, 3, dtype=torch.float64, pin_memory=pinned)
-        return Bucket(integers.to(device), numbers.to(device), integers, numbers)
-
-    def fill(self, integers: list[list[int]], numbers: list[list[float]]) -> None:
-        """Send a step's rows. The last step's tokens were waited for, so its copy is done."""
-        self.integers_host.copy_(torch.tensor(integers, dtype=torch.int64))
-        self.numbers_host.copy_(torch.tensor(numbers, dtype=torch.float64))
-        self.integers.copy_(self.integers_host, non_blocking=True)
-        self.numbers.copy_(self.numbers_host, non_blocking=True)
-
-
 class DecodeGraphs:
     """Runs decode steps of one rank; every rank makes the same calls.
 
@@ -167,7 +120,9 @@ class DecodeGraphs:
         self._spare, self._counter = spare, counter
         self._device = pool.conv.device
         self._shard = VocabShard(model.dims.vocab_sizes, model.collectives)
-        self._buckets: dict[tuple[int, int, Drawing], Bucket] = {}
+        self._buckets: dict[tuple[int, int, Way], Bucket] = {}
+        # The token drawn last in each slot, for steps that are started before it is known.
+        self._last = torch.zeros(pool.conv.shape[1], dtype=torch.int64, device=self._device)
 
     def serves(self, sequences: Sequence[SequenceStep]) -> bool:
         """Whether a step is one that graphs can run: it only decodes."""
@@ -177,35 +132,51 @@ class DecodeGraphs:
         )
 
     def draw(self, sequences: Sequence[SequenceStep], sampler: Sampler) -> tuple[Tensor, list[int]]:
-        """Run a step that `serves`; its logits `[n, vocab_local]`, and the tokens drawn.
-
-        The logits hold until the next step.
+        """`start`, waited for: its logits, and the tokens drawn.
 
         Raises:
             RuntimeError: if logits hold NaN or infinity, or a graph cannot be recorded.
         """
+        started = self.start(sequences, sampler)
+        return started.logits, self.finish(started, sequences, sampler)
+
+    def start(self, sequences: Sequence[SequenceStep], sampler: Sampler) -> Started:
+        """Begin a step that `serves`; it may name `PENDING` tokens of the step before.
+
+        Raises:
+            RuntimeError: if a graph cannot be recorded.
+        """
         slots = [part.slot for part in sequences]
-        allowed = [part.allowed for part in sequences]
-        draws = sampler.unadjusted(slots, allowed)
+        draws = sampler.unadjusted(slots, [part.allowed for part in sequences])
         bucket = self._run(sequences, draws)
-        logits = bucket.logits[: len(slots)]
-        if draws is None:
-            return logits, sampler.sample(logits, slots, allowed)
-        tokens: list[int] = bucket.tokens.tolist()[: len(slots)]
-        if NOT_FINITE in tokens:
-            raise not_finite(tokens.index(NOT_FINITE), len(tokens))
-        sampler.remember(slots, tokens)
-        return logits, tokens
+        drawing = None
+        if draws is not None:
+            sampler.advance(slots)
+            drawing = bucket.send_back()
+        return Started(bucket.logits[: len(slots)], drawing, len(slots), bucket.calls)
+
+    def finish(
+        self, started: Started, sequences: Sequence[SequenceStep], sampler: Sampler
+    ) -> list[int]:
+        """The tokens of a step that was started.
+
+        Raises:
+            RuntimeError: if logits hold NaN or infinity.
+        """
+        if started.drawing is not None:
+            return started.drawing.tokens(started.n)
+        slots = [part.slot for part in sequences]
+        return sampler.sample(started.logits, slots, [part.allowed for part in sequences])
 
     def _run(self, sequences: Sequence[SequenceStep], draws: list[Draw] | None) -> Bucket:
-        drawing: Drawing = "later"
+        way: Way = "later"
         if draws is not None:
-            drawing = "greedy" if all(draw.params.greedy for draw in draws) else "random"
+            way = "greedy" if all(draw.params.greedy for draw in draws) else "random"
         size, n_pages = bucket_of(len(sequences)), self._pages_of(sequences)
-        bucket = self._buckets.get((size, n_pages, drawing))
+        bucket = self._buckets.get((size, n_pages, way))
         if bucket is None:
-            bucket = self._record(size, n_pages, drawing)
-            self._buckets[size, n_pages, drawing] = bucket
+            bucket = self._record(size, n_pages, way)
+            self._buckets[size, n_pages, way] = bucket
         bucket.fill(*self._rows(sequences, draws, size, n_pages))
         assert bucket.replay is not None
         bucket.replay()
@@ -241,7 +212,7 @@ class DecodeGraphs:
         n_padding = size - len(sequences)
         return integers + [spare] * n_padding, numbers + [[1.0, 0.0, 1.0]] * n_padding
 
-    def _record(self, size: int, n_pages: int, drawing: Drawing) -> Bucket:
+    def _record(self, size: int, n_pages: int, way: Way) -> Bucket:
         bucket = Bucket.of(size, n_pages, self._device)
         # While it warms up and records, all rows are padding: no sequence's state changes.
         bucket.fill(*self._rows([], None, size, n_pages))
@@ -250,10 +221,12 @@ class DecodeGraphs:
         def run() -> None:
             self._refresh(batch, bucket)
             bucket.logits = self._model.local_logits(self._model.forward(batch, self._pool))
-            if drawing == "greedy":
+            if way == "greedy":
                 bucket.tokens = best_tokens(bucket.logits, self._shard)
-            elif drawing == "random":
+            elif way == "random":
                 bucket.tokens = draw_tokens(bucket.logits, self._shard, inputs())
+            if way != "later":
+                self._last.index_copy_(0, batch.seqs.slots, bucket.tokens)
 
         before = self._counter.calls
         run()  # Counts the collectives of a step.
@@ -286,8 +259,11 @@ class DecodeGraphs:
 
     def _refresh(self, batch: PackedBatch, bucket: Bucket) -> None:
         """From the buffers' columns to contiguous tensors: the first kernels of a graph."""
-        batch.token_ids.copy_(bucket.integers[:, 0])
+        given = bucket.integers[:, 0]
         batch.seqs.slots.copy_(bucket.integers[:, 1])
+        # A row that was not finite drew -1, which is no token to look up.
+        drawn = self._last[batch.seqs.slots].clamp_(min=0)
+        batch.token_ids.copy_(torch.where(given == PENDING, drawn, given))
         batch.seqs.fresh.copy_(bucket.integers[:, 2] == 0)
 
     def _inputs(self, bucket: Bucket) -> Callable[[], DrawInputs]:

@@ -10,8 +10,8 @@ from functools import cached_property
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.defaults import GenerationDefaults
 from sidewinder.engine.inputs import Prompt, check_length, check_tokens, resolve_params
+from sidewinder.engine.limits import Limits
 from sidewinder.engine.request import Request
-from sidewinder.engine.scheduler import Limits
 from sidewinder.sampling import Constraint, SamplingParams
 from sidewinder.sampling.grammar import GrammarCompiler
 from sidewinder.state.cache.cache import Kept, namespace_of

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from sidewinder.sampling import SamplingParams, TokenLogprobs
 from sidewinder.state.cache.ops import StateOp
 
+PENDING = -1
+"""In `SequenceStep.tokens`: the token that the step before this one draws, known to ranks only."""
+
 
 @dataclass(frozen=True)
 class SequenceStep:
@@ -12,7 +15,7 @@ class SequenceStep:
 
     Attributes:
         slot: its state slot.
-        tokens: the ids to run now.
+        tokens: the ids to run now; `PENDING` alone in a step that is started ahead.
         start: how many of its tokens are already in the state (0: fresh).
         pages: hybrids: KV pages that cover `start + len(tokens)` tokens.
         sample: draw the next token from the last row's logits.
@@ -62,11 +65,15 @@ class StepPlan:
         sequences: one-token ones first; none in a step that only moves states.
         admissions: what samplers must know.
         state_ops: done first, in this order.
+        ahead: the step after this one, to be started before this one's tokens are waited for.
+        started: this is what the last plan's `ahead` was, and it was started.
     """
 
     sequences: tuple[SequenceStep, ...]
     admissions: tuple[Admission, ...] = ()
     state_ops: tuple[StateOp, ...] = ()
+    ahead: tuple[SequenceStep, ...] = ()
+    started: bool = False
 
 
 @dataclass
@@ -93,7 +100,9 @@ class StepResult:
     Attributes:
         sequences: in the order of `StepPlan.sequences`.
         failed: why, by snapshot, for operations that could not be done (disk).
+        ahead: whether the plan's `ahead` was started; it then comes as the next plan.
     """
 
     sequences: list[SequenceResult]
     failed: dict[int, str] = field(default_factory=dict)
+    ahead: bool = False

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sidewinder.engine.plan import Admission, SequenceStep
+from sidewinder.engine.plan import PENDING, Admission, SequenceStep
 from sidewinder.sampling import Constraint, SamplingParams
 from sidewinder.state.cache.cache import Kept
 
@@ -76,6 +76,7 @@ class Sequence:
         output: tokens drawn so far.
         n_cached: tokens that were in the state when the sequence got its slot.
         boundaries: where prefill stops to keep the state.
+        n_ahead: tokens that a step started ahead is running; the state will hold them, too.
     """
 
     request: Request
@@ -85,6 +86,7 @@ class Sequence:
     output: list[int] = field(default_factory=list)
     n_cached: int = 0
     boundaries: set[int] = field(default_factory=set)
+    n_ahead: int = 0
 
     @property
     def n_before_boundary(self) -> int:
@@ -96,8 +98,8 @@ class Sequence:
 
     @property
     def stored_tokens(self) -> tuple[int, ...]:
-        """The tokens in the state."""
-        return (*self.request.prompt, *self.output)[: self.n_stored]
+        """The tokens in the state, after all that was started."""
+        return (*self.request.prompt, *self.output)[: self.n_stored + self.n_ahead]
 
     @property
     def n_unstored(self) -> int:
@@ -133,6 +135,25 @@ class Sequence:
             top_logprobs=request.params.prompt_logprobs or 0,
             return_logits=request.return_logits,
             allowed=self._allowed() if sample else b"",
+        )
+
+    @property
+    def draws_alone(self) -> bool:
+        """Whether its next two tokens can be drawn without the host knowing the first."""
+        request, params = self.request, self.request.params
+        needs_host = request.keep or request.constraint is not None or params.logprobs is not None
+        adjusts = params.has_penalties or params.logit_bias or len(self.output) < params.min_tokens
+        return not (needs_host or adjusts or self.prefilling)
+
+    def step_after(self, step: SequenceStep, page_size: int) -> SequenceStep | None:
+        """What follows `step`, which draws its next token; None if that is the last one."""
+        assert self.request.params.max_tokens is not None
+        if len(self.output) + 1 >= self.request.params.max_tokens:
+            return None
+        start = step.start + 1
+        n_pages = start // page_size + 1 if self.pages else 0
+        return SequenceStep(
+            slot=self.slot, tokens=(PENDING,), start=start, pages=self.pages[:n_pages], sample=True
         )
 
     def take(self, token: int) -> None:

@@ -1,7 +1,7 @@
 """One rank's share of the work: weights, state, and the steps that run on them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from sidewinder.collectives.base import Collectives
 from sidewinder.collectives.quantised.all_reduce import quantised
 from sidewinder.collectives.thresholds import use_thresholds
 from sidewinder.config import EngineConfig, ModelConfig
+from sidewinder.engine.buckets import Started
 from sidewinder.engine.counted import CallCounter, CountedCollectives
 from sidewinder.engine.graphs import DecodeGraphs, Spare, recorder_for
 from sidewinder.engine.loading import load_weights
 from sidewinder.engine.memory import (
-    PoolSize,
     fit_cache,
     fit_pool,
     gather_integer,
@@ -22,6 +22,7 @@ from sidewinder.engine.memory import (
     least_free_bytes,
 )
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
+from sidewinder.engine.report import RunnerReport
 from sidewinder.engine.request import NO_NEXT_TOKEN
 from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.base import Model
@@ -33,7 +34,6 @@ from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
 from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.sensitivity import policy_for
 from sidewinder.state.batch import PackedBatch, pack
-from sidewinder.state.cache.entry import CacheSizes
 from sidewinder.state.cache.formats import stored_bytes
 from sidewinder.state.cache.ops import StateOp
 from sidewinder.state.cache.store import SnapshotStore
@@ -42,35 +42,6 @@ from sidewinder.state.spec import StateSpec
 
 LOGITS_PER_BLOCK = 1 << 24
 """Logits that are held at once when whole prompts are scored: 64 MiB in float32."""
-
-
-@dataclass(frozen=True)
-class RunnerReport:
-    """What the ranks hold and how they talk; the same on every rank, but for `waited_s`.
-
-    Attributes:
-        pool: slots and KV pages of every rank.
-        cache: budgets of kept states.
-        device, dtype: where and in what the model computes ("cpu", "bfloat16").
-        weight_bytes: of every rank.
-        slot_bytes: of one sequence's state, on every rank.
-        page_bytes: of one KV page, on every rank.
-        collectives: the path that messages take.
-        collectives_per_step: collectives of the last step that only decoded; None before one.
-        waited_s: seconds that this rank has waited for messages; 0 where the transport does not
-            count them (only TCP does).
-    """
-
-    pool: PoolSize
-    cache: CacheSizes
-    device: str
-    dtype: str
-    weight_bytes: tuple[int, ...]
-    slot_bytes: tuple[int, ...]
-    page_bytes: tuple[int, ...]
-    collectives: str
-    collectives_per_step: int | None = None
-    waited_s: float = 0.0
 
 
 def build_runner(
@@ -137,6 +108,7 @@ def build_runner(
         slot_bytes=slot_bytes,
         page_bytes=page_bytes,
         collectives=collectives.path,
+        looks_ahead=graphs is not None,
     )
     answers = tp.rank == 0 or engine.launch == "torchrun"
 
@@ -186,6 +158,7 @@ class Runner:
         self._counter = counter
         self._answers = answers
         self._graphs = graphs
+        self._started: Started | None = None
         self._device = pool.conv.device
         shard = VocabShard(model.dims.vocab_sizes, model.collectives)
         self._sampler = Sampler(model.config.vocab_size, self._device, shard)
@@ -205,14 +178,12 @@ class Runner:
             self._sampler.admit(admission)
         calls = self._counter.calls
         sequences = plan.sequences
-        if self.pool.poison:
-            self._poison_unused(sequences)
+        if self.pool.poison and not plan.started:
+            for part in sequences:
+                self.pool.poison_entered(part.slot, part.start, part.pages)
         results = [SequenceResult() for _ in sequences]
         if self._graphs is not None and self._graphs.serves(sequences):
-            logits, tokens = self._graphs.draw(sequences, self._sampler)
-            self._give(sequences, range(len(sequences)), logits, tokens, results)
-            self._report = replace(self._report, collectives_per_step=self._counter.calls - calls)
-            return StepResult(results, failed)
+            return StepResult(results, failed, self._step_by_graph(self._graphs, plan, results))
         batch = pack(
             [list(part.tokens) for part in sequences],
             [part.slot for part in sequences],
@@ -229,6 +200,27 @@ class Runner:
                 rows = hidden[batch.seqs.bounds[index] : batch.seqs.bounds[index + 1]]
                 self._read_rows(part, rows, results[index])
         return StepResult(results, failed)
+
+    def _step_by_graph(
+        self, graphs: DecodeGraphs, plan: StepPlan, results: list[SequenceResult]
+    ) -> bool:
+        """Results of a step that only decodes; whether the one after it was started before."""
+        sequences, started = plan.sequences, self._started
+        if not plan.started:
+            started = graphs.start(sequences, self._sampler)
+        assert started is not None, "the plan's step was started"
+        self._started = None
+        if plan.ahead and started.drawing is not None and graphs.serves(plan.ahead):
+            self._started = graphs.start(plan.ahead, self._sampler)
+        tokens = graphs.finish(started, sequences, self._sampler)
+        self._report = replace(self._report, collectives_per_step=started.calls)
+        if self._started is None:
+            self._give(sequences, range(len(sequences)), started.logits, tokens, results)
+            return False
+        # Where a step is started ahead nobody wants logprobs, and these logits are gone.
+        for result, token in zip(results, tokens, strict=True):
+            result.token = token
+        return True
 
     @torch.inference_mode()
     def apply(self, ops: Sequence[StateOp]) -> dict[int, str]:
@@ -290,18 +282,6 @@ class Runner:
                 blocks.append(logits.cpu())
         if blocks:
             result.logits = torch.cat(blocks).numpy()
-
-    def _poison_unused(self, sequences: Sequence[SequenceStep]) -> None:
-        """Fill slots and pages that a sequence enters in this step with NaN (tests)."""
-        for part in sequences:
-            if part.start == 0:
-                self.pool.conv[:, part.slot] = torch.nan
-                self.pool.ssm[:, part.slot] = torch.nan
-            kv = self.pool.kv
-            if kv is not None:
-                entered = list(part.pages[-(-part.start // kv.page_size) :])
-                kv.k[:, entered] = torch.nan
-                kv.v[:, entered] = torch.nan
 
 
 def _score(logits: Tensor, next_tokens: Sequence[int], n_top: int) -> list[TokenLogprobs | None]:

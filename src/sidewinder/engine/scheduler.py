@@ -10,44 +10,13 @@ computing a longer common beginning, it waits for that.
 from collections import deque
 from dataclasses import dataclass
 
+from sidewinder.engine.limits import Limits
 from sidewinder.engine.pacing import Pacer
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
 from sidewinder.engine.request import FinishReason, Request, Sequence
 from sidewinder.state.cache.boundaries import MIN_SHARED
 from sidewinder.state.cache.cache import Kept, Match, StateCache
 from sidewinder.state.cache.radix import common_prefix
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the scheduler may give away.
-
-    Attributes:
-        n_slots: sequences that run at once.
-        max_step_tokens: tokens of one step.
-        max_logit_rows: rows of logits that one step sends back to the caller.
-        n_pages, page_size: hybrids: KV pages, and the tokens that one holds; else 0.
-    """
-
-    n_slots: int
-    max_step_tokens: int
-    max_logit_rows: int
-    n_pages: int = 0
-    page_size: int = 0
-
-    def pages_for(self, request: Request) -> int:
-        """KV pages that the longest possible text of `request` fills."""
-        return -(-request.max_stored_tokens // self.page_size) if self.page_size else 0
-
-    def check(self, request: Request) -> None:
-        """Raise ValueError if the KV pages of `request` could never be free at once."""
-        needed = self.pages_for(request)
-        if needed > self.n_pages:
-            raise ValueError(
-                f"the request may hold {request.max_stored_tokens} tokens and the KV cache holds "
-                f"{self.n_pages * self.page_size}; shorten the prompt, lower max_tokens, or raise "
-                f"kv_cache_tokens to {needed * self.page_size} or more"
-            )
 
 
 @dataclass(frozen=True)
@@ -82,18 +51,26 @@ class Scheduler:
         limits: what may be given away.
         cache: kept states, and the KV pages; by default nothing is kept.
         pacer: limits the prompt tokens of steps that also decode; by default they fill the step.
+        looks_ahead: plans may say what follows, for ranks that start it before they answer.
     """
 
     def __init__(
-        self, limits: Limits, cache: StateCache | None = None, pacer: Pacer | None = None
+        self,
+        limits: Limits,
+        cache: StateCache | None = None,
+        pacer: Pacer | None = None,
+        looks_ahead: bool = False,
     ) -> None:
         self.limits = limits
+        self._looks_ahead = looks_ahead
         self._pacer = pacer
         self.cache = cache or StateCache(n_pages=limits.n_pages)
         self._waiting: deque[Request] = deque()
         self._running: dict[int, Sequence] = {}
         self._free_slots = list(reversed(range(limits.n_slots)))
         self._planned: list[tuple[Sequence, SequenceStep]] = []
+        self._ahead: list[tuple[Sequence, SequenceStep]] = []
+        self._started: list[tuple[Sequence, SequenceStep]] = []
 
     @property
     def n_waiting(self) -> int:
@@ -129,6 +106,8 @@ class Scheduler:
     def plan(self) -> StepPlan | None:
         """Choose the next step, admitting what fits; None if there is nothing to do."""
         assert not self._planned, "the planned step was not committed"
+        if self._started:
+            return self._plan_started()
         admitted = self._admit()
         chosen = self._choose()
         if not chosen and not self._waiting:
@@ -141,15 +120,46 @@ class Scheduler:
         self._planned = chosen
         drawing = [sequence for sequence in admitted if sequence.request.generate]
         admissions = tuple(sequence.admission() for sequence in drawing)
-        return StepPlan(tuple(step for _, step in chosen), admissions, ops)
+        return StepPlan(_steps(chosen), admissions, ops, ahead=self._look_ahead())
+
+    def _plan_started(self) -> StepPlan:
+        """The step that the ranks have started already: its results, and what follows."""
+        self._planned, self._started = self._started, []
+        ops = self.cache.take_ops()
+        return StepPlan(
+            _steps(self._planned), state_ops=ops, ahead=self._look_ahead(), started=True
+        )
+
+    def _look_ahead(self) -> tuple[SequenceStep, ...]:
+        """The step after the planned one, if that can be said now; sequences may yet turn out to
+        end with the planned one, and what more they run is then forgotten."""
+        alive = [(sequence, step) for sequence, step in self._planned if self._runs(sequence)]
+        alone = all(sequence.draws_alone for sequence, _ in alive)
+        if not self._looks_ahead or self._waiting or not alone or len(alive) < len(self._running):
+            return ()
+        following = [
+            (sequence, sequence.step_after(step, self.limits.page_size)) for sequence, step in alive
+        ]
+        self._ahead = [(sequence, step) for sequence, step in following if step is not None]
+        return _steps(self._ahead)
+
+    def _runs(self, sequence: Sequence) -> bool:
+        return self._running.get(sequence.request.id) is sequence
 
     def commit(self, result: StepResult) -> list[Progress]:
-        """Take the results of the planned step, in its order; free what is complete."""
+        """Take the results of the planned step, in its order; free what is complete. Sequences that
+        ended while it ran have none."""
         planned, self._planned = self._planned, []
+        self._started, self._ahead = self._ahead if result.ahead else [], []
+        for sequence, _ in planned:
+            sequence.n_ahead = 0
+        for sequence, _ in self._started:
+            sequence.n_ahead = 1
         self.cache.settle(result.failed)
         return [
             self._advance(sequence, step, part)
             for (sequence, step), part in zip(planned, result.sequences, strict=True)
+            if self._runs(sequence)
         ]
 
     def took(self, plan: StepPlan, seconds: float) -> None:
@@ -272,3 +282,7 @@ class Scheduler:
         if sequence.boundaries:
             tokens = sequence.stored_tokens
             self.cache.save(sequence.request.namespace, tokens, sequence.slot, sequence.pages)
+
+
+def _steps(parts: list[tuple[Sequence, SequenceStep]]) -> tuple[SequenceStep, ...]:
+    return tuple(step for _, step in parts)

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sidewinder.config import EngineConfig, ModelConfig
-from sidewinder.engine.runner import LOGITS_PER_BLOCK, RunnerReport
-from sidewinder.engine.scheduler import Limits
+from sidewinder.engine.limits import Limits
+from sidewinder.engine.report import RunnerReport
+from sidewinder.engine.runner import LOGITS_PER_BLOCK
 from sidewinder.parallel.executor import Executor
 from sidewinder.state.cache.cache import StateCache
 from sidewinder.state.cache.disk import DiskIndex

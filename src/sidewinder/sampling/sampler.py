@@ -207,10 +207,11 @@ class Sampler:
             return None
         return [Draw(state.params, uniform_bits(state.seed, state.n_drawn)) for state in states]
 
-    def remember(self, slots: Sequence[int], tokens: Sequence[int]) -> None:
-        """Take note of tokens that the caller drew itself (see `unadjusted`)."""
-        for slot, token in zip(slots, tokens, strict=True):
-            self._remember(self._slots[slot], token)
+    def advance(self, slots: Sequence[int]) -> None:
+        """The caller draws the next tokens of `slots` itself (see `unadjusted`, which is never None
+        where the tokens would have to be remembered)."""
+        for slot in slots:
+            self._slots[slot].n_drawn += 1
 
     def _float32(self, logits: Tensor, copy: bool = False) -> Tensor:
         """`logits` in float32; a copy, where that is asked or needed, into memory that is kept."""

@@ -1,6 +1,7 @@
 """The state pool: conv and SSM state of all layers in numbered slots, and a hybrid's KV pages."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -138,6 +139,15 @@ class StatePool:
         assert snapshot.ssm.shape == self.ssm[:, slot].shape, "a snapshot of another model or rank"
         self.conv[:, slot] = snapshot.conv.to(self.conv.device)
         self.ssm[:, slot] = snapshot.ssm.to(self.ssm.device)
+
+    def poison_entered(self, slot: int, start: int, pages: Sequence[int]) -> None:
+        """Fill with NaN what a sequence enters that has `start` tokens: its slot, and new pages."""
+        if start == 0:
+            self._fill(slot, torch.nan)
+        if self.kv is not None:
+            entered = list(pages[-(-start // self.kv.page_size) :])
+            self.kv.k[:, entered] = torch.nan
+            self.kv.v[:, entered] = torch.nan
 
     def _fill(self, slot: int, value: float) -> None:
         self.conv[:, slot] = value

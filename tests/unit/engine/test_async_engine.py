@@ -11,8 +11,8 @@ from toy_executor import ToyExecutor, toy_output
 from sidewinder.engine.async_engine import AsyncEngine, EngineClosed, Overloaded
 from sidewinder.engine.engine import Engine
 from sidewinder.engine.intake import Call
+from sidewinder.engine.limits import Limits
 from sidewinder.engine.request import Request
-from sidewinder.engine.scheduler import Limits
 from sidewinder.sampling import SamplingParams
 
 LIMITS = Limits(n_slots=3, max_step_tokens=16, max_logit_rows=100)

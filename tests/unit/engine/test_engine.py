@@ -4,8 +4,8 @@ import pytest
 from toy_executor import ToyExecutor, toy_output, toy_score
 
 from sidewinder.engine.engine import Engine
+from sidewinder.engine.limits import Limits
 from sidewinder.engine.request import Request
-from sidewinder.engine.scheduler import Limits
 from sidewinder.sampling import SamplingParams
 
 LIMITS = Limits(n_slots=2, max_step_tokens=6, max_logit_rows=8)

@@ -7,8 +7,9 @@ from test_scheduler import request, run, start
 from toy_executor import ToyExecutor, toy_output
 
 from sidewinder.config import EngineConfig
+from sidewinder.engine.limits import Limits
 from sidewinder.engine.pacing import PROBE_STEPS, SLOWDOWN, Pacer
-from sidewinder.engine.scheduler import Limits, Scheduler
+from sidewinder.engine.scheduler import Scheduler
 
 
 def simulate(pacer, n_steps, decode_s, token_s, fixed_s=0.0, waiting=10**9):

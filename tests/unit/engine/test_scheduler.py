@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_executor import ToyExecutor, toy_output, toy_score
 
+from sidewinder.engine.limits import Limits
 from sidewinder.engine.request import Request
-from sidewinder.engine.scheduler import Limits, Scheduler
+from sidewinder.engine.scheduler import Scheduler
 from sidewinder.sampling import SamplingParams
 
 
