@@ -1,6 +1,7 @@
 """`launch="torchrun"`: every rank makes the same calls; the variables are checked."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -55,6 +56,39 @@ def test_two_ranks_under_torchrun(path, ending, tmp_path):
     assert result.returncode == 0, result.stderr
     expected = [f"rank {rank} {path}" for rank in (0, 0, 1, 1)]
     assert sorted(result.stdout.split("\n")) == ["", *expected]
+
+
+SLOW_SCRIPT = """
+import os, time, torch
+from sidewinder.parallel import mesh
+from sidewinder.parallel.torchrun import TorchrunPlace, join_torchrun
+place = TorchrunPlace.read(os.environ, 3)
+connect = mesh._connect
+def slowly(tp, rank, store, deadline):
+    if (tp.rank, rank) == (2, 1):
+        time.sleep(1)  # rank 0 has all its connections, and keeps the store
+    return connect(tp, rank, store, deadline)
+mesh._connect = slowly
+group = join_torchrun(place, torch.device("cpu"), "tcp", 20.0, "slow")
+assert group.all_reduce(torch.ones(1)).item() == 3
+group.close()
+"""
+
+
+@pytest.mark.skipif(native is None, reason="native module not built")
+def test_the_first_rank_s_store_outlives_the_forming_of_the_group(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SLOW_SCRIPT)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    places = [
+        PLACE | {"RANK": str(rank), "WORLD_SIZE": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
+                 "MASTER_PORT": port, "PYTHONPATH": os.pathsep.join(sys.path)}
+        for rank in range(3)
+    ]  # fmt: skip
+    ranks = [subprocess.Popen([sys.executable, script], env=os.environ | place) for place in places]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0, 0]
 
 
 def test_place_is_read_from_the_environment():

@@ -98,13 +98,22 @@ def join_torchrun(
         return join_gpus(place.tp, store, device, transport, timeout_s, name)
     if native is None or forced == "gloo":
         return TorchCollectives(place.tp, store, device, timeout_s, host, name)
-    mine = c10d.PrefixStore(name, store)
+    group = _join_cpus(place, c10d.PrefixStore(name, store), host, forced, timeout_s)
+    group.barrier()  # The store may end with rank 0's use of it; now nobody needs it any more.
+    return group
+
+
+def _join_cpus(
+    place: TorchrunPlace, store: Any, host: str, forced: Transport | None, timeout_s: float
+) -> Collectives:
+    """Over shared memory where that is possible and wanted, else over TCP."""
+    one_machine = place.local_size == place.tp.size
     if one_machine and forced in (None, "shared memory"):
-        segment = _shared_segment(place.tp, mine, timeout_s)
+        segment = _shared_segment(place.tp, store, timeout_s)
         if segment is not None:
             # The user's own processes are never pinned, so no core is a rank's own.
             return SharedMemoryCollectives(place.tp, segment, timeout_s, own_cores=False)
-    return TcpCollectives(place.tp, open_links(place.tp, mine, host, timeout_s))
+    return TcpCollectives(place.tp, open_links(place.tp, store, host, timeout_s))
 
 
 def _shared_segment(tp: TensorParallel, store: Any, timeout_s: float) -> Any:
