@@ -190,6 +190,12 @@ void bind_norms(nb::module_& m) {
        nb::arg("norm_before_gate"), nb::arg("y"));
 }
 
+void check_group_size(int64_t size) {
+    if (size != 32 && size != 64 && size != 128) {
+        throw std::invalid_argument("group_size: 32, 64 or 128");
+    }
+}
+
 void bind_linear(nb::module_& m) {
     m.def("linear", [](Handle x, Handle weight, Handle scales, Handle bias, Handle y,
                        int64_t group_size) {
@@ -200,9 +206,7 @@ void bind_linear(nb::module_& m) {
         args.x = real_rows(in, {rows, inputs});
         args.weight = matrix.of({Element::f32, Element::bf16, Element::i8}).rows();
         if (args.weight.dtype == DType::i8) {
-            if (group_size != 32 && group_size != 64 && group_size != 128) {
-                throw std::invalid_argument("group_size: 32, 64 or 128");
-            }
+            check_group_size(group_size);
             const int64_t groups = (inputs + group_size - 1) / group_size;
             args.scales = factors.shaped({outputs, groups}).of({Element::f32}).rows();
         }
@@ -215,6 +219,39 @@ void bind_linear(nb::module_& m) {
         launch(kernels().linear, args);
     }, nb::arg("x"), nb::arg("weight"), nb::arg("scales").none(), nb::arg("bias").none(),
        nb::arg("y"), nb::arg("group_size") = 32);
+
+    // Weights are int32 [panels, units, kPanel]; a unit's lane is 2 bfloat16 or 4 int8 plus 128.
+    m.def("linear_packed", [](Handle x, Handle weight, Handle scales, Handle bias, Handle y,
+                              int64_t group_size) {
+        if (kernels().linear_packed == nullptr) {
+            throw std::invalid_argument(std::string(kernels().isa) + " has no packed weights");
+        }
+        const View in("x", x), matrix("weight", weight), factors("scales", scales), out("y", y);
+        const int64_t rows = in.shaped({-1, -1}).size(0), inputs = in.size(1);
+        const int64_t outputs = real(out.shaped({rows, -1})).size(1);
+        const int64_t panels = (outputs + kPanel - 1) / kPanel, each = factors.present() ? 4 : 2;
+        const View& packed = matrix.shaped({panels, (inputs + each - 1) / each, kPanel});
+        LinearArgs args{};
+        args.x = real_rows(in, {rows, inputs});
+        args.weight = packed.of({Element::i32}).packed_from(1).rows();
+        if (factors.present()) {
+            check_group_size(group_size);
+            const int64_t groups = (inputs + group_size - 1) / group_size;
+            args.scales =
+                factors.shaped({panels, groups, kPanel}).of({Element::f32}).packed_from(1).rows();
+        } else {
+            in.of({Element::bf16});
+        }
+        args.bias = optional_rows(View("bias", bias), {outputs});
+        args.y = real_rows(out, {rows, outputs});
+        args.rows = rows;
+        args.inputs = inputs;
+        args.outputs = outputs;
+        args.group_size = group_size;
+        launch(kernels().linear_packed, args);
+    }, nb::arg("x"), nb::arg("weight"), nb::arg("scales").none(), nb::arg("bias").none(),
+       nb::arg("y"), nb::arg("group_size") = 32);
+    m.def("has_packed", [] { return kernels().linear_packed != nullptr; });
 }
 
 }  // namespace

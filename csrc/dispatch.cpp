@@ -35,7 +35,8 @@ const Level* levels(int& count) {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl");
-    const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+    const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16") &&
+                             __builtin_cpu_supports("avx512vnni");
     static const Level all[] = {{&avx512_bf16::table, avx512_bf16},
                                 {&avx512::table, avx512},
                                 {&avx2::table, avx2},

@@ -86,6 +86,9 @@ struct LinearArgs {
     int64_t rows, inputs, outputs, group_size;
 };
 
+// Outputs of a panel of packed weights (linear_packed.h).
+constexpr int64_t kPanel = 64;
+
 constexpr int kMostRanks = 64;
 
 // `type`: 0 float32, 1 bfloat16, 2 float16, 3 float64. `out` may be one of the parts.
@@ -105,6 +108,8 @@ struct Kernels {
     void (*rms_norm)(const NormArgs&);
     void (*gated_rms_norm)(const GatedNormArgs&);
     void (*linear)(const LinearArgs&);
+    // Weights in panels: `weight` and `scales` have one row per panel. Null where a level has none.
+    void (*linear_packed)(const LinearArgs&);
     void (*rank_sum)(const RankSumArgs&);
     void (*codec_encode)(const EncodeArgs&);
     void (*codec_reduce)(const ReduceArgs&);

@@ -2,6 +2,9 @@
 #include "codec.h"
 #include "conv.h"
 #include "linear.h"
+#if defined(SW_AVX512_BF16)
+#include "linear_packed_i8.h"
+#endif
 #include "norm.h"
 #include "rank_sum.h"
 #include "scan.h"
@@ -9,9 +12,13 @@
 
 namespace sidewinder::SW_LEVEL {
 
+#if !defined(SW_AVX512_BF16)
+constexpr void (*linear_packed)(const LinearArgs&) = nullptr;
+#endif
+
 extern const Kernels table;
-const Kernels table{SW_LEVEL_NAME, causal_conv1d,  selective_scan, ssd_scan,
-                    rms_norm,      gated_rms_norm, linear,         rank_sum,
-                    codec_encode,  codec_reduce,   codec_decode,   codec_decode_norm};
+const Kernels table{SW_LEVEL_NAME, causal_conv1d, selective_scan, ssd_scan,     rms_norm,
+                    gated_rms_norm, linear,       linear_packed,  rank_sum,     codec_encode,
+                    codec_reduce,  codec_decode,  codec_decode_norm};
 
 }  // namespace sidewinder::SW_LEVEL

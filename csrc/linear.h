@@ -66,9 +66,6 @@ inline void linear(const LinearArgs& a) {
     if (a.weight.dtype == DType::i8) {
         return a.rows <= kFewRows ? linear_i8_few_rows(a) : linear_outer<I8Weights>(a);
     }
-#if defined(SW_AVX512_BF16)
-    if (a.x.dtype == DType::bf16) return linear_with<Bf16Pairs>(a);
-#endif
     return linear_with<Bf16Weights>(a);
 }
 

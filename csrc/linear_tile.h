@@ -7,8 +7,6 @@
 
 #include "rows.h"
 
-#define SW_INLINE inline __attribute__((always_inline))
-
 namespace sidewinder::SW_LEVEL {
 
 constexpr int kTileX = 4;       // rows of x in a full tile
@@ -86,31 +84,6 @@ struct Bf16Weights {
         arrange(dst, at(a.weight, output, k), DType::bf16, n);
     }
 };
-
-#if defined(SW_AVX512_BF16)
-// Products of pairs in hardware, for bfloat16 activations.
-struct Bf16Pairs {
-    using Element = bf16;
-    using X = bf16;
-    using Wide = Bf16Pairs;
-    static constexpr int kParts = 1;
-    static constexpr int64_t kStep = 2 * kLanes;
-    static constexpr bool kDirect = true, kWidens = false;
-    static constexpr int tile_weights(int m) { return f32_tile_weights(m); }
-    static SW_INLINE Vec part(const bf16* w, int) { return (Vec)load_raw(w); }
-    static SW_INLINE Vec take(const bf16* x) { return in_register((Vec)load_raw(x)); }
-    static SW_INLINE Vec multiply_add(Vec w, Vec x, Vec sum) {
-        return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)x);
-    }
-    static void arrange(bf16* dst, const void* src, DType, int64_t n) {
-        std::memset(dst, 0, round_up(n, kStep) * sizeof(bf16));
-        std::memcpy(dst, src, n * sizeof(bf16));
-    }
-    static void widen(float* dst, const LinearArgs& a, int64_t output, int64_t k, int64_t n) {
-        arrange(reinterpret_cast<bf16*>(dst), at(a.weight, output, k), DType::bf16, n);
-    }
-};
-#endif
 
 // Part of a weight matrix: rows `stride` apart.
 template <class W>

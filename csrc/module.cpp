@@ -6,4 +6,5 @@ NB_MODULE(_native, m) {
     sidewinder::bind_kernels(m);
     sidewinder::bind_collectives(m);
     sidewinder::bind_codec(m);
+    sidewinder::bind_memory(m);
 }

@@ -140,14 +140,18 @@ inline void load_channel_constants(ScanTile& tile, const ScanArgs& a, int64_t c,
 inline void selective_scan(const ScanArgs& a) {
     const int64_t blocks = (a.channels + kScanChannels - 1) / kScanChannels;
     const int64_t work = a.seqs.bounds[a.seqs.count] * kScanChannels * a.d_state;
-    parallel(blocks, 1 + (1 << 15) / (work + 1), [&](int64_t begin, int64_t end) {
+    parallel(blocks, 1 + (1 << 13) / (work + 1), [&](int64_t begin, int64_t end) {
         ScanTile& tile = scan_scratch(a.d_state);
         for (int64_t block = begin; block < end; ++block) {
             const int64_t c = block * kScanChannels;
             const int64_t n = smaller(kScanChannels, a.channels - c);
             load_channel_constants(tile, a, c, n);
             for (int64_t s = 0; s < a.seqs.count; ++s) {
-                if (s + 1 < a.seqs.count) prefetch_state(a, s + 1, c);
+                if (s + 1 < a.seqs.count) {
+                    prefetch_state(a, s + 1, c);
+                } else if (block + 1 < end) {
+                    prefetch_state(a, 0, c + kScanChannels);
+                }
                 scan_sequence(tile, a, s, c, n);
             }
         }

@@ -14,6 +14,8 @@
 
 #include "kernels.h"
 
+#define SW_INLINE inline __attribute__((always_inline))
+
 namespace sidewinder::SW_LEVEL {
 
 #if defined(SW_AVX512)

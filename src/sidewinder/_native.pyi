@@ -9,6 +9,23 @@ def set_isa(name: str) -> None:
     """Choose an instruction-set level; empty chooses the best. ValueError if it cannot run here."""
 
 def isa() -> str: ...
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next allocation (glibc; nothing elsewhere)."""
+
+def prefer_huge_pages(address: int, bytes: int) -> None:
+    """Ask for huge pages for memory that was not touched yet (Linux; nothing elsewhere)."""
+
+def has_packed() -> bool:
+    """Whether the level in use takes packed weights."""
+
+def linear_packed(
+    x: Tensor,
+    weight: Tensor,
+    scales: Tensor | None,
+    bias: Tensor | None,
+    y: Tensor,
+    group_size: int = 32,
+) -> None: ...
 def set_threads(n: int) -> None: ...
 def threads() -> int: ...
 def causal_conv1d(

@@ -146,13 +146,13 @@ class Comparison:
 
 def _pool(model: Model, window: int, state_dtype: torch.dtype) -> StatePool:
     """State of one sequence of at most `window` tokens."""
-    table = model.embedding.weight
+    activations = model.final_norm
     return StatePool(
         model.config,
         model.dims,
         1,
-        table.dtype,
-        table.device,
+        activations.dtype,
+        activations.device,
         n_pages=-(-window // PAGE_SIZE),
         page_size=PAGE_SIZE,
         state_dtype=state_dtype,

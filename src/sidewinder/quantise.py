@@ -45,6 +45,9 @@ class Int8Weight:
     def nbytes(self) -> int:
         return self.values.nbytes + self.scales.nbytes
 
+    def __getitem__(self, rows: slice) -> "Int8Weight":
+        return Int8Weight(self.values[rows], self.scales[rows], self.group_size)
+
     def dequantise(self) -> Tensor:
         """The weight in float32, `[o, i]`, each product rounded once."""
         scales = self.scales.repeat_interleave(self.group_size, dim=1)

@@ -1,15 +1,18 @@
-"""A rank's weights as an `EngineConfig` asks for them: read or drawn, rotated, rounded."""
+"""A rank's weights as an `EngineConfig` asks for them: read or drawn, rotated, rounded, packed."""
 
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.checkpoint.reader import load_shard
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.layers.weights import Weight
+from sidewinder.ops import native
+from sidewinder.packing import pack_weights
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.quantise import quantise_weights
+from sidewinder.quantise import Int8Weight, quantise_weights
 from sidewinder.rotation import block_hadamard, fold_rotation
 
 
@@ -39,6 +42,11 @@ def load_weights(
         weights = load_shard(engine.model, model, tp, dtype, device, progress=progress)
     if engine.rotate:
         weights = fold_rotation(weights, model, block_hadamard(model.d_model))
+    tied = "lm_head.weight" not in weights
+    prepared: Mapping[str, Tensor | Int8Weight] = weights
     if engine.weight_dtype == "int8":
-        return quantise_weights(weights, tie_embeddings="lm_head.weight" not in weights)
-    return weights
+        prepared, tied = quantise_weights(weights, tied), False
+    del weights
+    if native.takes_packed(device):
+        return pack_weights(prepared, tied)
+    return prepared

@@ -8,6 +8,8 @@ from torch import Tensor
 from sidewinder.collectives.base import Collectives
 from sidewinder.layers.weights import Weight
 from sidewinder.ops.linear import linear
+from sidewinder.packing import PackedWeight
+from sidewinder.quantise import Int8Weight
 from sidewinder.sharding.shares import Share
 
 
@@ -15,24 +17,30 @@ class VocabParallelEmbedding:
     """`[T]` token ids to `[T, d_model]`: each rank looks up its own rows; one exact sum.
 
     Args:
-        weight: `[vocab_local, d_model]`.
+        weight: `[vocab_local, d_model]`; packed if it is also the head.
         rows: which rows of the vocabulary these are.
         collectives: the ranks that hold the others.
     """
 
-    def __init__(self, weight: Tensor, rows: Share, collectives: Collectives) -> None:
+    def __init__(self, weight: Weight, rows: Share, collectives: Collectives) -> None:
+        assert not isinstance(weight, Int8Weight), "a table is looked up as it is"
         self.weight = weight
         self.rows = rows
         self.collectives = collectives
 
     def __call__(self, token_ids: Tensor) -> Tensor:
         if self.collectives.tp.size == 1:
-            return F.embedding(token_ids, self.weight)
+            return self._lookup(token_ids)
         elsewhere = (token_ids < self.rows.start) | (token_ids >= self.rows.stop)
         local = (token_ids - self.rows.start).masked_fill(elsewhere, 0)
         # Every other rank adds zero to a token's row, so the sum is exact in any dtype.
-        found = F.embedding(local, self.weight).masked_fill(elsewhere[:, None], 0)
+        found = self._lookup(local).masked_fill(elsewhere[:, None], 0)
         return self.collectives.all_reduce(found)
+
+    def _lookup(self, rows: Tensor) -> Tensor:
+        if isinstance(self.weight, PackedWeight):
+            return self.weight.lookup(rows)
+        return F.embedding(rows, self.weight)
 
 
 class VocabParallelLogits:

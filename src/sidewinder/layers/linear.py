@@ -1,11 +1,12 @@
 """Linear layers split over ranks: by output rows, and by input columns with a sum."""
 
+from copy import copy
+
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending
-from sidewinder.layers.weights import Weight, Weights
+from sidewinder.layers.weights import Weights, rows_of
 from sidewinder.ops.linear import linear
-from sidewinder.quantise import Int8Weight
 from sidewinder.state.batch import Sequences
 
 
@@ -23,16 +24,12 @@ class ColumnParallelLinear:
     def __call__(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
-    def outputs(self, x: Tensor, which: slice) -> Tensor:
-        """Some of the outputs: the columns `which` of the result."""
-        bias = None if self.bias is None else self.bias[which]
-        return linear(x, _rows(self.weight, which), bias)
-
-
-def _rows(weight: Weight, which: slice) -> Weight:
-    if isinstance(weight, Int8Weight):
-        return Int8Weight(weight.values[which], weight.scales[which], weight.group_size)
-    return weight[which]
+    def part(self, which: slice) -> "ColumnParallelLinear":
+        """The layer of some of the outputs: the columns `which` of the result."""
+        part = copy(self)
+        part.weight = rows_of(self.weight, which)
+        part.bias = None if self.bias is None else self.bias[which]
+        return part
 
 
 class RowParallelLinear:

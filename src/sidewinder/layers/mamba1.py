@@ -19,7 +19,7 @@ from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
 from sidewinder.layers.overlap import PLAIN, Overlap, nothing
-from sidewinder.layers.weights import Weights
+from sidewinder.layers.weights import Weights, columns_of, rows_of
 from sidewinder.ops.causal_conv1d import causal_conv1d
 from sidewinder.ops.linear import linear
 from sidewinder.ops.rms_norm import rms_norm
@@ -44,8 +44,8 @@ class HeadScan:
         self.is_whole = channels == slice(0, weights["D"].shape[0])
         self.sizes = [config.dt_rank, config.d_state, config.d_state]
         self.norm_eps = config.mixer_norm_eps
-        self.x_proj = weights["x_proj.weight"][:, channels]
-        self.dt_proj = weights["dt_proj.weight"][channels]
+        self.x_proj = columns_of(weights.matrix("x_proj.weight"), channels)
+        self.dt_proj = rows_of(weights.matrix("dt_proj.weight"), channels)
         self.dt_bias = weights["dt_proj.bias"][channels]
         self.A = -torch.exp(weights["A_log"].float())[:, channels]
         self.D = weights["D"].float()[channels]
@@ -96,13 +96,17 @@ class Mamba1Mixer:
         head_collectives: Collectives,
         overlap: Overlap = PLAIN,
     ) -> None:
-        self.d_inner_local = dims.d_inner_local
         self.in_proj = ColumnParallelLinear(weights.under("in_proj"))
+        self.x_half = slice(0, dims.d_inner_local)
+        self.z_half = slice(dims.d_inner_local, 2 * dims.d_inner_local)
         self.out_proj = RowParallelLinear(weights.under("out_proj"), collectives)
         self.conv_weight = weights["conv.weight"]
         self.conv_bias = weights.get("conv.bias")
         self.head_collectives = head_collectives
         self.hides_x_proj = overlap.x_proj and head_collectives.tp.size > 1
+        if self.hides_x_proj:
+            self.in_proj_x = self.in_proj.part(self.x_half)
+            self.in_proj_z = self.in_proj.part(self.z_half)
         self.first_head = dims.x_proj_heads.start
         self.n_heads = dims.x_proj_heads.size
         self.pieces = [HeadScan(piece, config, weights) for piece in dims.head_pieces]
@@ -130,18 +134,17 @@ class Mamba1Mixer:
         midway: Callable[[], None] = nothing,
     ) -> Tensor:
         """The gated outputs of this rank's channels, `[T, d_inner_local]`."""
-        x_half, z_half = slice(0, self.d_inner_local), slice(self.d_inner_local, None)
         if self.hides_x_proj:
-            x = self._convolved(self.in_proj.outputs(hidden, x_half), state, seqs)
+            x = self._convolved(self.in_proj_x(hidden), state, seqs)
             pending = self.head_collectives.start_all_reduce(self._packed(self._terms(x)))
             midway()
-            z = self.in_proj.outputs(hidden, z_half)
+            z = self.in_proj_z(hidden)
             parameters = pending.wait().unbind(0)
         else:
             projected = self.in_proj(hidden)
             midway()
-            z = projected[:, z_half]
-            x = self._convolved(projected[:, x_half], state, seqs)
+            z = projected[:, self.z_half]
+            x = self._convolved(projected[:, self.x_half], state, seqs)
             parameters = self._summed(self._terms(x))
         outputs = [
             piece.scan(x, z, parameters[head], state.ssm, seqs)

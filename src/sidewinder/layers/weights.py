@@ -4,9 +4,23 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from sidewinder.packing import PackedWeight
 from sidewinder.quantise import Int8Weight
 
-Weight = Tensor | Int8Weight
+Weight = Tensor | Int8Weight | PackedWeight
+
+
+def rows_of(weight: Weight, which: slice) -> Weight:
+    """Some outputs of a matrix."""
+    return weight.rows(which) if isinstance(weight, PackedWeight) else weight[which]
+
+
+def columns_of(weight: Weight, which: slice) -> Weight:
+    """Some inputs of a matrix that is not in int8."""
+    if isinstance(weight, PackedWeight):
+        return weight.columns(which)
+    assert isinstance(weight, Tensor), "groups of int8 weights are not cut"
+    return weight[:, which]
 
 
 class Weights:
@@ -37,11 +51,11 @@ class Weights:
     def get(self, name: str) -> Tensor | None:
         """The weight, or None where this model has none (biases)."""
         weight = self._tensors.get(self._prefix + name)
-        assert not isinstance(weight, Int8Weight), f"{self._prefix}{name} is in int8"
+        assert weight is None or isinstance(weight, Tensor), f"{self._prefix}{name} is a matrix"
         return weight
 
     def matrix(self, name: str) -> Weight:
-        """A matrix that is only used by `ops.linear`, and so may be in int8."""
+        """A matrix that is only used by `ops.linear`, and so may be in int8 or packed."""
         return self._tensors[self._prefix + name]
 
     def under(self, prefix: str) -> "Weights":

@@ -72,12 +72,14 @@ class Operator(Generic[P, R]):
         limit = _check(_forced) if _forced else BACKENDS[-1]
         allowed = BACKENDS[: BACKENDS.index(limit) + 1]
         on_cpu = _forced == "triton" and is_interpreting()
-        self._chosen = self._fastest(allowed if on_cpu else allowed[:3])
-        self._chosen_for_gpu = self._fastest([name for name in allowed if name != "native"])
+        self.cpu_backend = self._fastest(allowed if on_cpu else allowed[:3])
+        self._chosen = self.implementations[self.cpu_backend]
+        self._chosen_for_gpu = self.implementations[
+            self._fastest([name for name in allowed if name != "native"])
+        ]
 
-    def _fastest(self, slowest_first: Sequence[str]) -> Callable[P, R]:
-        present = [name for name in slowest_first if name in self.implementations]
-        return self.implementations[present[-1]]
+    def _fastest(self, slowest_first: Sequence[str]) -> str:
+        return [name for name in slowest_first if name in self.implementations][-1]
 
 
 def available() -> dict[str, tuple[str, ...]]:

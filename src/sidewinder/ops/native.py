@@ -5,8 +5,8 @@ strides and dtypes (`ValueError`) and runs the kernel. Tensors on other devices 
 implementation.
 """
 
+import functools
 import logging
-import math
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from sidewinder.ops.selective_scan import chunked as torch_selective_scan
 from sidewinder.ops.selective_scan import selective_scan as selective_scan_operator
 from sidewinder.ops.ssd_scan import chunked as torch_ssd_scan
 from sidewinder.ops.ssd_scan import ssd_scan as ssd_scan_operator
+from sidewinder.packing import PackedWeight
 from sidewinder.quantise import Int8Weight
 from sidewinder.state.batch import Sequences
 
@@ -35,7 +36,7 @@ except ImportError:
     _native = None
 
 SMALL_ROWS = 32
-"""Rows up to which our linear beats torch's matrix product where torch has a good one."""
+"""Rows up to which the portable kernel beats torch's matrix product in float32."""
 
 
 def is_available() -> bool:
@@ -157,35 +158,43 @@ def gated_rms_norm(
     return y
 
 
-def linear(x: Tensor, weight: Tensor | Int8Weight, bias: Tensor | None = None) -> Tensor:
+def takes_packed(device: torch.device) -> bool:
+    """Whether matrices should be packed at load (`packing.pack_weights`)."""
+    ours = device.type == "cpu" and linear_operator.cpu_backend == "native"
+    return ours and bool(_native.has_packed())
+
+
+def linear(
+    x: Tensor, weight: Tensor | Int8Weight | PackedWeight, bias: Tensor | None = None
+) -> Tensor:
     """As `reference.linear`: our kernel, or torch's matrix product where that is faster."""
     if not x.is_cpu:
         return torch_linear.linear(x, weight, bias)
+    if isinstance(weight, PackedWeight):
+        if weight.scales is None and x.dtype != torch.bfloat16:
+            return torch_linear.linear(x, weight, bias)
+        y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype)
+        _native.linear_packed(x, weight.data, weight.scales, bias, y, weight.group_size)
+        return y
     if isinstance(weight, Int8Weight):
         y = torch.empty(x.shape[0], weight.values.shape[0], dtype=x.dtype)
         _native.linear(x, weight.values, weight.scales, bias, y, weight.group_size)
         return y
-    if x.dtype == weight.dtype and x.shape[0] > _most_rows(weight.dtype):
+    if x.dtype == weight.dtype == torch.float32 and x.shape[0] > SMALL_ROWS and _is_portable():
         return torch_linear.linear(x, weight, bias)
     y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype)
     _native.linear(x, weight, None, bias, y)
     return y
 
 
-def _most_rows(weight_dtype: torch.dtype) -> float:
-    """Rows above which torch's matrix product is faster, for weights of this dtype."""
-    return _MOST_ROWS[weight_dtype]
-
-
-_MOST_ROWS: dict[torch.dtype, float] = {}
+@functools.cache
+def _is_portable() -> bool:
+    """Narrow vectors: only there is torch's product worth that a row depends on its batch."""
+    return isa() == "portable"
 
 
 def _register() -> None:
     _native.set_tensor_type(Tensor, Tensor.__dlpack_c_exchange_api__)
-    fast_bf16 = isa() == "avx512_bf16"
-    # With wide vectors float32 always runs here: then a row is the same in every batch.
-    _MOST_ROWS[torch.float32] = SMALL_ROWS if isa() == "portable" else math.inf
-    _MOST_ROWS[torch.bfloat16] = SMALL_ROWS if fast_bf16 else math.inf
     conv_operator.register("native", causal_conv1d)
     selective_scan_operator.register("native", selective_scan)
     ssd_scan_operator.register("native", ssd_scan)

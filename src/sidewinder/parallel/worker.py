@@ -14,6 +14,7 @@ from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.distributed import TorchCollectives, c10d
 from sidewinder.collectives.shared_memory import SharedMemoryCollectives, open_segment
 from sidewinder.collectives.tcp import TcpCollectives
+from sidewinder.memory import keep_freed_memory
 from sidewinder.parallel.channel import Channel
 from sidewinder.parallel.cores import use_threads
 from sidewinder.parallel.executor import resolve_target
@@ -89,6 +90,7 @@ def open_collectives(setup: WorkerSetup) -> Collectives:
 def build(setup: WorkerSetup, collectives: Collectives) -> object:
     """The runner that `setup.target` names, on this rank's device and threads."""
     use_threads(setup.threads)
+    keep_freed_memory()
     if setup.device != "cpu":
         torch.cuda.set_device(gpu_of(setup.device))
     return resolve_target(setup.target)(setup.engine, setup.model, collectives.tp, collectives)

@@ -3,11 +3,16 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from sidewinder.packing import PackedWeight
 from sidewinder.quantise import Int8Weight
 
 
-def linear(x: Tensor, weight: Tensor | Int8Weight, bias: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor | Int8Weight | PackedWeight, bias: Tensor | None = None
+) -> Tensor:
     """As `reference.linear`."""
+    if isinstance(weight, PackedWeight):
+        weight = weight.unpack()
     if isinstance(weight, Int8Weight):
         wide_bias = None if bias is None else bias.float()
         return F.linear(x.float(), weight.dequantise(), wide_bias).to(x.dtype)

@@ -1,0 +1,151 @@
+"""Weights in the order in which the processor's dot products read them (`csrc/linear_packed.h`).
+
+Packing moves the weights once, at load; a call then reads memory in order, and needs no sum across
+lanes. Only the native kernels of one instruction-set level take packed weights (`ops.native`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sidewinder.memory import prefer_huge_pages
+from sidewinder.quantise import LARGE_MATRICES, Int8Weight
+
+PANEL = 64
+"""Outputs of a panel."""
+
+PACKED_MATRICES = (*LARGE_MATRICES, ".x_proj.weight", ".dt_proj.weight", "lm_head.weight")
+"""Parameters that are packed: all that `ops.linear` alone reads."""
+
+EMBEDDING = "embedding.weight"
+"""Packed where it is also the head; a token is then looked up in the panels."""
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A matrix `[o, i]` in panels of 64 outputs, padded with zeros.
+
+    Attributes:
+        data: int32 `[ceil(o / 64), units, 64]`; lane `r` of a unit has 2 neighbouring bfloat16
+            weights of the panel's row `r`, or 4 int8 ones, each plus 128.
+        shape: `[o, i]`.
+        scales: None for bfloat16; float32 `[ceil(o / 64), ceil(i / group_size), 64]` for int8.
+        group_size: inputs that share a scale.
+    """
+
+    data: Tensor
+    shape: torch.Size
+    scales: Tensor | None = None
+    group_size: int = 32
+
+    @property
+    def nbytes(self) -> int:
+        return self.data.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+    @property
+    def unit(self) -> int:
+        """Inputs of a unit."""
+        return 2 if self.scales is None else 4
+
+    def unpack(self) -> Tensor | Int8Weight:
+        """The weight as it was before packing."""
+        outputs, inputs = self.shape
+        words = _in_rows(self.data, outputs)
+        if self.scales is None:
+            return words.view(torch.bfloat16)[:, :inputs].contiguous()
+        values = (words.view(torch.uint8)[:, :inputs].int() - 128).to(torch.int8)
+        return Int8Weight(values, _in_rows(self.scales, outputs), self.group_size)
+
+    def lookup(self, rows: Tensor) -> Tensor:
+        """Some rows of a bfloat16 matrix, `[n]` indices to `[n, i]`."""
+        assert self.scales is None, "an int8 matrix is not an embedding"
+        found = self.data[rows // PANEL, :, rows % PANEL]
+        return found.view(torch.bfloat16)[:, : self.shape[1]]
+
+    def rows(self, which: slice) -> "PackedWeight":
+        """The outputs `which`: a view where they begin with a panel, else packed again."""
+        start, stop, _ = which.indices(self.shape[0])
+        if start % PANEL != 0:
+            return pack(self.unpack()[start:stop])
+        panels = slice(start // PANEL, -(-stop // PANEL))
+        scales = None if self.scales is None else self.scales[panels]
+        shape = torch.Size((stop - start, self.shape[1]))
+        return PackedWeight(self.data[panels], shape, scales, self.group_size)
+
+    def columns(self, which: slice) -> "PackedWeight":
+        """The inputs `which` of a bfloat16 matrix: a view of whole units, else packed again."""
+        assert self.scales is None, "groups of int8 weights are not cut"
+        start, stop, _ = which.indices(self.shape[1])
+        if start % 2 != 0 or (stop % 2 != 0 and stop != self.shape[1]):
+            unpacked = self.unpack()
+            assert isinstance(unpacked, Tensor)
+            return pack(unpacked[:, start:stop])
+        data = self.data[:, start // 2 : -(-stop // 2)]
+        return PackedWeight(data, torch.Size((self.shape[0], stop - start)))
+
+
+def pack(weight: Tensor | Int8Weight) -> PackedWeight:
+    """Pack a matrix.
+
+    Args:
+        weight: `[o, i]`, bfloat16 or int8, on the CPU.
+    """
+    if isinstance(weight, Int8Weight):
+        values = (weight.values.int() + 128).to(torch.uint8)
+        scales = _in_panels(weight.scales)
+        data = _in_panels(_words(values, 4))
+        return PackedWeight(data, weight.shape, scales, weight.group_size)
+    assert weight.dtype == torch.bfloat16, weight.dtype
+    return PackedWeight(_in_panels(_words(weight, 2)), weight.shape)
+
+
+def _words(matrix: Tensor, each: int) -> Tensor:
+    """Rows as int32 words of `each` neighbours, the last one padded with zeros."""
+    padding = -matrix.shape[1] % each
+    if padding or not matrix.is_contiguous():
+        matrix = torch.nn.functional.pad(matrix, (0, padding)).contiguous()
+    return matrix.view(torch.int32)
+
+
+def _in_panels(rows: Tensor) -> Tensor:
+    """`[o, n]` to `[panels, n, PANEL]`."""
+    outputs, n = rows.shape
+    panels = -(-outputs // PANEL)
+    packed = torch.empty(panels, n, PANEL, dtype=rows.dtype)
+    prefer_huge_pages(packed)
+    whole = outputs // PANEL
+    packed[:whole] = rows[: whole * PANEL].view(whole, PANEL, n).transpose(1, 2)
+    if whole < panels:
+        packed[whole] = 0
+        packed[whole, :, : outputs - whole * PANEL] = rows[whole * PANEL :].T
+    return packed
+
+
+def _in_rows(panels: Tensor, outputs: int) -> Tensor:
+    """`_in_panels` undone."""
+    rows = panels.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    return rows.view(-1, panels.shape[1])[:outputs]
+
+
+def pack_weights(
+    weights: Mapping[str, Tensor | Int8Weight], tie_embeddings: bool
+) -> dict[str, Tensor | Int8Weight | PackedWeight]:
+    """A rank's weights with the bfloat16 and int8 matrices of `ops.linear` packed.
+
+    The others stay as they are, and float32 matrices too: they have no dot products of their own.
+
+    Args:
+        weights: by our names (docs/architecture.md).
+        tie_embeddings: whether the embedding is also the head.
+    """
+    packed: dict[str, Tensor | Int8Weight | PackedWeight] = {}
+    remaining = dict(weights)
+    del weights
+    for name in list(remaining):
+        weight = remaining.pop(name)
+        is_matrix = name.endswith(PACKED_MATRICES) or (tie_embeddings and name == EMBEDDING)
+        packable = isinstance(weight, Int8Weight) or weight.dtype == torch.bfloat16
+        packed[name] = pack(weight) if is_matrix and packable else weight
+    return packed

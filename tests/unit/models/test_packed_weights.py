@@ -1,0 +1,45 @@
+"""Models on packed weights give what they give on plain ones."""
+
+import pytest
+import torch
+from parity_harness import Driver, random_tokens
+
+from sidewinder.checkpoint.random import random_shard
+from sidewinder.collectives.base import Collectives
+from sidewinder.layers.overlap import OVERLAPS
+from sidewinder.models.registry import build_model
+from sidewinder.packing import PackedWeight, pack_weights
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.quantise import quantise_weights
+from sidewinder.testing import assert_close, run_ranks, tiny_config
+
+CASES = [
+    ("mamba", {}),
+    ("falcon_mamba", {}),
+    ("mamba2", {"n_groups": 2}),
+    ("zamba", {}),
+]
+
+
+@pytest.mark.parametrize("rounded", [False, True], ids=["bf16", "int8"])
+@pytest.mark.parametrize("tp", [1, 2, 3])
+@pytest.mark.parametrize(("family", "overrides"), CASES, ids=str)
+def test_packed_models_give_the_same(family, overrides, tp, rounded):
+    config = tiny_config(family, **overrides)
+    sequences = random_tokens(config.vocab_size, [5, 1, 40])
+
+    def rank(group: TensorParallel, collectives: Collectives):
+        plain = random_shard(config, group, torch.bfloat16)
+        tied = "lm_head.weight" not in plain
+        if rounded:
+            plain, tied = quantise_weights(plain, tied), False
+        packed = pack_weights(plain, tied)
+        assert any(isinstance(weight, PackedWeight) for weight in packed.values())
+        runs = []
+        for weights in (plain, packed):
+            model = build_model(config, group, weights, collectives, OVERLAPS["both"])
+            runs.append(torch.cat(Driver(model, 40, torch.bfloat16).run(sequences, [40, 1, 7])))
+        return runs
+
+    for plain, packed in run_ranks(tp, rank):
+        assert_close("packed", plain, packed, 2e-2)

@@ -1,0 +1,130 @@
+"""Linear maps with packed weights, on the levels that have them."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_cases import ALL_LEVELS, TOLERANCE, _native, _runs_here, kernels_of
+from ops_cases import make_case
+
+from sidewinder.ops import native
+from sidewinder.packing import pack
+from sidewinder.quantise import GROUP_SIZES, quantise
+from sidewinder.testing import assert_close
+
+LEVEL = "avx512_bf16"
+ROWS = st.one_of(st.integers(1, 30), st.sampled_from([63, 130, 512, 513]))
+INPUTS = st.one_of(st.integers(1, 70), st.integers(250, 300))
+OUTPUTS = st.one_of(st.integers(1, 70), st.integers(120, 200))
+
+here = pytest.mark.skipif(not _runs_here(LEVEL), reason=f"this processor has no {LEVEL}")
+
+
+@here
+@settings(max_examples=40)
+@given(ROWS, INPUTS, OUTPUTS, st.booleans(), st.integers(0, 99))
+def test_bf16_is_the_exact_product(rows, inputs, outputs, biased, seed):
+    case = make_case([rows], seed)
+    x = case.strided(rows, inputs, dtype=torch.bfloat16)
+    weight = case.randn(outputs, inputs, dtype=torch.bfloat16)
+    bias = case.randn(outputs, dtype=torch.bfloat16) if biased else None
+    expected = x.double() @ weight.double().T
+    if bias is not None:
+        expected = expected + bias.double()
+    packed = pack(weight)
+    with kernels_of(LEVEL):
+        result = native.linear(x, packed, bias)
+    assert_close("y", expected, result, TOLERANCE[torch.bfloat16])
+
+
+@here
+@settings(max_examples=40)
+@given(ROWS, INPUTS, OUTPUTS, st.booleans(), st.sampled_from(GROUP_SIZES), st.integers(0, 99))
+def test_int8_is_the_product_with_the_dequantised_weight(
+    rows, inputs, outputs, biased, group_size, seed
+):
+    case = make_case([rows], seed)
+    x, bias = case.strided(rows, inputs), case.randn(outputs) if biased else None
+    weight = quantise(case.randn(outputs, inputs), group_size)
+    wide = weight.dequantise().double()
+    expected = x.double() @ wide.T
+    if bias is not None:
+        expected = expected + bias.double()
+    packed = pack(weight)
+    with kernels_of(LEVEL):
+        result = native.linear(x, packed, bias)
+    # x is rounded to 16 bits: each value by 2^-16 of its group's largest at most, and a little.
+    rounding = 1.01 * 2**-16 * x.double().abs().amax(1) * wide.abs().sum(1).max()
+    assert ((result.double() - expected).abs().amax(1) <= rounding + 1e-5).all()
+
+
+@here
+@pytest.mark.parametrize("rounded", [False, True], ids=["bf16", "int8"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_row_is_the_same_in_every_batch_and_on_any_number_of_threads(rounded, threads):
+    case = make_case([1100], seed=0)
+    x = case.randn(1100, 301, dtype=torch.bfloat16)
+    weight = case.randn(90, 301, dtype=torch.bfloat16)
+    packed = pack(quantise(weight) if rounded else weight)
+    with kernels_of(LEVEL):
+        alone = torch.cat([native.linear(row[None], packed) for row in x[:40]])
+    with kernels_of(LEVEL, threads):
+        for rows in (1, 2, 3, 5, 6, 7, 12, 13, 40, 1100):
+            result = native.linear(x[:rows], packed)
+            n = min(rows, 40)
+            assert torch.equal(result[:n], alone[:n]), f"{rows} rows"
+
+
+@here
+def test_parts_give_parts_of_the_result():
+    case = make_case([9], seed=1)
+    x = case.randn(9, 96, dtype=torch.bfloat16)
+    weight = case.randn(200, 96, dtype=torch.bfloat16)
+    packed, cut = pack(weight), pack(weight[:, 32:64])
+    with kernels_of(LEVEL):
+        whole = native.linear(x, packed)
+        assert torch.equal(native.linear(x, packed.rows(slice(64, 200))), whole[:, 64:])
+        part = native.linear(x[:, 32:64], packed.columns(slice(32, 64)))
+        assert torch.equal(part, native.linear(x[:, 32:64], cut))
+
+
+@here
+@pytest.mark.parametrize("rounded", [False, True], ids=["bf16", "int8"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_in_its_row(rounded, bad):
+    case = make_case([7], seed=2)
+    x, weight = case.randn(7, 70, dtype=torch.bfloat16), case.randn(65, 70, dtype=torch.bfloat16)
+    packed = pack(quantise(weight) if rounded else weight)
+    with kernels_of(LEVEL):
+        clean = native.linear(x, packed)
+        x[3, 69] = bad
+        result = native.linear(x, packed)
+    assert not result[3].isfinite().any()
+    keep = [0, 1, 2, 4, 5, 6]
+    assert torch.equal(result[keep], clean[keep])
+
+
+@here
+def test_no_rows_are_no_work():
+    packed = pack(torch.ones(3, 5).bfloat16())
+    assert native.linear(torch.ones(0, 5).bfloat16(), packed).shape == (0, 3)
+
+
+@here
+def test_wrong_arguments_are_refused():
+    packed, y = pack(torch.ones(65, 6).bfloat16()), torch.empty(2, 65, dtype=torch.bfloat16)
+    x = torch.ones(2, 6).bfloat16()
+    with pytest.raises(ValueError, match="weight has shape"):
+        _native.linear_packed(x, packed.data[:1], None, None, y)
+    with pytest.raises(ValueError, match="x is"):
+        _native.linear_packed(x.float(), packed.data, None, None, y)
+
+
+@pytest.mark.parametrize("level", [level for level in ALL_LEVELS if _runs_here(level)])
+def test_other_levels_refuse(level):
+    packed, y = pack(torch.ones(3, 4).bfloat16()), torch.empty(2, 3, dtype=torch.bfloat16)
+    with kernels_of(level):
+        assert _native.has_packed() == (level == LEVEL)
+        if level != LEVEL:
+            with pytest.raises(ValueError, match="has no packed weights"):
+                _native.linear_packed(torch.ones(2, 4).bfloat16(), packed.data, None, None, y)

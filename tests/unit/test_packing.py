@@ -1,0 +1,89 @@
+"""Packed weights as data: nothing is lost, and parts are the parts of the whole."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidewinder.ops.linear import reference, vectorized
+from sidewinder.packing import PackedWeight, pack, pack_weights
+from sidewinder.quantise import Int8Weight, quantise
+
+OUTPUTS = st.one_of(st.integers(1, 70), st.sampled_from([63, 64, 65, 128, 130]))
+INPUTS = st.integers(1, 140)
+
+
+def matrix(outputs: int, inputs: int) -> torch.Tensor:
+    values = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(outputs + inputs))
+    return values.bfloat16()
+
+
+def same(a: torch.Tensor | Int8Weight, b: torch.Tensor | Int8Weight) -> bool:
+    if isinstance(a, Int8Weight) and isinstance(b, Int8Weight):
+        return torch.equal(a.values, b.values) and torch.equal(a.scales, b.scales)
+    return torch.equal(a, b)
+
+
+@settings(max_examples=30)
+@given(OUTPUTS, INPUTS, st.sampled_from([None, 32, 64, 128]))
+def test_unpacking_undoes_packing(outputs, inputs, group_size):
+    weight = matrix(outputs, inputs)
+    if group_size is not None:
+        weight = quantise(weight, group_size)
+    packed = pack(weight)
+    assert packed.shape == weight.shape
+    assert same(packed.unpack(), weight)
+
+
+@settings(max_examples=30)
+@given(OUTPUTS, INPUTS, st.data())
+def test_parts_are_the_parts_of_the_whole(outputs, inputs, data):
+    weight = matrix(outputs, inputs)
+    start = data.draw(st.integers(0, outputs - 1))
+    rows = slice(start, data.draw(st.integers(start + 1, outputs)))
+    first = data.draw(st.integers(0, inputs - 1))
+    columns = slice(first, data.draw(st.integers(first + 1, inputs)))
+    packed = pack(weight)
+    assert same(packed.rows(rows).unpack(), weight[rows])
+    assert same(packed.columns(columns).unpack(), weight[:, columns])
+    assert same(pack(quantise(weight)).rows(rows).unpack(), quantise(weight)[rows])
+
+
+def test_aligned_parts_share_memory():
+    packed = pack(matrix(192, 64))
+    start = packed.data.data_ptr()
+    assert packed.rows(slice(64, 192)).data.data_ptr() == start + packed.data[0].nbytes
+    assert packed.columns(slice(0, 32)).data.data_ptr() == start
+
+
+def test_rows_are_found():
+    weight, rows = matrix(150, 33), torch.tensor([149, 0, 64, 63, 64])
+    assert torch.equal(pack(weight).lookup(rows), weight[rows])
+    assert pack(weight).lookup(torch.tensor([], dtype=torch.long)).shape == (0, 33)
+
+
+@pytest.mark.parametrize("linear", [reference.linear, vectorized.linear])
+def test_every_backend_takes_them(linear):
+    weight, x, bias = matrix(70, 33), matrix(5, 33), torch.randn(70).bfloat16()
+    assert torch.equal(linear(x, pack(weight), bias), linear(x, weight, bias))
+    int8 = quantise(weight)
+    assert torch.equal(linear(x, pack(int8), bias), linear(x, int8, bias))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_is_packed(tied):
+    weights = {
+        "embedding.weight": matrix(8, 4),
+        "final_norm.weight": matrix(1, 4)[0],
+        "layers.0.mixer.in_proj.weight": quantise(matrix(8, 4)),
+        "layers.0.mixer.x_proj.weight": matrix(8, 4),
+        "layers.0.mixer.conv.weight": matrix(8, 4),
+        "layers.0.mixer.out_proj.weight": matrix(8, 4).float(),
+    }
+    packed = {
+        name
+        for name, weight in pack_weights(weights, tied).items()
+        if isinstance(weight, PackedWeight)
+    }
+    expected = {"layers.0.mixer.in_proj.weight", "layers.0.mixer.x_proj.weight"}
+    assert packed == expected | ({"embedding.weight"} if tied else set())
