@@ -1,5 +1,6 @@
 # make demo   install into .venv and generate text with the model that ships here, on two ranks
 # make test   install and run lint, types and tests
+# make test-ray  install Ray too and run the tests of replicas (docs/scale-out.md)
 # make bench  measure the tables of docs/benchmarks.md (half an hour; ONLY="decode-b1 prefill" for some
 #             sections; LLAMA_PYTHON=... for those beside llama.cpp) and write the page
 # make wheel  build a wheel that needs no compiler, into dist/
@@ -12,13 +13,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NATIVE := $(wildcard CMakeLists.txt csrc/*)
 
-.PHONY: demo test lint install bench wheel clean
+.PHONY: demo test test-ray lint install bench wheel clean
 
 demo: install
 	$(BIN)/python tools/demo.py
 
 test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-ray: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[ray]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/server/test_ray_serve.py tests/unit/scale_out
 
 lint: install
 	$(BIN)/ruff check .

@@ -79,7 +79,7 @@ def serve(model: str, config: ServerConfig, **engine_options: Any) -> int:
                          "use launch='process'")  # fmt: skip
     start_logging(config.log_format)
     with open_socket(config) as listener, LLM(model, **engine_options) as llm:
-        _load_tokenizer(llm)
+        load_tokenizer(llm)
         return asyncio.run(serve_llm(llm, config, listener, config.served_model_name or model))
 
 
@@ -106,13 +106,22 @@ def open_socket(config: ServerConfig) -> socket.socket:
     return listener
 
 
-async def serve_llm(llm: LLM, config: ServerConfig, listener: socket.socket, name: str) -> int:
-    """Serve a loaded model on `listener`; returns the exit status."""
+def start_service(llm: LLM, config: ServerConfig, name: str) -> tuple[Service, Metrics]:
+    """Let a thread step the engine of a loaded model, for the running event loop's requests.
+
+    Whoever calls this closes the service's engine and the service.
+    """
     metrics = Metrics(llm, name)
     slots = llm.runner_report.pool.n_slots
     engine = AsyncEngine(llm.engine, slots + config.max_queue, metrics)
     metrics.watch(engine)
-    service = Service(llm, engine, config, name)
+    return Service(llm, engine, config, name), metrics
+
+
+async def serve_llm(llm: LLM, config: ServerConfig, listener: socket.socket, name: str) -> int:
+    """Serve a loaded model on `listener`; returns the exit status."""
+    service, metrics = start_service(llm, config, name)
+    engine = service.engine
     server = Server(_uvicorn_config(build_app(service, metrics)), service)
     lines = asyncio.create_task(_log_throughput(llm, service, metrics))
     _log_start(llm, config, listener, name)
@@ -130,7 +139,7 @@ async def serve_llm(llm: LLM, config: ServerConfig, listener: socket.socket, nam
     return INTERRUPTED if server.signal == signal.SIGINT else DONE
 
 
-def _load_tokenizer(llm: LLM) -> None:
+def load_tokenizer(llm: LLM) -> None:
     """Now, so that the first request need not wait for it; without one, token ids are served."""
     try:
         llm.tokenizer.load()
