@@ -8,14 +8,21 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from threading import Lock
 from typing import Any
 
+import torch
+
 from sidewinder.state.batch import Sequences
 
-OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 """Keyword arguments of `launch` that are not the kernel's: how it is compiled."""
+
+EARLY_VARIABLE = "SIDEWINDER_EARLY_LAUNCH"
+"""Set to 1, it lets a decode step's kernels start while those before them end (Hopper and later).
+Off until a card has shown that it is right and faster."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,24 @@ def is_installed() -> bool:
 def is_interpreting() -> bool:
     """Whether kernels run in Triton's interpreter (`TRITON_INTERPRET=1`), on CPU tensors too."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def early() -> dict[str, bool]:
+    """Arguments of `launch` for kernels that call `triton_math.begin` before all else: whether they
+    may be started before the kernel before them has ended (programmatic dependent launch)."""
+    return {"EARLY": True, "launch_pdl": True} if _starts_early() else {"EARLY": False}
+
+
+def _starts_early() -> bool:
+    if os.environ.get(EARLY_VARIABLE) != "1" or is_interpreting():
+        return False
+    return _records is not None or _capability() >= 9
+
+
+@cache
+def _capability() -> int:
+    """The GPU's generation; 0 without one."""
+    return torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:

@@ -12,6 +12,15 @@ numbers for others, and cannot multiply matrices of it."""
 
 
 @triton.jit
+def begin(EARLY: tl.constexpr):
+    """What a kernel that was launched with `launching.early()` does before it touches anything that
+    others write: lets the next one's programs start, and waits for the kernels before it."""
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
 def nearest_bf16(x):
     """float32 `x` rounded to a bfloat16's precision, to nearest even; still float32."""
     bits = x.to(tl.uint32, bitcast=True)

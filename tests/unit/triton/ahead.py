@@ -58,6 +58,8 @@ def main() -> None:
                 built = triton.compile(source_of(launch), target=target, options=launch.options)
                 name = f"{operator}.{function.__name__} sm_{capability} {case}"
                 assert f".target sm_{capability}" in built.asm["ptx"], name
+                waits = "griddepcontrol.wait" in built.asm["ptx"]
+                assert waits == bool(launch.options.get("launch_pdl")), name
                 compiled[name] = built.metadata.shared
     print(json.dumps(compiled))
 

@@ -1,5 +1,6 @@
 """Calls of every operator in Triton at the shapes of published models, for `ahead.py`."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -10,10 +11,13 @@ from sidewinder.ops.causal_conv1d.triton import causal_conv1d
 from sidewinder.ops.codec.formats import CODECS
 from sidewinder.ops.codec.triton import decode, decode_add, decode_rms_norm, encode, reduce
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
+from sidewinder.ops.launching import EARLY_VARIABLE
+from sidewinder.ops.linear.triton import CANDIDATES, linear
 from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.rms_norm.triton import rms_norm
 from sidewinder.ops.selective_scan.triton import selective_scan
 from sidewinder.ops.ssd_scan.triton import ssd_scan
+from sidewinder.ops.tuning import candidate
 from sidewinder.state.batch import pack
 
 Case = tuple[Callable[[], None], list[int]]
@@ -79,6 +83,28 @@ def attention(dtype: torch.dtype) -> None:
     paged_attention(q, pages, pages, read, lengths, 0.1)
 
 
+def row(dtype: torch.dtype) -> None:
+    for index in range(1, len(CANDIDATES)):
+        with candidate(index):
+            for outputs, inputs in ((10240, 2560), (192, 5120), (5120, 160)):
+                x, weight = torch.empty(1, inputs, dtype=dtype), torch.empty(outputs, inputs)
+                linear(x, weight.to(dtype), torch.empty(outputs, dtype=dtype))
+
+
+def started_early(dtype: torch.dtype) -> None:
+    """A decode step's kernels, each of which may start before the one before it has ended."""
+    os.environ[EARLY_VARIABLE] = "1"
+    try:
+        with candidate(1):
+            linear(torch.empty(1, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
+        conv(dtype)
+        scan(dtype)
+        ssd(dtype)
+        norms(dtype)
+    finally:
+        del os.environ[EARLY_VARIABLE]
+
+
 def sizes_of_one(dtype: torch.dtype) -> None:
     """Integers that are 1 become constants of the compiled kernel."""
     seqs, one = pack([[0], [0] * 9], [0, 1]).seqs, torch.empty(10, 1, dtype=dtype)
@@ -112,6 +138,7 @@ def _cases(dtype: torch.dtype, kind: str, capabilities: list[int]) -> dict[str, 
         "norms": norms,
         "codecs": codecs,
         "attention": attention,
+        "row": row,
     }
     return {f"{name} {kind}": (partial(f, dtype), capabilities) for name, f in functions.items()}
 
@@ -123,6 +150,7 @@ CASES: dict[str, Case] = {
     "conv without bias": (partial(conv_without_bias, torch.float32), [HOPPER]),
     "scan of bf16 states": (partial(scan, torch.bfloat16, torch.bfloat16, gated=False), [HOPPER]),
     "ssd of odd sizes": (partial(ssd, torch.bfloat16, torch.bfloat16, n=7, p=72), [HOPPER]),
+    "started early": (partial(started_early, torch.bfloat16), [HOPPER]),
     "sizes of one": (partial(sizes_of_one, torch.bfloat16), [HOPPER]),
 }
 """By name: what to run, and for which generations to compile its kernels."""

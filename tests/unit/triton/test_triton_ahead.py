@@ -13,6 +13,7 @@ KERNELS = {
     "causal_conv1d": ["prefill", "update"],
     "selective_scan": ["chunk_ends", "pass_states", "finish", "update"],
     "ssd_scan": ["steps", "chunk_states", "pass_states", "outputs", "update"],
+    "linear": ["row_product"],
     "rms_norm": ["normalise"],
     "gated_rms_norm": ["normalise"],
     "codec": ["encode", "reduce", "decode", "decode_normalise"],

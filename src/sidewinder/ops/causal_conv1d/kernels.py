@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import below_if, find_chunk, put, silu
+from sidewinder.ops.triton_math import begin, below_if, find_chunk, put, silu
 
 
 @triton.jit(do_not_specialize=["first", "n_seqs"])
@@ -64,12 +64,13 @@ def prefill(
 @triton.jit
 def update(
     x, x_row, weight, bias, state, state_slot, state_row, slots, fresh, y, channels,
-    TAPS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr,
+    TAPS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One token of one sequence, BLOCK_C channels: sum, and the slot's rows moved up by one.
 
     Floor: bytes, `n * C * (2 * (TAPS - 1) + 2) * itemsize`.
     """
+    begin(EARLY)
     seq = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     used = c < channels

@@ -3,15 +3,16 @@
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import put, silu
+from sidewinder.ops.triton_math import begin, put, silu
 
 
 @triton.jit
 def normalise(
     x, x_row, z, z_row, weight, y, width, group_size, eps,
-    NORM_BEFORE_GATE: tl.constexpr, BLOCK: tl.constexpr,
+    NORM_BEFORE_GATE: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One group of one row. Floor: bytes, those of x, z and y."""
+    begin(EARLY)
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
     used = i < group_size

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.ops.gated_rms_norm import kernels
-from sidewinder.ops.launching import launch, power_of_two
+from sidewinder.ops.launching import early, launch, power_of_two
 from sidewinder.ops.rms_norm.triton import row_warps
 
 
@@ -26,6 +26,6 @@ def gated_rms_norm(
         (rows, width // group_size),
         x, x.stride(0), z, z.stride(0), weight, y, width, group_size, eps,
         NORM_BEFORE_GATE=norm_before_gate, BLOCK=power_of_two(group_size),
-        num_warps=row_warps(group_size),
+        num_warps=row_warps(group_size), **early(),
     )  # fmt: skip
     return y

@@ -3,4 +3,9 @@
 from sidewinder.ops.dispatch import Operator
 from sidewinder.ops.linear import reference, vectorized
 
-linear = Operator("linear", reference=reference.linear, torch=vectorized.linear)
+linear = Operator(
+    "linear",
+    reference=reference.linear,
+    torch=vectorized.linear,
+    triton="sidewinder.ops.linear.triton:linear",
+)

@@ -3,17 +3,19 @@
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import put, rounded
+from sidewinder.ops.triton_math import begin, put, rounded
 
 
 @triton.jit
 def normalise(
-    x, x_row, weight, residual, residual_row, y, total, width, eps, BLOCK: tl.constexpr
+    x, x_row, weight, residual, residual_row, y, total, width, eps,
+    BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One row: the sum with the residual, if there is one, rounded, and its norm.
 
     Floor: bytes, those of x, y, and with a residual of it and the sum.
     """
+    begin(EARLY)
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)
     used = c < width

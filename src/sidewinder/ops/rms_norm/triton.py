@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sidewinder.ops.launching import launch, power_of_two
+from sidewinder.ops.launching import early, launch, power_of_two
 from sidewinder.ops.rms_norm import kernels
 
 
@@ -22,7 +22,7 @@ def rms_norm(
         kernels.normalise,
         (rows,),
         x, x.stride(0), weight, residual, 0 if residual is None else residual.stride(0), y, total,
-        width, eps, BLOCK=power_of_two(width), num_warps=row_warps(width),
+        width, eps, BLOCK=power_of_two(width), num_warps=row_warps(width), **early(),
     )  # fmt: skip
     return y if total is None else (y, total)
 

@@ -21,6 +21,7 @@ import triton.language as tl
 
 from sidewinder.ops.triton_math import (
     LOG2_E,
+    begin,
     below_if,
     chunks_before,
     exp2,
@@ -211,11 +212,13 @@ def update(
     x, x_row, dt, dt_row, A, A_row, B, B_row, C, C_row, D, z, z_row, dt_bias,
     state, state_slot, state_row, slots, fresh, y, channels,
     STATES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, EACH: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """One token of one sequence.
 
     Floor: bytes, `n * D * (2 N * state's itemsize + 4 b)`, and A once.
     """
+    begin(EARLY)
     seq = tl.program_id(0)
     row = seq.to(tl.int64)
     n, d = tl.arange(0, BLOCK_N), channels_of(tl.program_id(1), BLOCK_D, EACH)

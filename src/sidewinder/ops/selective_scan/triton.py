@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.ops import tuning
-from sidewinder.ops.launching import blocks, chunks_bound, launch, power_of_two
+from sidewinder.ops.launching import blocks, chunks_bound, early, launch, power_of_two
 from sidewinder.ops.selective_scan import kernels
 from sidewinder.state.batch import Sequences
 
@@ -91,7 +91,7 @@ def _update(a: _Arguments, config: tuning.Config) -> None:
         (a.seqs.n_decodes, blocks(channels, config["block_d"])),
         *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), *_rows(a.C), a.D, *_rows(a.z),
         a.dt_bias, *a.slots, a.seqs.slots, a.fresh, a.y, channels,
-        STATES=states, BLOCK_N=power_of_two(states), **_block(config),
+        STATES=states, BLOCK_N=power_of_two(states), **_block(config), **early(),
     )  # fmt: skip
 
 

@@ -17,7 +17,15 @@ chunks `H N P (8 + 2 b) / Q` a token.
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import below_if, chunks_before, find_chunk, product, put, softplus
+from sidewinder.ops.triton_math import (
+    begin,
+    below_if,
+    chunks_before,
+    find_chunk,
+    product,
+    put,
+    softplus,
+)
 
 
 @triton.jit
@@ -182,12 +190,13 @@ def outputs(
 def update(
     x, x_row, dt, dt_row, A, B, B_row, C, C_row, D, dt_bias, head_group,
     state, state_slot, slots, fresh, y, lowest, highest, heads, width, states,
-    BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_P: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One token of one sequence, one head, BLOCK_P channels.
 
     Floor: bytes, `n * H * P * (2 N * state's itemsize + 2 b)`.
     """
+    begin(EARLY)
     seq, head = tl.program_id(0), tl.program_id(1)
     row = seq.to(tl.int64)
     n, p = tl.arange(0, BLOCK_N), tl.program_id(2) * BLOCK_P + tl.arange(0, BLOCK_P)

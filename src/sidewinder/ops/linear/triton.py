@@ -1,0 +1,55 @@
+"""Linear map on GPUs: torch's matrix product; for one row a kernel in Triton where it is faster.
+
+Which is the faster is measured (`ops.tuning`); without a measurement torch's product runs.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sidewinder.ops import tuning
+from sidewinder.ops.launching import blocks, early, launch
+from sidewinder.ops.linear import kernels, vectorized
+
+if TYPE_CHECKING:
+    from sidewinder.layers.weights import Weight
+
+TORCH: tuning.Config = {"block_o": 0}
+CANDIDATES: tuple[tuning.Config, ...] = (
+    TORCH,
+    *(
+        {"block_o": block_o, "block_i": 256 * warps, "num_warps": warps}
+        for block_o, warps in [(4, 2), (8, 2), (2, 4), (4, 4), (8, 1), (4, 1), (16, 1), (2, 2)]
+    ),
+)
+"""The first is torch. A thread has eight inputs at a time: one wide load of weights, and its own
+inputs need no exchange."""
+
+
+def linear(x: Tensor, weight: "Weight", bias: Tensor | None = None) -> Tensor:
+    """As `reference.linear`."""
+    if not isinstance(weight, Tensor) or len(x) != 1 or weight.dtype != x.dtype:
+        return vectorized.linear(x, weight, bias)
+    assert x.stride(1) == weight.stride(1) == 1, "rows are contiguous"
+
+    def run(config: tuning.Config) -> Tensor:
+        return _run(x, weight, bias, config)
+
+    sizes = (x.dtype, *weight.shape)
+    return run(tuning.choose("row_product", sizes, CANDIDATES, run))
+
+
+def _run(x: Tensor, weight: Tensor, bias: Tensor | None, config: tuning.Config) -> Tensor:
+    if config["block_o"] == TORCH["block_o"]:
+        return vectorized.linear(x, weight, bias)
+    outputs, inputs = weight.shape
+    y = torch.empty(1, outputs, dtype=x.dtype, device=x.device)
+    launch(
+        kernels.row_product,
+        (blocks(outputs, config["block_o"]),),
+        x, weight, weight.stride(0), bias, y, outputs, inputs,
+        BLOCK_O=config["block_o"], BLOCK_I=config["block_i"], num_warps=config["num_warps"],
+        **early(),
+    )  # fmt: skip
+    return y

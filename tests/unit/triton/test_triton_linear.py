@@ -1,0 +1,53 @@
+"""The product with one row against the definition; what else goes to torch."""
+
+import pytest
+import torch
+from ops_cases import make_case
+from triton_cases import DTYPES, TOLERANCE, on_device, overridden
+
+from sidewinder.ops import launching
+from sidewinder.ops.linear import reference, triton
+from sidewinder.quantise import quantise
+from sidewinder.testing import assert_close
+
+SMALL = {"row_product": {"block_o": 4, "block_i": 16, "num_warps": 1}}
+
+
+@DTYPES
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize(("outputs", "inputs"), [(9, 37), (4, 16), (1, 1), (3, 90)])
+def test_a_row_is_the_reference(dtype, outputs, inputs, biased):
+    case = make_case([1], seed=inputs)
+    arguments = {
+        "x": case.strided(1, inputs, dtype=dtype),
+        "weight": case.strided(outputs, inputs, dtype=dtype),
+        "bias": case.randn(outputs, dtype=dtype) if biased else None,
+    }
+    with overridden(**SMALL):
+        result = on_device(triton.linear, **arguments)
+    assert_close("y", reference.linear(**arguments), result, TOLERANCE[dtype])
+
+
+def launches_of(x, weight):
+    with overridden(**SMALL), launching.recording() as launches:
+        triton.linear(x, weight)
+    return len(launches)
+
+
+def test_several_rows_and_other_weights_are_torchs():
+    x, weight = torch.randn(3, 64), torch.randn(8, 64)
+    assert launches_of(x[:1], weight) == 1
+    assert launches_of(x, weight) == 0
+    assert launches_of(x[:1], quantise(weight)) == 0
+    assert launches_of(x[:1].bfloat16(), weight.bfloat16()) == 1
+    assert torch.equal(triton.linear(x[:1], weight), x[:1] @ weight.T), "without a table: torch"
+
+
+def test_early_starts_are_asked_for_where_they_can_be(monkeypatch):
+    assert launching.early() == {"EARLY": False}
+    monkeypatch.setenv(launching.EARLY_VARIABLE, "1")
+    monkeypatch.setattr(launching, "is_interpreting", lambda: False)
+    for capability, expected in ((8, False), (9, True), (0, False)):
+        monkeypatch.setattr(launching, "_capability", lambda capability=capability: capability)
+        assert launching.early()["EARLY"] is expected
+        assert launching.early().get("launch_pdl", False) is expected
