@@ -4,6 +4,8 @@ import gpu_engines
 import pytest
 import torch
 
+from sidewinder.ops import tuning
+from sidewinder.ops.launching import EARLY_VARIABLE
 from sidewinder.parallel.devices import SHARE_VARIABLE
 from sidewinder.testing import TINY
 
@@ -20,6 +22,14 @@ pytestmark = [
 def test_logits_and_texts(family, tp, graphs, tmp_path, monkeypatch):
     monkeypatch.setenv(SHARE_VARIABLE, "1")
     gpu_engines.check(family, tmp_path, tp=tp, cuda_graphs=graphs, device="cuda")
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_kernels_that_start_early(family, tmp_path, monkeypatch):
+    """With the row product of ours between the others, so that a whole layer is one chain."""
+    monkeypatch.setenv(EARLY_VARIABLE, "1")
+    with tuning.overridden("row_product", block_o=4, block_i=512, num_warps=2):
+        gpu_engines.check(family, tmp_path, device="cuda")
 
 
 @pytest.mark.parametrize("codec", ["int8", "int4"])

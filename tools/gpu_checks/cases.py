@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gpu_checks.context import MODELS, Context
+from sidewinder.bench.roofline import model_work
 from sidewinder.config import ModelConfig
 from sidewinder.ops.causal_conv1d import causal_conv1d
 from sidewinder.ops.codec import CODECS, decode, decode_rms_norm, encode, reduce
@@ -67,16 +68,24 @@ def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
 
 
 def linear_cases(context: Context, config: ModelConfig, tokens: int) -> Iterator[Case]:
-    out, inner, item = 2 * config.d_inner, config.d_model, context.dtype.itemsize
-    for rows in (1, tokens):
+    """One row by every matrix that a decode step reads, the logits' too; many by the widest."""
+    work = model_work(config, context.dtype.itemsize)
+    shapes = {(out, inner) for out, inner, _ in work.gemms}
+    shapes |= {(config.vocab_size, config.d_model)}
+    widest = (2 * config.d_inner, config.d_model)
+    for out, inner in sorted(shapes, reverse=True):
+        yield linear_case(context, 1, out, inner)
+    yield linear_case(context, tokens, *widest)
 
-        def make(rows: int = rows) -> Callable[[], object]:
-            weight, x = normal(context, out, inner), normal(context, rows, inner)
-            return lambda: linear(x, weight)
 
-        moved = (out * inner + rows * (inner + out)) * item
-        kind = "memory" if rows == 1 else "gemm"
-        yield Case(kind, f"in_proj, {rows} rows", make, moved, 2.0 * rows * out * inner)
+def linear_case(context: Context, rows: int, out: int, inner: int) -> Case:
+    def make() -> Callable[[], object]:
+        weight, x = normal(context, out, inner), normal(context, rows, inner)
+        return lambda: linear(x, weight)
+
+    moved = (out * inner + rows * (inner + out)) * context.dtype.itemsize
+    kind, many = ("memory", "") if rows == 1 else ("gemm", "s")
+    return Case(kind, f"{rows} row{many} by {out} x {inner}", make, moved, 2.0 * rows * out * inner)
 
 
 def norm_case(context: Context, config: ModelConfig, name: str, tokens: int) -> Case:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gpu_checks.kernels import gemm_rate, model_gemm_rate, read_rate
 from sidewinder.bench.roofline import model_work
 from sidewinder.bench.speed import Load, measure
 from sidewinder.llm import LLM
+from sidewinder.ops.launching import EARLY_VARIABLE
 from sidewinder.planning import plan_report
 
 
@@ -54,7 +56,20 @@ def measured(context: Context, model: str, read: float) -> dict[str, Any]:
             release()
             if model != MODELS[0]:
                 break
+        if context.has(12) and model in MODELS[:2]:
+            row["latency, kernels started early"] = early(context, folder)
+            release()
     return row | floors(context, model, loads(context)["latency"], row, read)
+
+
+def early(context: Context, folder: str) -> dict[str, Any]:
+    """Latency with kernels that start while those before them end."""
+    os.environ[EARLY_VARIABLE] = "1"
+    try:
+        with engine(context, folder, "auto") as llm:
+            return measure(llm, loads(context)["latency"], context.pick(2, 1))
+    finally:
+        del os.environ[EARLY_VARIABLE]
 
 
 def release() -> None:
