@@ -327,7 +327,8 @@ int ShmGroup::post(const char* x, int64_t bytes) {
     int which = last_pending_;
     do {
         which = which + 1 < kSlots ? which + 1 : kPlainSlots;
-    } while (pending_[which]);
+        // What was collected since the last publication may still be read, and nobody can say.
+    } while (pending_[which] || free_at_[which] == epoch_ + 1);
     wait_until_free(which);
     post_bytes(slot(index_, which), x, bytes);
     publish();

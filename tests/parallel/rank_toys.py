@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 import time
+from collections import deque
 from typing import Any
 
 import torch
@@ -68,6 +69,26 @@ class Toy:
         result = quantised.all_reduce_delta(mine, "layers.0.mixer.out_proj", 0)
         assert torch.equal(result, expected), f"rank {self.tp.rank}: {shape} {dtype} {codec}"
         return self.same_everywhere(result)
+
+    def hammer_deltas(
+        self, calls: int, cases: list[tuple[tuple[int, ...], torch.dtype, int, str, Tensor]]
+    ) -> int:
+        """Quantised sums of alternating shapes and codecs, up to three on their way; how many."""
+        choose, flying, done = random.Random(7), deque[tuple[Any, Tensor]](), 0
+        parts = [part(self.tp.rank, shape, dtype, seed) for shape, dtype, seed, *_ in cases]
+        groups = {name: QuantisedCollectives(self.collectives, policy_of(name))
+                  for name in {case[3] for case in cases}}  # fmt: skip
+        for call in range(calls + 3):
+            if call < calls:
+                which = choose.randrange(len(cases))
+                group, expected = groups[cases[which][3]], cases[which][4]
+                pending = group.start_all_reduce_delta(parts[which].clone(), "site", 0)
+                flying.append((pending, expected))
+            while flying and (len(flying) > choose.randrange(4) or call >= calls):
+                pending, expected = flying.popleft()
+                assert torch.equal(pending.wait(), expected), f"rank {self.tp.rank}, call {done}"
+                done += 1
+        return done
 
     def check_started(self) -> bool:
         """Several results on their way, with other calls between; long and short ones."""

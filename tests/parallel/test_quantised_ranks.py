@@ -10,6 +10,7 @@ from sidewinder.cli import main
 from sidewinder.cli.main import DONE
 from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives
 from sidewinder.collectives.quantised.policy import policy_of
+from sidewinder.collectives.shared_memory import native
 from sidewinder.llm import LLM
 from sidewinder.testing import relative_error, run_ranks, save_tiny, save_tokenizer
 
@@ -29,6 +30,23 @@ def test_every_transport_gives_the_bits_of_threads(pool, size, transport):
                 expected = run_ranks(size, rank)[0]
                 ranks = pool(size, transport)
                 assert ranks.call("check_delta", shape, dtype, seed, name, expected)
+
+
+@pytest.mark.parametrize(("size", "calls"), [(2, 20_000), (3, 5_000), (4, 5_000)])
+@pytest.mark.parametrize("path", ["shared memory", "tcp"])
+@pytest.mark.skipif(native is None, reason="native module not built")
+def test_many_calls_of_alternating_shapes_and_codecs(pool, path, size, calls):
+    cases = []
+    for seed, shape in enumerate([(1, 40), (2, 129), (9, 385), (16, 768)]):
+        for name in ("int8", "int6", "int4"):
+            dtype = torch.float32 if seed % 2 else torch.bfloat16
+
+            def rank(tp, c, shape=shape, dtype=dtype, seed=seed, name=name):
+                mine = part(tp.rank, shape, dtype, seed)
+                return QuantisedCollectives(c, policy_of(name)).all_reduce_delta(mine, SITE, 0)
+
+            cases.append((shape, dtype, seed, name, run_ranks(size, rank)[0]))
+    assert pool(size, path).call("hammer_deltas", calls, cases) == calls
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -17,25 +17,29 @@ SHM = "shared memory"
 PEER = """
 import os, signal, sys, time, torch
 from sidewinder.collectives.shared_memory import SharedMemoryCollectives, open_segment
+from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives
+from sidewinder.collectives.quantised.policy import policy_of
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.parallel.group import TensorParallel
 rank, fd = int(sys.argv[1]), int(sys.argv[2])
 ranks = SharedMemoryCollectives(TensorParallel(rank, 2), open_segment(fd, 2), 600, own_cores=False)
+ranks = QuantisedCollectives(ranks, policy_of(sys.argv[3]))
 for call in range(1000):
     if (rank, call) == (1, 700):
         os.kill(os.getpid(), signal.SIGKILL)
     try:
-        ranks.all_reduce(torch.ones(5000))
+        ranks.all_reduce_delta(torch.ones(50, 100), "site", 0)
     except RankFailure as failure:
         sys.exit(str(failure))
 """
 
 
-def test_killed_peer_is_reported_long_before_the_timeout():
+@pytest.mark.parametrize(("codec", "verb"), [("exact", "all_reduce"), ("int4", "all_gather")])
+def test_killed_peer_is_reported_long_before_the_timeout(codec, verb):
     fd = create_segment(2)
     peers = [
         subprocess.Popen(
-            [sys.executable, "-c", PEER, str(rank), str(fd)],
+            [sys.executable, "-c", PEER, str(rank), str(fd), codec],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             pass_fds=[fd],
             stderr=subprocess.PIPE,
@@ -46,9 +50,9 @@ def test_killed_peer_is_reported_long_before_the_timeout():
     os.close(fd)
     _, message = peers[0].communicate(timeout=300)
     peers[1].communicate()
-    assert message.startswith(
-        "rank 0 of 2: all_reduce over shared memory failed, rank 1 has died"
-    ), message
+    assert message.startswith(f"rank 0 of 2: {verb} over shared memory failed, rank 1 has died"), (
+        message
+    )
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
