@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -15,9 +16,11 @@
 namespace sidewinder {
 namespace {
 
-// Long enough to bridge the Python code between two kernels (tens of microseconds), short enough
-// not to burn a core while the process does something else.
+// A worker that waits for work spins first, then yields its core to whoever wants it, and sleeps only
+// after a time that bridges the gap between two steps. A sleeper is expensive: the kernel may wake it
+// on the very core where its caller spins, which then takes some milliseconds to notice.
 constexpr int kSpins = 2000;
+constexpr auto kAwake = std::chrono::milliseconds(5);
 
 void pause() {
 #if defined(__x86_64__)
@@ -77,6 +80,11 @@ class Worker {
         for (int i = 0; i < spins_; ++i) {
             if (ticket_.load(std::memory_order_acquire) != seen) return;
             pause();
+        }
+        const auto bedtime = std::chrono::steady_clock::now() + kAwake;
+        while (spins_ > 0 && std::chrono::steady_clock::now() < bedtime) {
+            if (ticket_.load(std::memory_order_acquire) != seen) return;
+            std::this_thread::yield();
         }
         asleep_.store(true);
         ticket_.wait(seen);

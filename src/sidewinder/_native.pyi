@@ -12,9 +12,6 @@ def isa() -> str: ...
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed for the next allocation (glibc; nothing elsewhere)."""
 
-def prefer_huge_pages(address: int, bytes: int) -> None:
-    """Ask for huge pages for memory that was not touched yet (Linux; nothing elsewhere)."""
-
 def has_packed() -> bool:
     """Whether the level in use takes packed weights."""
 

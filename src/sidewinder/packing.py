@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sidewinder.memory import prefer_huge_pages
+from sidewinder.memory import empty
 from sidewinder.quantise import LARGE_MATRICES, Int8Weight
 
 PANEL = 64
@@ -113,8 +113,7 @@ def _in_panels(rows: Tensor) -> Tensor:
     """`[o, n]` to `[panels, n, PANEL]`."""
     outputs, n = rows.shape
     panels = -(-outputs // PANEL)
-    packed = torch.empty(panels, n, PANEL, dtype=rows.dtype)
-    prefer_huge_pages(packed)
+    packed = empty((panels, n, PANEL), rows.dtype)
     whole = outputs // PANEL
     packed[:whole] = rows[: whole * PANEL].view(whole, PANEL, n).transpose(1, 2)
     if whole < panels:

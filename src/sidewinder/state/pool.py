@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.config import ModelConfig
+from sidewinder.memory import empty
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.allocator import Allocator
 from sidewinder.state.kv import PagedKV
@@ -84,8 +85,8 @@ class StatePool:
             )
         self.spec = spec
         self.poison = os.environ.get(POISON_VARIABLE) == "1" if poison is None else poison
-        self.conv = torch.empty(spec.n_layers, n_slots, *spec.conv, dtype=dtype, device=device)
-        self.ssm = torch.empty(spec.n_layers, n_slots, *spec.ssm, dtype=state_dtype, device=device)
+        self.conv = empty((spec.n_layers, n_slots, *spec.conv), dtype, device)
+        self.ssm = empty((spec.n_layers, n_slots, *spec.ssm), state_dtype, device)
         self.kv: PagedKV | None = None
         if spec.n_invocations:
             self.kv = PagedKV(spec, n_pages, page_size, dtype, device, self.poison)
