@@ -5,6 +5,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from sidewinder.ops.codec.formats import Codec
+from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import SINGLE, TensorParallel
 
 
@@ -14,13 +16,18 @@ class Pending:
     Args:
         finish: what `wait` does; it returns the result.
         advance: what `advance` does, any number of times before `finish`.
+        finish_normed: what `normed` does, if there is a shorter way than after `finish`.
     """
 
     def __init__(
-        self, finish: Callable[[], Tensor], advance: Callable[[], None] | None = None
+        self,
+        finish: Callable[[], Tensor],
+        advance: Callable[[], None] | None = None,
+        finish_normed: Callable[[Tensor, float, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         self._finish = finish
         self._advance = advance
+        self._finish_normed = finish_normed
 
     @staticmethod
     def in_two(step: Callable[[], "Pending"]) -> "Pending":
@@ -31,11 +38,11 @@ class Pending:
             if not second:
                 second.append(step())
 
-        def finish() -> Tensor:
+        def last() -> Pending:
             advance()
-            return second[0].wait()
+            return second[0]
 
-        return Pending(finish, advance)
+        return Pending(lambda: last().wait(), advance, lambda *norm_args: last().normed(*norm_args))
 
     def advance(self) -> None:
         """Start what can follow now: of two exchanges the second, which waits for the first.
@@ -49,6 +56,16 @@ class Pending:
     def wait(self) -> Tensor:
         """The result, the same bits as of the verb that does not only start."""
         return self._finish()
+
+    def normed(self, weight: Tensor, eps: float, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """`rms_norm(wait(), weight, eps, residual)`, the same bits, in one pass where that can be.
+
+        Returns:
+            The norm of the result plus `residual`, and this sum.
+        """
+        if self._finish_normed is None:
+            return rms_norm(self.wait(), weight, eps, residual)
+        return self._finish_normed(weight, eps, residual)
 
     def then(self, change: Callable[[Tensor], Tensor]) -> "Pending":
         """The changed result; the change is made when it is waited for."""
@@ -108,6 +125,13 @@ class Collectives(Protocol):
     def start_all_to_all(self, x: Tensor) -> Pending:
         """`all_to_all`, begun."""
         return Pending.done(self.all_to_all(x))
+
+    def start_quantised(self, x: Tensor, codec: Codec) -> Pending | None:  # noqa: ARG002
+        """The quantised sum of every rank's `x` `[T, d]`, begun; it may overwrite and return `x`.
+
+        None, on every rank, where the transport has no better way than gathers and exchanges.
+        """
+        return None
 
     def bulk(self) -> "Collectives":
         """The same group for long messages that others may overtake; itself if nothing overtakes.

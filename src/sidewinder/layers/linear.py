@@ -54,7 +54,8 @@ class RowParallelLinear:
 
     def start(self, x: Tensor, seqs: Sequences) -> Pending:
         """The call, with its sum begun."""
-        return self.start_sum(self.partial(x), seqs).then(self.add_bias)
+        total = self.start_sum(self.partial(x), seqs)
+        return total if self.bias is None else total.then(self.add_bias)
 
     def partial(self, x: Tensor) -> Tensor:
         """This rank's term of the sum, `[T, o]`."""

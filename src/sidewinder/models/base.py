@@ -105,6 +105,7 @@ class MixerStack(Model):
         super().__init__(config, tp, weights, collectives, overlap)
         layers = [self.weights.under(f"layers.{index}") for index in range(config.n_layers)]
         self.norms = [layer["norm.weight"] for layer in layers]
+        self.sites = [f"layers.{index}.mixer.out_proj" for index in range(config.n_layers)]
         self.mixers = self.make_mixers([layer.under("mixer") for layer in layers])
 
     @abstractmethod
@@ -122,10 +123,14 @@ class MixerStack(Model):
         if parts is not None:
             return self._forward_in_halves(hidden, residual, parts, pool)
         for index, mixer in enumerate(self.mixers):
-            delta = mixer(hidden, pool.layer(index), batch.seqs)
-            last = index + 1 == len(self.mixers)
+            state, last = pool.layer(index), index + 1 == len(self.mixers)
             weight = self.final_norm if last else self.norms[index + 1]
-            hidden, residual = rms_norm(delta, weight, eps, residual)
+            if self.collectives.is_exact(self.sites[index]):
+                delta = mixer(hidden, state, batch.seqs)
+                hidden, residual = rms_norm(delta, weight, eps, residual)
+            else:  # decoded, added and normed in one pass
+                pending = mixer.start(hidden, state, batch.seqs)
+                hidden, residual = pending.normed(weight, eps, residual)
         return hidden
 
     def _forward_in_halves(
@@ -149,8 +154,8 @@ class MixerStack(Model):
         def add(half: int, weight: Tensor) -> None:
             """Wait for the delta of a half, and add and norm it."""
             if (delta := pending[half]) is not None:
-                hiddens[half], residuals[half] = rms_norm(
-                    delta.wait(), weight, self.config.norm_eps, residuals[half]
+                hiddens[half], residuals[half] = delta.normed(
+                    weight, self.config.norm_eps, residuals[half]
                 )
 
         def advance(half: int) -> None:

@@ -9,6 +9,7 @@ from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives, qu
 from sidewinder.collectives.quantised.policy import PhaseCodecs, Policy, delta_sites, policy_of
 from sidewinder.collectives.rank_order import sum_in_rank_order
 from sidewinder.ops.codec import CODECS
+from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.testing import run_ranks, tiny_config
 
 QUANTISED = ("int8", "int6", "int4")
@@ -72,6 +73,25 @@ def test_odd_shapes_and_single_rows(shape, ranks):
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_no_rows_is_no_message(ranks):
     assert sums(torch.empty(ranks, 0, 64), policy_of("int8"))[0].shape == (0, 64)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("decodes", ["int4", "exact"])
+def test_a_sum_may_come_normed_with_the_bits_of_one_after_the_other(decodes, ranks):
+    parts, residual = gaussian(ranks, 9, 384).bfloat16(), gaussian(9, 384, seed=1)
+    weight = gaussian(384, seed=2).bfloat16()
+    policy = Policy(PhaseCodecs(CODECS["int4"], policy_of(decodes).default.decode), {})
+
+    def rank(tp, c):
+        group = QuantisedCollectives(c, policy)
+        pending = group.start_all_reduce_delta(parts[tp.rank].clone(), SITE, 2)
+        pending.advance()
+        return pending.normed(weight, 1e-5, residual)
+
+    delta = sums(parts, policy, n_decodes=2)[0]
+    expected = rms_norm(delta, weight, 1e-5, residual)
+    for found in run_ranks(ranks, rank):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sidewinder.checkpoint.random import random_shard
+from sidewinder.collectives.quantised import all_reduce
 from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives
 from sidewinder.collectives.quantised.policy import delta_sites, policy_of
 from sidewinder.models.registry import build_model
@@ -61,6 +62,26 @@ def test_only_deltas_are_quantised(family, overrides, size):
         assert {(n_decodes, shape) for _, n_decodes, shape in c.sites} == {(1, (5, config.d_model))}
         wide = [shape for shape in c.exact if shape[-1] >= config.d_model]
         assert wide == [(5, config.d_model)], "only the embedding's sum is as wide as a delta"
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [("mamba", {}), ("falcon_mamba", {"use_bias": False}), ("mamba2", {"n_groups": 4})],
+)
+def test_deltas_are_decoded_added_and_normed_in_one_pass(monkeypatch, family, overrides, size):
+    fused, one_pass = [], all_reduce.decode_rms_norm
+
+    def noting(*args):
+        fused.append(args[1].name)
+        return one_pass(*args)
+
+    monkeypatch.setattr(all_reduce, "decode_rms_norm", noting)
+    config = tiny_config(family, **overrides)
+    run(config, size, "int6", [[1, 2, 3]])
+    assert fused == ["int6"] * size * config.n_layers
+    run(config, size, "exact", [[1, 2, 3]])
+    assert len(fused) == size * config.n_layers
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -14,7 +14,7 @@ from torch import Tensor
 from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.collectives.quantised.policy import Policy
 from sidewinder.config import ModelConfig
-from sidewinder.ops.codec import Codec, decode, encode, reduce
+from sidewinder.ops.codec import Codec, decode, decode_rms_norm, encode, reduce
 
 PIECE_BYTES = 512 * 1024
 """Activations that travel as one message over TCP."""
@@ -74,6 +74,8 @@ class QuantisedCollectives(Collectives):
             return Pending.done(x)
         if codec is None:
             return self._bulk.start_all_reduce(x)
+        if (direct := self._bulk.start_quantised(x, codec)) is not None:
+            return direct
         if self.tp.size > 2:
             return self._start_two_shot(x, codec)
         rows = len(x)
@@ -81,6 +83,8 @@ class QuantisedCollectives(Collectives):
             # One piece is encoded, or decoded, while another travels.
             rows = max(1, PIECE_BYTES // (x.shape[1] * x.element_size()))
         pieces = [self._start_one_shot(piece, codec) for piece in torch.split(x, rows)]
+        if len(pieces) == 1:
+            return pieces[0]
 
         def finish() -> Tensor:
             for piece in pieces:
@@ -91,7 +95,7 @@ class QuantisedCollectives(Collectives):
 
     def _start_one_shot(self, x: Tensor, codec: Codec) -> Pending:
         messages = self._start_gather(encode(x, codec))
-        return messages.then(lambda parts: decode(parts.view(self.tp.size, 1, -1), codec, x))
+        return self._decoded(messages, (self.tp.size, 1), codec, x)
 
     def _start_two_shot(self, x: Tensor, codec: Codec) -> Pending:
         stripes = self._bulk.start_all_to_all(encode(x, codec, self.tp.size))
@@ -99,9 +103,25 @@ class QuantisedCollectives(Collectives):
         def exchange_sums() -> Pending:
             total = reduce(stripes.wait(), codec)
             sums = self._start_gather(total[None])
-            return sums.then(lambda sums: decode(sums.view(1, self.tp.size, -1), codec, x))
+            return self._decoded(sums, (1, self.tp.size), codec, x)
 
         return Pending.in_two(exchange_sums)
+
+    def _decoded(
+        self, messages: Pending, shape: tuple[int, int], codec: Codec, x: Tensor
+    ) -> Pending:
+        """The sum of messages `[parts, stripes, bytes]`, `shape` being of the first two: in `x`, or
+        normed and in tensors of its own."""
+
+        def parts() -> Tensor:
+            return messages.wait().view(*shape, -1)
+
+        return Pending(
+            lambda: decode(parts(), codec, x),
+            finish_normed=lambda weight, eps, residual: decode_rms_norm(
+                parts(), codec, x.dtype, weight, eps, residual
+            ),
+        )
 
     def _start_gather(self, message: Tensor) -> Pending:
         """Every rank's `[1, bytes]`, end to end."""
