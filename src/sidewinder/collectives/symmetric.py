@@ -7,58 +7,20 @@ that do not fit, and everything that is not in a model's step, go to the transpo
 `Peers` hides the device: `symmetric_cuda` has the real one, the tests use threads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending, SingleRank
+from sidewinder.collectives.direct import DirectSums
+from sidewinder.collectives.peers import Peers
 from sidewinder.collectives.rank_order import sum_in_rank_order
-from sidewinder.parallel.group import TensorParallel
+from sidewinder.ops.codec.formats import Codec
 
 ONE_SHOT_BYTES = 512 * 1024
 """Larger sums go to NCCL: a rank would read more from its peers than a ring moves."""
-
-
-class Peers(Protocol):
-    """One buffer of each rank, which all of them can read.
-
-    Attributes:
-        n_bytes: of each buffer.
-        buffers: uint8 `[n_bytes]` of every rank, in rank order.
-    """
-
-    n_bytes: int
-    buffers: Sequence[Tensor]
-
-    def meet(self) -> None:
-        """What every rank wrote before is there for all, and what it read has been read."""
-        ...
-
-    def fused_sum(self, n: int, dtype: torch.dtype) -> Tensor | None:
-        """The sum over ranks of the first `n` elements of each buffer, meeting before and after.
-
-        The same bits on all ranks, in an order of its own; None where no kernel does that.
-        """
-        ...
-
-    def beside(self, run: Callable[[], Tensor]) -> Pending:
-        """`run()` on a stream of its own, after all that was asked for so far."""
-        ...
-
-    def catch_up(self) -> None:
-        """Let what follows on this stream come after all that runs beside."""
-        ...
-
-    def subgroup(self, ranks: Sequence[int], tp: TensorParallel, inner: Collectives) -> "Peers":
-        """Peers of some of the ranks; `inner` is their transport, `tp` this rank's place there."""
-        ...
-
-    def close(self) -> None:
-        """Release the buffers."""
-        ...
 
 
 class SymmetricCollectives(Collectives):
@@ -77,6 +39,7 @@ class SymmetricCollectives(Collectives):
         self.capturable = True
         self.overlaps = True
         self._inner, self._peers = inner, peers
+        self._direct = DirectSums(inner.tp, peers) if peers.direct_bytes else None
         self._largest_sum = min(largest_sum, peers.n_bytes) if inner.capturable else peers.n_bytes
         self._subgroups: list[Collectives] = []
 
@@ -112,6 +75,9 @@ class SymmetricCollectives(Collectives):
         if not 0 < x.nbytes <= self._peers.n_bytes:
             return self._inner.start_all_to_all(x)
         return self._peers.beside(lambda: self._exchange(x))
+
+    def start_quantised(self, x: Tensor, codec: Codec) -> Pending | None:
+        return None if self._direct is None else self._direct.start(x, codec)
 
     def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
         return self._inner.broadcast(x, root)

@@ -16,14 +16,19 @@ import torch.distributed
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending
-from sidewinder.collectives.symmetric import ONE_SHOT_BYTES, Peers, SymmetricCollectives
+from sidewinder.collectives.peers import Peers
+from sidewinder.collectives.symmetric import ONE_SHOT_BYTES, SymmetricCollectives
 from sidewinder.parallel.group import TensorParallel
 
 c10d: Any = torch.distributed
 cuda: Any = torch.cuda
 
 BUFFER_BYTES = 32 << 20
-"""Of each rank: a prefill step's messages fit when they are quantised, a decode step's always."""
+"""Of each rank, for messages that are gathered: a decode step's always fit."""
+
+DIRECT_BYTES = 44 << 20
+"""Of each of two regions for quantised sums: int8 of 8,192 tokens of 4,096 channels fits, with the
+stripe that each of four ranks adds."""
 
 OVERLAP_VARIABLE = "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES"
 """torch's own switch that lets ranks on one card share memory."""
@@ -48,6 +53,7 @@ class CudaPeers:
         device: this rank's.
         name: of the group, equal on all ranks, unique in the process.
         timeout_s: seconds after which a meeting without a peer is an error.
+        direct_bytes: of the regions for quantised sums.
 
     Raises:
         RuntimeError: if the devices cannot map each other's memory.
@@ -61,9 +67,10 @@ class CudaPeers:
         device: torch.device,
         name: str,
         timeout_s: float,
+        direct_bytes: int = DIRECT_BYTES,
     ) -> None:
         cuda.set_device(device)
-        self.n_bytes = BUFFER_BYTES
+        self.n_bytes, self.direct_bytes = BUFFER_BYTES, direct_bytes
         self._store, self._group, self._device = store, group, device
         self._timeout_s, self._name = timeout_s, name
         self._registered = register_group(tp, store, group, device, name)
@@ -73,13 +80,16 @@ class CudaPeers:
         # torch's own wrappers: `empty` would cut the buffer from a pool, at some offset, and up to
         # torch 2.10 `rendezvous` refuses a group that torch's table of groups does not hold.
         memory: Any = private
-        shape = (self.n_bytes,)
+        shape = (self.n_bytes + 2 * self.direct_bytes,)
         allocate = memory._SymmetricMemory.empty_strided_p2p
         self._own: Tensor = allocate(shape, (1,), torch.uint8, device)
         self._handle: Any = memory._SymmetricMemory.rendezvous(self._own, self._group_name)
         self.buffers: Sequence[Tensor] = [
             self._handle.get_buffer(rank, shape, torch.uint8) for rank in range(tp.size)
         ]
+        own = self.buffers[tp.rank].data_ptr()
+        places = [each.data_ptr() - own for each in self.buffers]
+        self.places = torch.tensor(places, dtype=torch.int64, device=device)
         self._in_switch = self._handle.multicast_ptr != 0 and tp.size >= MULTICAST_RANKS
         self._stream = cuda.Stream(device)
         self._last: Any = None
@@ -128,7 +138,8 @@ class CudaPeers:
         name = f"{self._name}/{'.'.join(map(str, ranks))}"
         group = backend_of(inner)
         store = c10d.PrefixStore(name, self._store)
-        return CudaPeers(tp, store, group, self._device, name, self._timeout_s)
+        # Parts of the ranks sum what steers the recurrence, which is never quantised.
+        return CudaPeers(tp, store, group, self._device, name, self._timeout_s, direct_bytes=0)
 
     def close(self) -> None:
         self.buffers = []

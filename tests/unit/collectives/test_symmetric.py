@@ -10,8 +10,11 @@ from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives
 from sidewinder.collectives.quantised.policy import PhaseCodecs, Policy
 from sidewinder.collectives.staged import StagedCollectives
 from sidewinder.collectives.symmetric import SymmetricCollectives
+from sidewinder.ops import launching
 from sidewinder.ops.codec.formats import CODECS
-from sidewinder.testing import run_ranks
+from sidewinder.ops.dispatch import forced
+from sidewinder.ops.rms_norm import rms_norm
+from sidewinder.testing import assert_close, run_ranks
 
 BUFFER = 4096
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64]
@@ -20,12 +23,13 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int64]
 class ThreadPeers:
     """Buffers of threads: each makes its own and shows it to the others."""
 
-    def __init__(self, collectives, fused=False):
+    def __init__(self, collectives, fused=False, direct_bytes=0):
         self.n_bytes, self._inner, self._fused = BUFFER, collectives, fused
-        self._rank = collectives.tp.rank
-        mine = torch.full((BUFFER,), 255, dtype=torch.uint8)
+        self._rank, self.direct_bytes = collectives.tp.rank, direct_bytes
+        mine = torch.full((BUFFER + 2 * direct_bytes,), 255, dtype=torch.uint8)
         self.buffers = collectives._group.exchange(self._rank, mine)
         collectives._group.wait()
+        self.places = torch.tensor([b.data_ptr() - mine.data_ptr() for b in self.buffers])
         self.meetings, self.started = 0, 0
 
     def meet(self):
@@ -188,5 +192,44 @@ def test_staged_collectives_are_those_underneath():
         assert ours.subgroup([[0], [1]]).tp.size == 1
         assert ours.subgroup([[0, 1]]).path == "threads by way of the host"
         assert not ours.capturable
+
+    run_ranks(2, run)
+
+
+@pytest.mark.skipif(not launching.is_installed(), reason="Triton is not installed")
+@pytest.mark.parametrize("codec", ["int8", "int6", "int4", "bf16"])
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_direct_sums_have_the_same_bits_as_over_any_transport(ranks, codec):
+    """Several on their way at once, in turn through both regions; normed and not."""
+    policy, width = Policy(PhaseCodecs(CODECS[codec], CODECS[codec]), {}), 150
+
+    def run(tp, plain):
+        peers = ThreadPeers(plain, direct_bytes=4096)
+        ours = QuantisedCollectives(SymmetricCollectives(plain, peers), policy)
+        theirs = QuantisedCollectives(plain, policy)
+        weight, residual = random(90, width, dtype=torch.bfloat16), random(91, 3, width)
+        for _ in range(3):
+            parts = [random(tp.rank + 10 * n, 3, width, dtype=torch.bfloat16) for n in range(2)]
+            before = peers.meetings
+            pending = [ours.start_all_reduce_delta(x.clone(), "site", 0) for x in parts]
+            assert peers.meetings - before == (4 if ranks == 2 else 6), "not the direct way"
+            expected = [theirs.all_reduce_delta(x.clone(), "site", 0) for x in parts]
+            same(codec, expected[0], pending[0].wait())
+            normed, total = pending[1].normed(weight, 1e-5, residual)
+            reference, sum_ = rms_norm(expected[1], weight, 1e-5, residual)
+            assert_close("normed", reference, normed, 1e-2)
+            same("sum", sum_, total)
+        large = torch.ones(40, width, dtype=torch.bfloat16)
+        same("large", theirs.all_reduce_delta(large.clone(), "site", 0),
+             ours.all_reduce_delta(large.clone(), "site", 0))  # fmt: skip
+
+    with forced("triton"):
+        run_ranks(ranks, run)
+
+
+def test_without_the_kernels_quantised_sums_go_the_general_way():
+    def run(_, plain):
+        ours = SymmetricCollectives(plain, ThreadPeers(plain, direct_bytes=4096))
+        assert ours.start_quantised(torch.ones(1, 8), CODECS["int8"]) is None
 
     run_ranks(2, run)

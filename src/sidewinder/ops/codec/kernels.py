@@ -50,15 +50,27 @@ def decoded(parts, halves, message, group, e, payload_end, used, BITS: tl.conste
 
 @triton.jit
 def summed(
-    parts, halves, message, rank_bytes, group, e, payload_end, used,
+    parts, halves, message, rank_bytes, places, group, e, payload_end, used,
     BITS: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip
-    """The sum of the same elements over ranks, in rank order."""
-    total = decoded(parts, halves, message, group, e, payload_end, used, BITS)
-    for _ in tl.static_range(RANKS - 1):
-        message += rank_bytes
-        total += decoded(parts, halves, message, group, e, payload_end, used, BITS)
+    """The sum of the same elements over ranks, in rank order.
+
+    A rank's part is `rank_bytes` behind that of the rank before, or, if `places` is not None, so
+    many bytes from `parts` as its entry there says.
+    """
+    total = decoded(
+        parts, halves, message + place_of(places, 0, rank_bytes), group, e, payload_end, used, BITS
+    )  # fmt: skip
+    for rank in tl.static_range(1, RANKS):
+        at = message + place_of(places, rank, rank_bytes)
+        total += decoded(parts, halves, at, group, e, payload_end, used, BITS)
     return total
+
+
+@triton.jit
+def place_of(places, rank: tl.constexpr, rank_bytes):
+    """Where a rank's part is, in bytes from the first one's, or from where `places` counts."""
+    return rank * rank_bytes if places is None else tl.load(places + rank)
 
 
 @triton.jit
@@ -166,71 +178,85 @@ def encode(
 
 @triton.jit
 def reduce(
-    parts, part_halves, out, out_halves, n_groups, n_bytes, payload_end,
+    parts, part_halves, places, first, out, out_halves, n_groups, n_bytes, payload_end,
     BITS: tl.constexpr, SIZE: tl.constexpr, RANKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK groups of one stripe: decoded, summed over ranks, encoded again."""
+    """BLOCK groups of one stripe, `first` bytes into each rank's part: decoded, summed over ranks,
+    encoded again."""
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     some = n < n_groups
     used, group = some[:, None], n.to(tl.int64)
     message = group * 0
-    m, g, rank_bytes = message[:, None], group[:, None], n_bytes
+    m, g, rank_bytes = message[:, None] + first, group[:, None], n_bytes.to(tl.int64)
     e = tl.arange(0, SIZE // 4)[None, :]
     step: tl.constexpr = SIZE // 4
-    q0 = summed(parts, part_halves, m, rank_bytes, g, e, payload_end, used, BITS, RANKS)
+    q0 = summed(parts, part_halves, m, rank_bytes, places, g, e, payload_end, used, BITS, RANKS)
     e += step
-    q1 = summed(parts, part_halves, m, rank_bytes, g, e, payload_end, used, BITS, RANKS)
+    q1 = summed(parts, part_halves, m, rank_bytes, places, g, e, payload_end, used, BITS, RANKS)
     e += step
-    q2 = summed(parts, part_halves, m, rank_bytes, g, e, payload_end, used, BITS, RANKS)
+    q2 = summed(parts, part_halves, m, rank_bytes, places, g, e, payload_end, used, BITS, RANKS)
     e += step
-    q3 = summed(parts, part_halves, m, rank_bytes, g, e, payload_end, used, BITS, RANKS)
+    q3 = summed(parts, part_halves, m, rank_bytes, places, g, e, payload_end, used, BITS, RANKS)
     write_groups(q0, q1, q2, q3, out, out_halves, message, group, payload_end, some, BITS)
 
 
 @triton.jit
 def row_sum(
-    parts, halves, row, c, width, per_row, stripe_groups, stripes, stripe_bytes, payload_end,
-    BITS: tl.constexpr, SIZE: tl.constexpr, RANKS: tl.constexpr,
+    parts, halves, places, first, row, c,
+    width, per_row, stripe_groups, stripes, stripe_bytes, payload_end,
+    BITS: tl.constexpr, SIZE: tl.constexpr, RANKS: tl.constexpr, BY_STRIPE: tl.constexpr,
 ):  # fmt: skip
-    """The sum over ranks of columns `c` of a row."""
+    """The sum over ranks of columns `c` of a row; with BY_STRIPE every rank has one stripe of it,
+    and there is nothing to add."""
     number = row * per_row + c // SIZE
-    message = number // stripe_groups * stripe_bytes
-    group = number % stripe_groups
-    rank_bytes = stripes.to(tl.int64) * stripe_bytes
-    return summed(
-        parts, halves, message, rank_bytes, group, c % SIZE, payload_end, c < width, BITS, RANKS
-    )  # fmt: skip
+    stripe, group = number // stripe_groups, number % stripe_groups
+    used = c < width
+    if BY_STRIPE:
+        message = first + tl.load(places + stripe, mask=used, other=0)
+        total = decoded(parts, halves, message, group, c % SIZE, payload_end, used, BITS)
+    else:
+        message = first + stripe * stripe_bytes
+        rank_bytes = stripes.to(tl.int64) * stripe_bytes
+        total = summed(
+            parts, halves, message, rank_bytes, places, group, c % SIZE, payload_end, used,
+            BITS, RANKS,
+        )  # fmt: skip
+    return total
 
 
 @triton.jit(do_not_specialize=["stripes"])
 def decode(
-    parts, halves, out, out_row, width, per_row, stripe_groups, stripes, stripe_bytes, payload_end,
-    BITS: tl.constexpr, SIZE: tl.constexpr, RANKS: tl.constexpr, BLOCK: tl.constexpr,
+    parts, halves, places, first, out, out_row,
+    width, per_row, stripe_groups, stripes, stripe_bytes, payload_end,
+    BITS: tl.constexpr, SIZE: tl.constexpr, RANKS: tl.constexpr, BY_STRIPE: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """BLOCK columns of one row."""
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     total = row_sum(
-        parts, halves, row, c, width, per_row, stripe_groups, stripes, stripe_bytes, payload_end,
-        BITS, SIZE, RANKS,
+        parts, halves, places, first, row, c,
+        width, per_row, stripe_groups, stripes, stripe_bytes, payload_end,
+        BITS, SIZE, RANKS, BY_STRIPE,
     )  # fmt: skip
     put(out + row * out_row + c, total, c < width)
 
 
 @triton.jit(do_not_specialize=["stripes"])
 def decode_normalise(
-    parts, halves, residual, residual_row, weight, total, y, eps,
+    parts, halves, places, first, residual, residual_row, weight, total, y, eps,
     width, per_row, stripe_groups, stripes, stripe_bytes, payload_end,
     KIND: tl.constexpr, BITS: tl.constexpr, SIZE: tl.constexpr, RANKS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BY_STRIPE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One row: rounded to KIND, added to the residual, and normalised into y unless y is None."""
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)
     used = c < width
     delta = row_sum(
-        parts, halves, row, c, width, per_row, stripe_groups, stripes, stripe_bytes, payload_end,
-        BITS, SIZE, RANKS,
+        parts, halves, places, first, row, c,
+        width, per_row, stripe_groups, stripes, stripe_bytes, payload_end,
+        BITS, SIZE, RANKS, BY_STRIPE,
     )  # fmt: skip
     delta = rounded(delta, KIND).to(tl.float32)
     delta = rounded(delta, residual.dtype.element_ty).to(tl.float32)
