@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 
 from sidewinder.collectives.shared_memory import native
+from sidewinder.config import ModelConfig
+from sidewinder.memory import keep_freed_memory
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CPU_ROOT = Path("/sys/devices/system/cpu")
@@ -95,6 +97,18 @@ def use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
     if native is not None:
         native.set_threads(threads)
+
+
+def settle(model: ModelConfig) -> None:
+    """To be called once the weights are loaded: what suits steps better than loading.
+
+    Freed memory is kept for the next step. torch is left one thread where only small operators are
+    its own: its threads go on spinning for milliseconds after each of them, on the cores where the
+    native kernels' threads wait for work.
+    """
+    keep_freed_memory()
+    if native is not None and native.isa() != "portable" and model.attention is None:
+        torch.set_num_threads(1)
 
 
 class CoreLease:

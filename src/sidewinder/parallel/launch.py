@@ -12,8 +12,7 @@ import torch
 from sidewinder.collectives import shared_memory
 from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.config import EngineConfig, ModelConfig
-from sidewinder.memory import keep_freed_memory
-from sidewinder.parallel.cores import threads_per_rank, use_threads
+from sidewinder.parallel.cores import settle, threads_per_rank, use_threads
 from sidewinder.parallel.devices import resolve_device, resolve_dtype
 from sidewinder.parallel.executor import Executor, InlineExecutor, resolve_target
 from sidewinder.parallel.gpu_group import gpu_transport
@@ -124,7 +123,6 @@ def _start_inline(
 ) -> InlineExecutor:
     assert engine.threads is not None
     use_threads(engine.threads)
-    keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
@@ -132,6 +130,7 @@ def _start_inline(
     except BaseException:
         collectives.close()
         raise
+    settle(model)
     return InlineExecutor(runner, collectives)
 
 

@@ -14,9 +14,8 @@ from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.distributed import TorchCollectives, c10d
 from sidewinder.collectives.shared_memory import SharedMemoryCollectives, open_segment
 from sidewinder.collectives.tcp import TcpCollectives
-from sidewinder.memory import keep_freed_memory
 from sidewinder.parallel.channel import Channel
-from sidewinder.parallel.cores import use_threads
+from sidewinder.parallel.cores import settle, use_threads
 from sidewinder.parallel.executor import resolve_target
 from sidewinder.parallel.gpu_group import gpu_of, join_gpus
 from sidewinder.parallel.group import TensorParallel
@@ -90,10 +89,11 @@ def open_collectives(setup: WorkerSetup) -> Collectives:
 def build(setup: WorkerSetup, collectives: Collectives) -> object:
     """The runner that `setup.target` names, on this rank's device and threads."""
     use_threads(setup.threads)
-    keep_freed_memory()
     if setup.device != "cpu":
         torch.cuda.set_device(gpu_of(setup.device))
-    return resolve_target(setup.target)(setup.engine, setup.model, collectives.tp, collectives)
+    runner = resolve_target(setup.target)(setup.engine, setup.model, collectives.tp, collectives)
+    settle(setup.model)
+    return runner
 
 
 def _serve(channel: Channel, runner: object, is_first: bool) -> None:
