@@ -63,6 +63,28 @@ class Toy:
         assert error < {"int8": 0.02, "int6": 0.06, "int4": 0.25}[codec]
         self.check_same(result)
 
+    def check_normed(self, codec: str) -> None:
+        """Two quantised sums on their way, recorded and replayed: one is normed with a residual."""
+        quantised = QuantisedCollectives(self.collectives, policy_of(codec))
+        x, found = part(self.tp.rank, (40, 2560), torch.bfloat16), {}
+        weight = torch.ones(2560, dtype=torch.bfloat16, device="cuda")
+        residual = part(99, (40, 2560), torch.float32)
+
+        def run() -> None:
+            pending = [quantised.start_all_reduce_delta(x * n, "site", 0) for n in (1, 2)]
+            found["sum"] = pending[0].wait()
+            found["normed"], found["total"] = pending[1].normed(weight, 1e-5, residual)
+
+        replay = CudaRecorder().record(run)
+        for seed in range(20):
+            x.copy_(part(10 * seed + self.tp.rank, (40, 2560), torch.bfloat16))
+            replay()
+            expected = quantised.all_reduce_delta(x.clone(), "site", 0)
+            assert torch.equal(found["sum"], expected)
+            # Twice the input has twice the scales, so twice the sum.
+            assert torch.equal(found["total"], residual + 2 * expected.float())
+            self.check_same(found["normed"])
+
     def check_graph(self) -> None:
         """A recorded sum, replayed with other numbers, many times."""
         x, found = torch.zeros(4, 2560, device="cuda"), {}

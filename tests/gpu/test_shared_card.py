@@ -38,6 +38,13 @@ def test_quantised_sums(ranks, codec):
     ranks.call("check_codec", codec)
 
 
+@pytest.mark.parametrize("codec", ["int8", "int4"])
+def test_quantised_sums_in_a_graph_normed_and_not(ranks, codec):
+    if "symmetric memory" not in ranks.call("path"):
+        pytest.skip("ranks cannot share this card's memory: no CUDA IPC")
+    ranks.call("check_normed", codec)
+
+
 def test_sums_in_a_graph(ranks):
     if "symmetric memory" not in ranks.call("path"):
         pytest.skip("ranks cannot share this card's memory: no CUDA IPC")
