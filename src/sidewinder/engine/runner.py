@@ -27,6 +27,7 @@ from sidewinder.engine.request import NO_NEXT_TOKEN
 from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
+from sidewinder.parallel.cores import settle
 from sidewinder.parallel.devices import DTYPES
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sampling.params import TokenLogprobs
@@ -119,6 +120,7 @@ def build_runner(
         return good
 
     store = SnapshotStore(pool, model, tp, engine.state_cache_dtype, agree)
+    settle(model)
     return Runner(built, pool, store, report, counter, answers, graphs)
 
 

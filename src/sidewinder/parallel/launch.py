@@ -12,7 +12,7 @@ import torch
 from sidewinder.collectives import shared_memory
 from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.config import EngineConfig, ModelConfig
-from sidewinder.parallel.cores import settle, threads_per_rank, use_threads
+from sidewinder.parallel.cores import threads_per_rank, use_threads
 from sidewinder.parallel.devices import resolve_device, resolve_dtype
 from sidewinder.parallel.executor import Executor, InlineExecutor, resolve_target
 from sidewinder.parallel.gpu_group import gpu_transport
@@ -130,7 +130,6 @@ def _start_inline(
     except BaseException:
         collectives.close()
         raise
-    settle(model)
     return InlineExecutor(runner, collectives)
 
 

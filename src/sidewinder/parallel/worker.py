@@ -15,7 +15,7 @@ from sidewinder.collectives.distributed import TorchCollectives, c10d
 from sidewinder.collectives.shared_memory import SharedMemoryCollectives, open_segment
 from sidewinder.collectives.tcp import TcpCollectives
 from sidewinder.parallel.channel import Channel
-from sidewinder.parallel.cores import settle, use_threads
+from sidewinder.parallel.cores import use_threads
 from sidewinder.parallel.executor import resolve_target
 from sidewinder.parallel.gpu_group import gpu_of, join_gpus
 from sidewinder.parallel.group import TensorParallel
@@ -91,9 +91,7 @@ def build(setup: WorkerSetup, collectives: Collectives) -> object:
     use_threads(setup.threads)
     if setup.device != "cpu":
         torch.cuda.set_device(gpu_of(setup.device))
-    runner = resolve_target(setup.target)(setup.engine, setup.model, collectives.tp, collectives)
-    settle(setup.model)
-    return runner
+    return resolve_target(setup.target)(setup.engine, setup.model, collectives.tp, collectives)
 
 
 def _serve(channel: Channel, runner: object, is_first: bool) -> None:
