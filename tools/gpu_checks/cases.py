@@ -31,6 +31,7 @@ class Case:
         name: operator and load.
         make: makes new tensors, and returns what is to be timed.
         bytes, flops: what it must move and compute at least.
+        special: exponentials and the like that our kernels take.
     """
 
     kind: str
@@ -38,6 +39,7 @@ class Case:
     make: Callable[[], Callable[[], object]]
     bytes: float
     flops: float = 0.0
+    special: float = 0.0
 
 
 def all_cases(context: Context) -> Iterator[tuple[str, Case]]:
@@ -124,7 +126,10 @@ def scan_case(context: Context, config: ModelConfig, name: str, seqs: Sequences)
         return lambda: selective_scan(x, dt, A, B, C, ones, z, -ones, state, seqs)
 
     moved = (4 * width + 2 * n) * tokens * context.dtype.itemsize + 8 * seqs.n_seqs * n * width
-    return Case("scan", f"selective_scan, {name}", make, moved)
+    each = n + 3 if tokens == seqs.n_seqs else 2 * n + 4
+    return Case(
+        "scan", f"selective_scan, {name}", make, moved, special=float(tokens * width * each)
+    )
 
 
 def ssd_case(context: Context, config: ModelConfig, name: str, seqs: Sequences) -> Case:

@@ -1,5 +1,6 @@
 """Every operator at the sizes of the models, against its floor in bytes or operations."""
 
+import statistics
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from gpu_checks.fast_kernels import mamba_ssm_rows
 from sidewinder.bench.roofline import model_work
 from sidewinder.config import ModelConfig
 from sidewinder.ops import tuning
-from sidewinder.projection.calibration import Calibration
+from sidewinder.projection.calibration import NAMES
 from sidewinder.projection.devices import DEVICES, Device
 
 LARGE_BYTES = 4e6
@@ -41,8 +42,8 @@ def timed(context: Context, case: Case, read: float, rate: float) -> dict[str, A
         return row | {"error": f"{type(error).__name__}: {error}"}
     floor = max(case.bytes / read, case.flops / rate)
     return row | {
-        "seconds": seconds, "bytes": case.bytes, "flops": case.flops, "floor_s": floor,
-        "percent_of_floor": 100 * floor / seconds,
+        "seconds": seconds, "bytes": case.bytes, "flops": case.flops, "special": case.special,
+        "floor_s": floor, "percent_of_floor": 100 * floor / seconds,
     }  # fmt: skip
 
 
@@ -103,17 +104,22 @@ def calibration(context: Context, rows: list[dict[str, Any]]) -> dict[str, float
     device = sheet(torch.cuda.get_device_name())
     if device is None:
         return {}
-    values = {"kernel_s": kernel_cost(context)}
-    for kind in ("gemm", "memory", "scan", "ssd", "codec"):
-        reached = sorted(
-            max(row["bytes"] / device.bytes_per_s, row["flops"] / device.flops(context.dtype))
-            / min(row["seconds"], row.get("tuned_seconds") or row["seconds"])
-            for row in rows
-            if row["kind"] == kind and "seconds" in row and row["bytes"] > LARGE_BYTES
-        )
-        if reached and kind in Calibration.__dataclass_fields__:
-            values[kind] = reached[len(reached) // 2]
-    return values
+    reached: dict[str, list[float]] = {}
+    for row in rows:
+        if "seconds" not in row or row.get("bytes", 0.0) < LARGE_BYTES:
+            continue
+        seconds = min(row["seconds"], row.get("tuned_seconds") or row["seconds"])
+        times = {
+            row["kind"]: max(
+                row["bytes"] / device.bytes_per_s, row["flops"] / device.flops(context.dtype)
+            ),
+            "special": row["special"] / device.special_per_s,
+        }
+        # A scan's prefill says how fast exponentials are, its decode steps and convolutions, bytes.
+        kind = max(times, key=lambda name: times[name])
+        reached.setdefault(kind, []).append(times[kind] / seconds)
+    known = {name: statistics.median(each) for name, each in reached.items() if name in NAMES}
+    return known | {"kernel_s": kernel_cost(context)}
 
 
 def sheet(product: str) -> Device | None:

@@ -19,6 +19,7 @@ class Device:
         flops_16bit: dense matrix products in bfloat16 or float16, without sparsity.
         flops_32bit: float32 outside the matrix units (torch's default for float32).
         special_per_s: exponentials and the like.
+        cuts_scans: long sequences are scanned in chunks, whose ends are computed in a first pass.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Device:
     flops_16bit: float
     flops_32bit: float
     special_per_s: float
+    cuts_scans: bool = True
 
     def flops(self, dtype: torch.dtype) -> float:
         """Peak of matrix products in `dtype`."""

@@ -17,7 +17,7 @@ from sidewinder.projection.links import Link
 from sidewinder.projection.model import Load, Setting, project
 from sidewinder.sharding.traffic import collectives_of
 
-CPU_START = Calibration(kernel_s=8e-6, host_s=4e-4)
+CPU_START = Calibration(special=0.5, kernel_s=8e-6, host_s=4e-4)
 """Before the fit: calls cost more than on a GPU under a graph."""
 
 CPU_SPECIAL_PER_S = 4e9
@@ -39,6 +39,7 @@ def device_of_result(result: dict[str, Any]) -> Device:
         flops_16bit=flops,
         flops_32bit=flops,
         special_per_s=CPU_SPECIAL_PER_S * result["engine"]["threads"],
+        cuts_scans=False,
     )
 
 
@@ -51,6 +52,7 @@ def setting_of_result(result: dict[str, Any], link: Link, calibration: Calibrati
         device=device_of_result(result),
         link=link,
         calibration=calibration,
+        looks_ahead=False,
     )
 
 

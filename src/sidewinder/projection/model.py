@@ -49,6 +49,7 @@ class Setting:
         calibration: how well the kernels do.
         hide_sums: x_proj's sum travels behind the z half of `in_proj`; in prefill, deltas of one
             half of a chunk travel behind the other half's work.
+        looks_ahead: the host prepares a decode step while the one before runs.
     """
 
     config: ModelConfig
@@ -59,6 +60,7 @@ class Setting:
     calibration: Calibration = field(default_factory=Calibration)
     state_dtype: torch.dtype = torch.float32
     hide_sums: bool = False
+    looks_ahead: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class StepTime:
     Attributes:
         work: by operator.
         sums: by collective, as far as nothing hides them.
-        host: scheduling and the like.
+        host: scheduling and the like, as far as nothing hides it.
     """
 
     work: dict[str, float]
@@ -141,7 +143,10 @@ def step_time(setting: Setting, step: Step, policy: PhaseCodecs) -> StepTime:
     sums = {each.name: each.count * each.seconds for each in times}
     if setting.hide_sums:
         sums = _exposed(setting, step, times, work)
-    return StepTime(work, sums, setting.calibration.host_s)
+    host = setting.calibration.host_s
+    if step.is_decode and setting.looks_ahead:
+        host = max(0.0, host - sum(work.values()) - sum(sums.values()))
+    return StepTime(work, sums, host)
 
 
 def _distinct_ranks(setting: Setting) -> list[int]:
@@ -164,10 +169,11 @@ def kernel_time(setting: Setting, work: Work) -> float:
     device, reached = setting.device, setting.calibration
     bandwidth = reached.scan if work.kind in ("scan", "ssd") else reached.memory
     rate = reached.ssd if work.kind == "ssd" else reached.gemm
+    special = work.special + (work.special_before if device.cuts_scans else 0.0)
     busy = max(
         work.bytes / (device.bytes_per_s * bandwidth),
         work.flops / (device.flops(setting.dtype) * rate),
-        work.special / (device.special_per_s * reached.special),
+        special / (device.special_per_s * reached.special),
     )
     return busy + reached.kernel_s
 

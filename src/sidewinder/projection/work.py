@@ -48,7 +48,8 @@ class Work:
         count: how many in a step.
         bytes: memory traffic of one.
         flops: of its matrix products.
-        special: exponentials.
+        special: exponentials and the like.
+        special_before: those of a first pass, on devices that cut long sequences into chunks.
         weight_elements: of its matrix, once.
     """
 
@@ -58,6 +59,7 @@ class Work:
     bytes: float
     flops: float = 0.0
     special: float = 0.0
+    special_before: float = 0.0
     weight_elements: int = 0
 
 
@@ -112,8 +114,11 @@ class Counter:
             yield self.gemm("dt_proj", layers, size, config.dt_rank)
             moved = tokens * (4 * size + 2 * config.d_state) * self.item
             states = 2 * self.step.sequences * config.d_state * size * self.state_item
-            special = tokens * size * (config.d_state + 3)
-            yield Work("scan", "scan", layers, moved + states, special=special)
+            special = float(tokens * size * (config.d_state + 3))
+            before = 0.0 if self.step.is_decode else float(tokens * size * (config.d_state + 1))
+            yield Work(
+                "scan", "scan", layers, moved + states, special=special, special_before=before
+            )
         if len(dims.head_pieces) > 1:
             yield self.rows("join heads", layers, 2 * width)
         yield self.gemm("out_proj", layers, config.d_model, width)

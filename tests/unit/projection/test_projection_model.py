@@ -189,3 +189,30 @@ def test_broken_calibration_files(tmp_path, content, message):
     file.write_text(content)
     with pytest.raises(ValueError, match=message):
         read_calibration(file)
+
+
+def test_long_scans_take_their_exponentials_twice_where_they_are_cut():
+    """0.4 ms for 8,192 tokens of 5,120 channels on an H100."""
+    ideal = setting(1, gpu="h100", calibration=IDEAL)
+    whole = replace(ideal, device=replace(ideal.device, cuts_scans=False))
+    cut, once = (
+        step_time(each, Step(8192, 1, 1), EXACT).work["scan"] / 64 for each in (ideal, whole)
+    )
+    assert cut == pytest.approx(8192 * 5120 * 36 / ideal.device.special_per_s)
+    assert once == pytest.approx(cut * 19 / 36)
+    decode = [step_time(each, Step(1, 1, 1), EXACT).work["scan"] for each in (ideal, whole)]
+    assert decode[0] == decode[1]
+
+
+def test_the_host_is_hidden_behind_decode_steps_only():
+    slow_host = replace(Calibration(), host_s=0.5)
+    times = {
+        (looks, tokens): step_time(
+            setting(1, calibration=slow_host, looks_ahead=looks), Step(tokens, 1, 1), EXACT
+        )
+        for looks in (True, False)
+        for tokens in (1, 64)
+    }
+    assert times[True, 1].total == pytest.approx(0.5)
+    assert times[False, 1].total == pytest.approx(0.5 + sum(times[True, 1].work.values()))
+    assert times[True, 64].host == times[False, 64].host == 0.5

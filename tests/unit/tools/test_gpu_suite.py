@@ -14,7 +14,7 @@ sys.path.insert(0, str(TOOLS))
 import gpu_suite  # noqa: E402
 from gpu_checks.compile import try_candidate  # noqa: E402
 from gpu_checks.context import Context  # noqa: E402
-from gpu_checks.kernels import sheet  # noqa: E402
+from gpu_checks.kernels import calibration, sheet  # noqa: E402
 from gpu_checks.tests_on_gpu import result_of  # noqa: E402
 from gpu_checks.verdicts import verdicts  # noqa: E402
 
@@ -137,6 +137,25 @@ class Probe:
         from sidewinder.ops import tuning
 
         return lambda: tuning.choose("probe", (), CANDIDATES, lambda _: None)
+
+
+def test_calibration_takes_each_kernel_for_what_bounds_it(monkeypatch):
+    device = sheet("NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr("gpu_checks.kernels.kernel_cost", lambda _: 2e-6)
+
+    def row(kind, seconds, **values):
+        return {"kind": kind, "seconds": seconds, "flops": 0.0, "special": 0.0, **values}
+
+    rows = [
+        row("scan", 1.0, bytes=0.4 * device.bytes_per_s, special=0.75 * device.special_per_s),
+        row("scan", 1.0, bytes=0.6 * device.bytes_per_s),
+        row("gemm", 2.0, bytes=1e9, flops=1.4 * device.flops_16bit, tuned_seconds=None),
+        row("scan", 1.0, bytes=1e3, special=1e3),
+        {"kind": "peer", "skipped": "no"},
+    ]
+    found = calibration(Context(dry_run=False, budget_s=1), rows)
+    assert found == pytest.approx({"special": 0.75, "scan": 0.6, "gemm": 0.7, "kernel_s": 2e-6})
 
 
 def test_products_are_found_among_the_data_sheets():
