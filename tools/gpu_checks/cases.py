@@ -167,9 +167,9 @@ def gated_norm_case(context: Context, config: ModelConfig, name: str, tokens: in
 
 
 def attention_case(context: Context, config: ModelConfig) -> Case:
-    """Thirty-two sequences' next tokens over 2,048 stored ones each."""
+    """Thirty-two sequences' next tokens over 1,024 stored ones each."""
     assert config.attention is not None
-    n, length = context.pick(32, 2), context.pick(2048, 32)
+    n, length = context.pick(32, 2), context.pick(1024, 32)
     heads, width = config.attention.n_heads, config.attention.head_dim
     kv_heads = config.attention.n_kv_heads
 
@@ -190,7 +190,7 @@ def codec_cases(context: Context) -> Iterator[Case]:
     rows, width = context.pick(2048, 8), context.pick(4096, 160)
     size, item = rows * width, context.dtype.itemsize
     for codec in CODECS.values():
-        n_bytes = encode(normal(context, rows, width), codec).nbytes
+        n_bytes = codec.stripe_bytes(rows, width, 1)
 
         def make(which: str, codec: object = codec) -> Callable[[], object]:
             x, gain = normal(context, rows, width), normal(context, width)

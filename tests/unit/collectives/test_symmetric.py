@@ -196,7 +196,10 @@ def test_staged_collectives_are_those_underneath():
     run_ranks(2, run)
 
 
-@pytest.mark.skipif(not launching.is_installed(), reason="Triton is not installed")
+@pytest.mark.skipif(
+    not (launching.is_installed() and launching.is_interpreting()),
+    reason="needs Triton's interpreter",
+)
 @pytest.mark.parametrize("codec", ["int8", "int6", "int4", "bf16"])
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_direct_sums_have_the_same_bits_as_over_any_transport(ranks, codec):
