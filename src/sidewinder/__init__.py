@@ -1,7 +1,12 @@
 """Sidewinder: tensor-parallel inference for selective state-space models."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Before torch is first imported: after a parallel region OpenMP's threads would else spin for
+# milliseconds, on the cores that our kernels' threads need next.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from sidewinder.llm import LLM, Increment, Metrics, RequestOutput, Score

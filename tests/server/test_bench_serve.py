@@ -1,5 +1,6 @@
 """`sidewinder bench serve` against the shared server, and its arithmetic."""
 
+import asyncio
 import itertools
 import json
 import statistics
@@ -7,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from sidewinder.bench.event_client import BrokenConnection, EventClient
 from sidewinder.bench.serve import Objectives, distribution, summary
 from sidewinder.bench.serve_client import Answer
 from sidewinder.bench.serve_load import ServeLoad, arrivals, read_conversations, synthetic
@@ -133,3 +135,59 @@ def test_datasets_that_are_none(tmp_path, text):
     file.write_text(text)
     with pytest.raises(ValueError, match=r"data\.json"):
         read_conversations(file)
+
+
+def test_what_servers_do_to_connections():
+    """A client that reads events itself meets whatever servers send."""
+    answers = [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: a\n\n\r\n6\r\ndata: \r\n",
+        b"5\r\nb\n\n:c\r\n2\r\n\n\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 429 No\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\ndata: x\n\n",
+        b"nonsense\r\n\r\n",
+    ]
+
+    async def run():
+        seen, found = [], []
+
+        async def serve(reader, writer):
+            while await reader.readuntil(b"{}"):
+                seen.append(writer.get_extra_info("peername"))
+                first, parts = not found, [answers.pop(0)]
+                if first:
+                    parts.append(answers.pop(0))
+                for part in parts:
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+                if not first:
+                    writer.close()
+                    return
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        client = EventClient(f"http://127.0.0.1:{port}", {"X-One": "1"})
+        for _ in range(4):
+            found.append(await ask(client))
+        client.close()
+        server.close()
+        with pytest.raises(OSError, match=str(port)):
+            await ask(client)
+        return seen, found
+
+    async def ask(client):
+        events = []
+        try:
+            status, rest = await client.post("/x", b"{}", lambda data, _: events.append(data))
+        except BrokenConnection as error:
+            return events, str(error)
+        return events, status, rest
+
+    seen, found = asyncio.run(run())
+    assert found[0] == ([b"a", b"b"], 200, b"")
+    assert found[1] == ([], 429, b"busy")
+    assert found[2] == ([b"x"], "the server closed the connection")
+    assert found[3][0] == []
+    assert "not HTTP" in found[3][1]
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3

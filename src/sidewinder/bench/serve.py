@@ -76,6 +76,7 @@ async def bench_serve(
         for _ in range(passes):
             runs.append(await send_all(target, asks, load.concurrency))
             await asyncio.sleep(0.2)
+        target.close()
     return {
         "model": target.model,
         "load": asdict(load) | {"dataset": None if dataset is None else dataset.name},

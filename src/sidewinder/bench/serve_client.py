@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from sidewinder.bench.event_client import EventClient
 from sidewinder.bench.serve_load import Ask
 
 TIMEOUT_S = 600.0
@@ -58,15 +59,13 @@ class Target:
         self.url = url.rstrip("/")
         self.model = model
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         self.client = httpx.AsyncClient(
-            base_url=self.url, headers=headers, timeout=TIMEOUT_S, limits=limits, trust_env=False
+            base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False
         )
+        self._events = EventClient(self.url, headers)
 
     async def ask(self, ask: Ask) -> Answer:
         """Send one request and read its stream to the end. Failures are in the answer."""
-        answer = Answer()
-        started = time.perf_counter()
         body = {
             "model": self.model,
             "prompt": ask.prompt,
@@ -76,39 +75,50 @@ class Target:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        started = time.perf_counter()
+        reader = _Reader(started)
+        data = json.dumps(body).encode()
         try:
-            async with self.client.stream("POST", "/v1/completions", json=body) as response:
-                if response.status_code != 200:
-                    text = (await response.aread()).decode(errors="replace")
-                    answer.error = f"{response.status_code}: {text[:200]}"
-                else:
-                    await self._read(response, answer, started)
-        except httpx.HTTPError as error:
-            answer.error = f"{type(error).__name__}: {error}"
-        answer.e2e_s = time.perf_counter() - started
-        return answer
+            async with asyncio.timeout(TIMEOUT_S):
+                status, rest = await self._events.post("/v1/completions", data, reader.take)
+            if status != 200:
+                reader.answer.error = f"{status}: {rest.decode(errors='replace')[:200]}"
+        except OSError as error:  # a timeout is one
+            reader.answer.error = f"{type(error).__name__}: {error}"
+        reader.answer.e2e_s = time.perf_counter() - started
+        if reader.answer.error is None and not reader.done:
+            reader.answer.error = "the stream ended early"
+        return reader.answer
 
-    async def _read(self, response: httpx.Response, answer: Answer, started: float) -> None:
-        last, done = started, False
-        async for line in response.aiter_lines():
-            if not line.startswith("data: "):
-                continue
-            if line == "data: [DONE]":
-                done = True
-                continue
-            now, part = time.perf_counter(), json.loads(line[6:])
-            if "error" in part:
-                answer.error = str(part["error"])[:200]
-                return
-            if any(choice["text"] for choice in part["choices"]):
-                if answer.ttft_s is None:
-                    answer.ttft_s = now - started
-                else:
-                    answer.itl_s.append(now - last)
-                last = now
-            _take_usage(answer, part.get("usage") or {})
-        if not done:
-            answer.error = "the stream ended early"
+    def close(self) -> None:
+        """End the connections of streams."""
+        self._events.close()
+
+
+class _Reader:
+    """Makes an answer from the events of one stream."""
+
+    def __init__(self, started: float) -> None:
+        self.answer = Answer()
+        self.done = False
+        self._started = self._last = started
+
+    def take(self, data: bytes, now: float) -> None:
+        """One event, and when it came."""
+        if data == b"[DONE]":
+            self.done = True
+            return
+        answer, part = self.answer, json.loads(data)
+        if "error" in part:
+            answer.error = str(part["error"])[:200]
+            return
+        if any(choice["text"] for choice in part["choices"]):
+            if answer.ttft_s is None:
+                answer.ttft_s = now - self._started
+            else:
+                answer.itl_s.append(now - self._last)
+            self._last = now
+        _take_usage(answer, part.get("usage") or {})
 
 
 def _take_usage(answer: Answer, usage: dict[str, Any]) -> None:

@@ -71,40 +71,55 @@ class _Commands:
 class RequestStream:
     """Increments of requests that were submitted together, in the order in which they come.
 
-    Iterating ends when all are complete. `close` drops what is left of them, at once.
+    Iterating ends when all are complete; it gives whatever has come since the last time. `close`
+    drops what is left of them, at once.
     """
 
     def __init__(self, engine: "AsyncEngine", ids: Sequence[int]) -> None:
         self._engine = engine
         self._pending = set(ids)
-        self._inbox: asyncio.Queue[Increment | EngineClosed] = asyncio.Queue()
+        self._inbox: list[Increment] = []
+        self._failure: EngineClosed | None = None
+        self._come = asyncio.Event()
 
     def __aiter__(self) -> "RequestStream":
         return self
 
-    async def __anext__(self) -> Increment:
-        """The next increment.
+    async def __anext__(self) -> list[Increment]:
+        """The next increments, one or more: a reader that is slow gets several at once.
 
         Raises:
             EngineClosed: if the engine failed or was closed.
         """
         if not self._pending:
             raise StopAsyncIteration
-        increment = await self._inbox.get()
-        if isinstance(increment, EngineClosed):
-            raise increment
-        if increment.output is not None:
-            self._pending.discard(increment.request_id)
-        return increment
+        await self._come.wait()
+        self._come.clear()
+        found, self._inbox = self._inbox, []
+        if not found:
+            assert self._failure is not None
+            raise self._failure
+        if self._failure is not None:
+            self._come.set()
+        for increment in found:
+            if increment.output is not None:
+                self._pending.discard(increment.request_id)
+        return found
 
     def close(self) -> None:
         """Abort the requests that are not complete. Calling twice is fine."""
         self._engine.abort(self._pending)
         self._pending.clear()
 
-    def put(self, item: Increment | EngineClosed) -> None:
-        """For the engine: hand an increment, or the end of everything, to the reader."""
-        self._inbox.put_nowait(item)
+    def put(self, increment: Increment) -> None:
+        """For the engine: hand an increment to the reader."""
+        self._inbox.append(increment)
+        self._come.set()
+
+    def fail(self, failure: EngineClosed) -> None:
+        """For the engine: nothing more will come."""
+        self._failure = failure
+        self._come.set()
 
 
 class Reservation:
@@ -209,7 +224,7 @@ class AsyncEngine:
         """End every open request with `EngineClosed(reason)` and take no more."""
         self.failure = self.failure or reason
         for request_id, request in list(self._open.items()):
-            request.stream.put(EngineClosed(self.failure))
+            request.stream.fail(EngineClosed(self.failure))
             self._end(request_id, "error", time.perf_counter())
             self._commands.put(request_id)
 

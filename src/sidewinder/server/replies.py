@@ -15,7 +15,10 @@ from sidewinder.tokenizer import REPLACEMENT, Tokenizer
 
 def to_json(value: Any) -> bytes:
     """JSON in ASCII: also texts of strangers that are no valid Unicode stay valid JSON."""
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+    return _ENCODE(value).encode("ascii")
+
+
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass
@@ -181,6 +184,10 @@ class Reply:
             "created": int(time.time()),
             "model": model,
         }
+        # The same in every event of a stream, so written once.
+        kind = "chat.completion.chunk" if is_chat else "text_completion"
+        head = to_json(self._head | {"object": kind})
+        self._event_head = b"data: " + head[:-1] + b',"choices":'
 
     def usage(self) -> dict[str, Any]:
         """Tokens so far; those from the cache once a choice is complete."""
@@ -206,13 +213,12 @@ class Reply:
             choices.append(part)
         return self._head | {"object": kind, "choices": choices, "usage": self.usage()}
 
-    def chunk(
+    def event(
         self, choices: Sequence[dict[str, Any]], usage: dict[str, Any] | None, with_usage: bool
-    ) -> dict[str, Any]:
+    ) -> bytes:
         """One event of a stream; `usage` is null in all but the last, where it is asked for."""
-        kind = "chat.completion.chunk" if self._is_chat else "text_completion"
-        chunk = self._head | {"object": kind, "choices": choices}
-        return chunk | {"usage": usage} if with_usage else chunk
+        end = b',"usage":' + to_json(usage) + b"}\n\n" if with_usage else b"}\n\n"
+        return self._event_head + to_json(choices) + end
 
     def part(self, choice: Choice) -> dict[str, Any] | None:
         """What is new in one choice, for a chunk; None if nothing is."""

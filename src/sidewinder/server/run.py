@@ -20,6 +20,10 @@ from sidewinder.server.service import Service
 FLUSH_S = 5
 """How long responses that are complete may take to reach slow clients at the end."""
 
+KEEP_ALIVE_S = 75
+"""How long an idle connection stays open: longer than clients (5 s) and proxies (60 s) keep it, so
+that they close it first and none sends a request into a connection that is being closed."""
+
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 
@@ -155,6 +159,7 @@ def _uvicorn_config(app: Any) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=FLUSH_S,
     )
 

@@ -108,8 +108,9 @@ class Service:
         """The finished reply. What is left of it is dropped if the caller is cancelled."""
         choices = _by_request(running.reply)
         with closing(running.stream) as stream:
-            async for increment in stream:
-                choices[increment.request_id].take(increment)
+            async for increments in stream:
+                for increment in increments:
+                    choices[increment.request_id].take(increment)
         return running.reply.whole()
 
     async def events(self, running: Running) -> AsyncGenerator[bytes, None]:
@@ -117,20 +118,21 @@ class Service:
         reply, with_usage = running.reply, running.asked.include_usage
         choices = _by_request(reply)
         if opening := reply.opening():
-            yield event(reply.chunk(opening, None, with_usage))
+            yield reply.event(opening, None, with_usage)
         try:
-            async for increment in running.stream:
-                choice = choices[increment.request_id]
-                choice.take(increment)
-                part = reply.part(choice)
-                if part is not None:
-                    usage = reply.usage() if running.asked.continuous_usage else None
-                    yield event(reply.chunk([part], usage, with_usage))
+            async for increments in running.stream:
+                for increment in increments:
+                    choices[increment.request_id].take(increment)
+                for request_id in dict.fromkeys(each.request_id for each in increments):
+                    part = reply.part(choices[request_id])
+                    if part is not None:
+                        usage = reply.usage() if running.asked.continuous_usage else None
+                        yield reply.event([part], usage, with_usage)
         except EngineClosed as error:
             yield event(api_error(error).body())
             return
         if with_usage:
-            yield event(reply.chunk([], reply.usage(), True))
+            yield reply.event([], reply.usage(), True)
         yield DONE
 
     async def tokenize(self, prompt: Prompt | Sequence[Message]) -> list[int]:

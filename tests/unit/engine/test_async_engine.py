@@ -48,8 +48,10 @@ def submit(engine, *calls):
 async def token_ids(stream):
     """Tokens by request, until all requests of the stream are complete."""
     tokens = {}
-    async for increment in stream:
-        tokens.setdefault(increment.request_id, []).extend(increment.token_ids)
+    async for increments in stream:
+        assert increments
+        for increment in increments:
+            tokens.setdefault(increment.request_id, []).extend(increment.token_ids)
     return tokens
 
 
@@ -82,6 +84,17 @@ def test_requests_of_one_stream_come_interleaved_and_complete():
         assert observer.reasons == ["length"] * 5
         assert observer.n_tokens == sum(map(len, tokens.values()))
         assert observer.n_first == 5
+
+    run(scenario)
+
+
+def test_a_slow_reader_gets_several_steps_at_once():
+    async def scenario(engine, inner, _observer):
+        stream = submit(engine, call((1,), max_tokens=9))
+        await until(lambda: engine.n_open == 0)
+        (increments,) = [found async for found in stream]
+        assert [len(each.token_ids) for each in increments] == [1] * 9
+        assert not inner.has_work
 
     run(scenario)
 
