@@ -67,7 +67,7 @@ inline void convolve_sequence(ConvTile& tile, const ConvArgs& a, int64_t s, int6
 inline void causal_conv1d(const ConvArgs& a) {
     const int64_t blocks = (a.channels + kConvChannels - 1) / kConvChannels;
     const int64_t work = a.seqs.bounds[a.seqs.count] * kConvChannels;
-    parallel(blocks, 1 + (1 << 15) / (work + 1), [&](int64_t begin, int64_t end) {
+    parallel(blocks, 1 + (1 << 12) / (work + 1), [&](int64_t begin, int64_t end) {
         ConvTile& tile = *static_cast<ConvTile*>(scratch(Scratch::range, sizeof(ConvTile)));
         for (int64_t block = begin; block < end; ++block) {
             const int64_t c = block * kConvChannels;

@@ -43,9 +43,12 @@ inline void load_tokens(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t to
 }
 
 // One vector of channels, all tokens of the tile: h = 2^(delta A) h + drive B, y = sum C h.
-// The state is read and written at `h`, whose rows are `stride` apart.
+// The state is read and written at `h`, whose rows are `stride` apart. `Asks`: rows of the same
+// stride at `ahead` are needed next, a line for each vector.
+template <bool Asks>
 __attribute__((noinline)) void scan_column(ScanTile& tile, int64_t tokens, int64_t j,
-                                           int64_t d_state, float* h, int64_t stride) {
+                                           int64_t d_state, float* h, int64_t stride,
+                                           const float* ahead) {
     const float* A = tile.A + j;
     for (int64_t i = 0; i < tokens; ++i) {
         const Vec delta = load(tile.delta[i] + j), drive = load(tile.drive[i] + j);
@@ -54,6 +57,7 @@ __attribute__((noinline)) void scan_column(ScanTile& tile, int64_t tokens, int64
         Vec y = splat(0.0f);
 #pragma GCC unroll 2
         for (int64_t n = 0; n < d_state; ++n) {
+            if (Asks) __builtin_prefetch(ahead + n * stride, 1);
             const Vec decay = exp2_negative(delta * load(A + n * kScanChannels));
             const Vec next = fma(decay, load(h + n * stride), drive * splat(B[n]));
             store(h + n * stride, next);
@@ -77,30 +81,27 @@ inline void store_tokens(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t t
 }
 
 inline void scan_tile(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t tokens, int64_t c,
-                      int64_t n, float* h, int64_t stride) {
+                      int64_t n, float* h, int64_t stride, const float* ahead = nullptr) {
     load_tokens(tile, a, t, tokens, c, n);
     for (int64_t j = 0; j < n; j += kLanes) {
-        scan_column(tile, tokens, j, a.d_state, h + j, stride);
+        if (ahead == nullptr) {
+            scan_column<false>(tile, tokens, j, a.d_state, h + j, stride, nullptr);
+        } else {
+            scan_column<true>(tile, tokens, j, a.d_state, h + j, stride, ahead + j);
+        }
     }
     store_tokens(tile, a, t, tokens, c, n);
 }
 
-// Ask for the state that the next sequence needs, while this one computes.
-inline void prefetch_state(const ScanArgs& a, int64_t s, int64_t c) {
-    for (int64_t r = 0; r < a.d_state; ++r) {
-        const char* line = static_cast<const char*>(at(a.state, a.seqs.slots[s], r, c));
-        for (int64_t byte = 0; byte < kScanChannels * 4; byte += 64) {
-            __builtin_prefetch(line + byte, 1);
-        }
-    }
-}
-
-inline void scan_sequence(ScanTile& tile, const ScanArgs& a, int64_t s, int64_t c, int64_t n) {
+// Rows of one block of channels of a sequence. `ahead` is the state that is needed next.
+inline void scan_sequence(ScanTile& tile, const ScanArgs& a, int64_t s, int64_t c, int64_t n,
+                          const void* ahead) {
     const int64_t begin = a.seqs.bounds[s], end = a.seqs.bounds[s + 1], slot = a.seqs.slots[s];
     const bool whole = n % kLanes == 0 && a.state.dtype == DType::f32;
     if (end - begin == 1 && whole && !a.seqs.fresh[s]) {  // decode: no copy of the state
         float* h = static_cast<float*>(at(a.state, slot, 0, c));
-        return scan_tile(tile, a, begin, 1, c, n, h, a.state.row_stride);
+        return scan_tile(tile, a, begin, 1, c, n, h, a.state.row_stride,
+                         static_cast<const float*>(ahead));
     }
     for (int64_t r = 0; r < a.d_state; ++r) {
         float* row = tile.h + r * kScanChannels;
@@ -147,12 +148,11 @@ inline void selective_scan(const ScanArgs& a) {
             const int64_t n = smaller(kScanChannels, a.channels - c);
             load_channel_constants(tile, a, c, n);
             for (int64_t s = 0; s < a.seqs.count; ++s) {
-                if (s + 1 < a.seqs.count) {
-                    prefetch_state(a, s + 1, c);
-                } else if (block + 1 < end) {
-                    prefetch_state(a, 0, c + kScanChannels);
-                }
-                scan_sequence(tile, a, s, c, n);
+                // The next sequence's state of these channels, or the first one's of the next.
+                const bool last = s + 1 == a.seqs.count;
+                const int64_t next = smaller(c + kScanChannels, a.channels - 1);
+                scan_sequence(tile, a, s, c, n,
+                              at(a.state, a.seqs.slots[last ? 0 : s + 1], 0, last ? next : c));
             }
         }
     });
