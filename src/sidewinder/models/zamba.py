@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.attention import SharedBlock
 from sidewinder.layers.mamba1 import Mamba1Mixer
@@ -21,7 +21,7 @@ from sidewinder.models.base import Model
 from sidewinder.ops.linear import linear
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.state.batch import PackedBatch
+from sidewinder.state.batch import PackedBatch, Sequences
 from sidewinder.state.decode_index import DecodeIndex
 from sidewinder.state.pool import StatePool
 
@@ -81,12 +81,21 @@ class Zamba(Model):
             pool.kv.index(batch) if tables is None else DecodeIndex.of(tables, pool.kv.page_size)
         )
         embedded = self.embedding(batch.token_ids)
-        hidden = embedded
+        hidden, delta = embedded, Pending.done(torch.zeros_like(embedded))
         for number, layer in enumerate(self.layers):
             if layer.invocation is None or layer.linear is None:
-                normed = rms_norm(hidden, layer.norm, eps)
+                normed, hidden = delta.normed(layer.norm, eps, hidden)
             else:
+                hidden = hidden + delta.wait()
                 seen = self.block(hidden, embedded, pool.kv, layer.invocation, index, batch.seqs)
                 normed, _ = rms_norm(linear(seen, layer.linear), layer.norm, eps, hidden)
-            hidden = hidden + layer.mixer(normed, pool.layer(number), batch.seqs)
-        return rms_norm(hidden, self.final_norm, eps)
+            delta = self._delta(number, normed, pool, batch.seqs)
+        return delta.normed(self.final_norm, eps, hidden)[0]
+
+    def _delta(self, number: int, normed: Tensor, pool: StatePool, seqs: Sequences) -> Pending:
+        """What a layer adds: begun if it is quantised, and then decoded, added and normed in one
+        pass; else there already."""
+        mixer, state = self.layers[number].mixer, pool.layer(number)
+        if self.collectives.is_exact(f"layers.{number}.mixer.out_proj"):
+            return Pending.done(mixer(normed, state, seqs))
+        return mixer.start(normed, state, seqs)
