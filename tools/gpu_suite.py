@@ -31,11 +31,12 @@ SOURCES = ROOT / "src"
 SECTIONS = {
     "compile": ("compile", 45.0),
     "kernels": ("kernels", 60.0),
-    "end_to_end": ("end_to_end", 105.0),
-    "tests": ("tests_on_gpu", 110.0),
+    "end_to_end": ("end_to_end", 100.0),
+    "tests": ("tests_on_gpu", 100.0),
     "sharing": ("sharing", 50.0),
     "transformers": ("peers", 40.0),
-    "shards": ("shards", 50.0),
+    "profile": ("profile", 25.0),
+    "shards": ("shards", 40.0),
 }
 """Name to module in `gpu_checks` and seconds it may take. Kernels are compiled and tuned first; the
 time that a section leaves belongs to those after it."""

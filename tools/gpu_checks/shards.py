@@ -1,6 +1,6 @@
 """Each rank's shard alone, with collectives that cost what they cost on one card."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from sidewinder.collectives.rank_order import sum_in_rank_order
 from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.graphs import CudaRecorder, DecodeGraphs, EagerRecorder, Spare
 from sidewinder.engine.plan import Admission, SequenceStep
+from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.group import SINGLE, TensorParallel
 from sidewinder.sampling import SamplingParams
@@ -78,32 +79,43 @@ def run(context: Context) -> dict[str, Any]:
 @torch.inference_mode()
 def shard_times(context: Context, model: str, size: int) -> dict[str, Any]:
     """Seconds of one prefill step and of decode steps of rank 0."""
-    config = context.config(model)
-    tp = TensorParallel(0, size) if size > 1 else SINGLE
-    weights = random_shard(config, tp, context.dtype, context.device)
-    built = build_model(config, tp, weights, LocalCost(tp))
-    batches = (1, context.pick(32, 3))
-    slots = batches[-1] + 1
-    pool = StatePool(
-        config, LocalDims.of(config, tp), slots, context.dtype, context.device,
-        n_pages=slots * PAGES_PER_SEQUENCE,
-    )  # fmt: skip
-    for store in (pool.conv, pool.ssm, *((pool.kv.k, pool.kv.v) if pool.kv else ())):
-        store.zero_()  # The decode steps go on from states that nothing has computed.
-    result: dict[str, Any] = {}
+    built, pool = prepared(context, model, size)
+    config, result = built.config, dict[str, Any]()
     hybrid = config.attention is not None
     tokens = context.pick(PAGES_PER_SEQUENCE * PAGE_SIZE if hybrid else PREFILL, 12)
     pages = [list(range(PAGES_PER_SEQUENCE))] if config.attention else None
     batch = pack([[1] * tokens], [0], page_tables=pages, device=context.device)
     result["prefill_tokens"] = tokens
     result["prefill_s"] = context.eager_seconds(lambda: built.forward(batch, pool), 5)
-    for n in batches:
-        result[f"decode_{n}_s"] = decode_time(context, built, pool, n)
+    for n in batch_sizes(context):
+        step = decode_step(context, built, pool, n)
+        result[f"decode_{n}_s"] = context.eager_seconds(step)
     return result
 
 
-def decode_time(context: Context, built: Any, pool: StatePool, n: int) -> float:
-    """Seconds of a decode step of `n` sequences, drawing included."""
+def batch_sizes(context: Context) -> tuple[int, int]:
+    """Of decode steps."""
+    return 1, context.pick(32, 3)
+
+
+def prepared(context: Context, model: str, size: int) -> tuple[Model, StatePool]:
+    """Rank 0's shard of a model with random weights, and a pool for the largest batch."""
+    config = context.config(model)
+    tp = TensorParallel(0, size) if size > 1 else SINGLE
+    weights = random_shard(config, tp, context.dtype, context.device)
+    built = build_model(config, tp, weights, LocalCost(tp))
+    slots = batch_sizes(context)[-1] + 1
+    pool = StatePool(
+        config, LocalDims.of(config, tp), slots, context.dtype, context.device,
+        n_pages=slots * PAGES_PER_SEQUENCE,
+    )  # fmt: skip
+    for store in (pool.conv, pool.ssm, *((pool.kv.k, pool.kv.v) if pool.kv else ())):
+        store.zero_()  # The decode steps go on from states that nothing has computed.
+    return built, pool
+
+
+def decode_step(context: Context, built: Model, pool: StatePool, n: int) -> Callable[[], object]:
+    """A decode step of `n` sequences, drawing included, as something to call."""
     recorder = EagerRecorder() if context.dry_run else CudaRecorder()
     last = pool.conv.shape[1] - 1
     spare = Spare(last, last * PAGES_PER_SEQUENCE)
@@ -119,4 +131,4 @@ def decode_time(context: Context, built: Any, pool: StatePool, n: int) -> float:
         )
         for slot in range(n)
     ]  # fmt: skip
-    return context.eager_seconds(lambda: graphs.draw(parts, sampler))
+    return lambda: graphs.draw(parts, sampler)
