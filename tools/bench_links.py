@@ -30,6 +30,7 @@ from sidewinder.checkpoint import random
 from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives
 from sidewinder.collectives.quantised.policy import EXACT, policy_of
 from sidewinder.engine import loading
+from sidewinder.memory import keep_freed_memory
 from sidewinder.parallel.protocol import Transport
 from sidewinder.parallel.torchrun import TorchrunPlace, join_torchrun
 
@@ -97,6 +98,7 @@ def _run_link(rate: str, ranks: int) -> dict[str, Any]:
 def _measure(args: argparse.Namespace) -> None:
     """What each rank does under the shaped link; the first one writes the rows."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     messages = [row for name in args.messages for row in _messages(*_pair(name))]
     engines = _engines(args) if args.ways else []
     if os.environ["RANK"] == "0":

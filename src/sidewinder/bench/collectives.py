@@ -19,6 +19,7 @@ from sidewinder.collectives.base import Collectives
 from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives
 from sidewinder.collectives.quantised.policy import EXACT, policy_of
 from sidewinder.collectives.shared_memory import SharedMemoryCollectives
+from sidewinder.memory import keep_freed_memory
 from sidewinder.ops.codec import CODECS
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.process_executor import ProcessExecutor
@@ -135,6 +136,7 @@ class Bench:
 
     def __init__(self, tp: TensorParallel, collectives: Collectives) -> None:
         self._tp, self._collectives = tp, collectives
+        keep_freed_memory()  # As runners do: messages are not to pay for new pages at every call.
 
     def all_reduce(self, size: int, dtype: str, calls: int, codec: str) -> dict[str, Any]:
         """Check and time messages of about `size` bytes; one row of the report."""
