@@ -4,7 +4,6 @@ Packing moves the weights once, at load; a call then reads memory in order, and 
 lanes. Only the native kernels of one instruction-set level take packed weights (`ops.native`).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -129,21 +128,20 @@ def _in_rows(panels: Tensor, outputs: int) -> Tensor:
 
 
 def pack_weights(
-    weights: Mapping[str, Tensor | Int8Weight], tie_embeddings: bool
+    weights: dict[str, Tensor | Int8Weight], tie_embeddings: bool
 ) -> dict[str, Tensor | Int8Weight | PackedWeight]:
     """A rank's weights with the bfloat16 and int8 matrices of `ops.linear` packed.
 
     The others stay as they are, and float32 matrices too: they have no dot products of their own.
 
     Args:
-        weights: by our names (docs/architecture.md).
+        weights: by our names (docs/architecture.md); taken out one by one, so that each is freed
+            before the next is packed.
         tie_embeddings: whether the embedding is also the head.
     """
     packed: dict[str, Tensor | Int8Weight | PackedWeight] = {}
-    remaining = dict(weights)
-    del weights
-    for name in list(remaining):
-        weight = remaining.pop(name)
+    for name in list(weights):
+        weight = weights.pop(name)
         is_matrix = name.endswith(PACKED_MATRICES) or (tie_embeddings and name == EMBEDDING)
         packable = isinstance(weight, Int8Weight) or weight.dtype == torch.bfloat16
         packed[name] = pack(weight) if is_matrix and packable else weight

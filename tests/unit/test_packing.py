@@ -85,5 +85,6 @@ def test_what_is_packed(tied):
         for name, weight in pack_weights(weights, tied).items()
         if isinstance(weight, PackedWeight)
     }
+    assert not weights, "nothing is held twice"
     expected = {"layers.0.mixer.in_proj.weight", "layers.0.mixer.x_proj.weight"}
     assert packed == expected | ({"embedding.weight"} if tied else set())

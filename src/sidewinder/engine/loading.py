@@ -43,7 +43,7 @@ def load_weights(
     if engine.rotate:
         weights = fold_rotation(weights, model, block_hadamard(model.d_model))
     tied = "lm_head.weight" not in weights
-    prepared: Mapping[str, Tensor | Int8Weight] = weights
+    prepared: dict[str, Tensor | Int8Weight] = dict(weights)
     if engine.weight_dtype == "int8":
         prepared, tied = quantise_weights(weights, tied), False
     del weights

@@ -33,7 +33,7 @@ def test_packed_models_give_the_same(family, overrides, tp, rounded):
         tied = "lm_head.weight" not in plain
         if rounded:
             plain, tied = quantise_weights(plain, tied), False
-        packed = pack_weights(plain, tied)
+        packed = pack_weights(dict(plain), tied)
         assert any(isinstance(weight, PackedWeight) for weight in packed.values())
         runs = []
         for weights in (plain, packed):
