@@ -1,6 +1,7 @@
 """Throughput over HTTP against `LLM.generate` on the same prompts; writes one JSON object.
 
     python tools/bench_serving.py models/mamba --out result.json
+    python tools/bench_serving.py mamba-130m --batch 16 --prompt-tokens 64 --output-tokens 32
 
 Server and offline take turns, with new prompts each round, so that both find their caches cold and
 the machine's moods meet both. Streams have one event per token; the client runs in this process.
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any
 
 import httpx
@@ -28,8 +29,10 @@ from sidewinder import LLM, SamplingParams
 from sidewinder.bench.machine import machine_info
 from sidewinder.bench.serve import Objectives, bench_serve
 from sidewinder.bench.serve_load import ServeLoad, synthetic
+from sidewinder.bench.shapes import SHAPES, write_shape
 
 START_S = 120.0
+DEMO = Path(__file__).parents[1] / "models" / "mamba"
 
 
 @contextmanager
@@ -78,6 +81,14 @@ def texts(url: str, load: ServeLoad) -> list[str]:
     return [choice["text"] for choice in reply.json()["choices"]]
 
 
+def with_texts(shape: str, folder: Path) -> dict[str, Any]:
+    """A published shape, random weights, the demo models' vocabulary: so events have text."""
+    write_shape(shape, folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"vocab_size": 2048}))
+    return {"model": str(folder), "load_format": "random", "tokenizer": str(DEMO)}
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Rounds of offline and server on equal loads."""
     load = ServeLoad(
@@ -107,14 +118,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             ratio = served["output_tokens_per_s"] / rate
             rounds.append({"offline_output_tokens_per_s": rate, "server": served, "ratio": ratio})
         same = sum(a == b for a, b in zip(texts(url, own), expected, strict=True))
-    return {"options": options, "load": vars(args) | {"out": None}, "rounds": rounds,
-            "texts": load.requests, "texts_equal": same}  # fmt: skip
+    return {"rounds": rounds, "texts": load.requests, "texts_equal": same}
 
 
 def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
+    parser.add_argument("model", help="folder, or a published shape (random weights)")
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32")
@@ -130,8 +140,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    result = measure(args)
+    with TemporaryDirectory() as folder:
+        if args.model in SHAPES and not Path(args.model).exists():
+            named = with_texts(args.model, Path(folder))
+            result = measure(argparse.Namespace(**vars(args) | named))
+        else:
+            result = measure(args)
     result |= {"what": "throughput over HTTP against LLM.generate", "machine": machine_info(),
+               "load": {name: value for name, value in vars(args).items() if name != "out"},
                "command": " ".join(["python", *sys.argv])}  # fmt: skip
     if args.out is not None:
         args.out.write_text(json.dumps(result, indent=1) + "\n")

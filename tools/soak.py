@@ -21,6 +21,9 @@ import httpx
 from fuzz_server import settle
 
 SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+STALL_S = 3.0
+"""A wait that takes so much longer than asked means that all processes were stopped."""
+
 WORDS = ["the", "def", "return", "in", "self", "ing", "er", "on", "at", "import", "class", "else"]
 
 
@@ -46,6 +49,10 @@ def resident_bytes(pid: int) -> int:
 class Soak:
     """The workers and what they have seen.
 
+    Attributes:
+        stalled_s: how long the machine stood still, which is not counted as work.
+        cut_off: requests that broke because of that: connections time out meanwhile.
+
     Args:
         url: of the server.
         seed: of the mix.
@@ -55,6 +62,9 @@ class Soak:
         self.url = url
         self.done: Counter[str] = Counter()
         self.failures: list[str] = []
+        self.stalled_s = 0.0
+        self.stall_ended = -1e9
+        self.cut_off = 0
         self._stop = threading.Event()
         self._seed = seed
 
@@ -63,15 +73,28 @@ class Soak:
         threads = [threading.Thread(target=self._work, args=(n,)) for n in range(workers)]
         for thread in threads:
             thread.start()
-        started, samples = time.monotonic(), []
-        while (now := time.monotonic() - started) < seconds:
+        started, samples, pause = time.monotonic(), [], min(10.0, seconds / 5)
+        while (now := time.monotonic() - started - self.stalled_s) < seconds:
             if pid is not None:
                 samples.append({"at_s": round(now, 1), "bytes": resident_bytes(pid)})
-            self._stop.wait(min(10.0, seconds / 5))
+            self._tick(pause)
         self._stop.set()
         for thread in threads:
             thread.join()
         return samples
+
+    def _tick(self, seconds: float) -> None:
+        """Wait, and notice when all processes stood still meanwhile."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            asked = min(left, 0.5)
+            before = time.monotonic()
+            self._stop.wait(asked)
+            late = time.monotonic() - before - asked
+            if late > STALL_S:
+                self.stalled_s += late
+                self.stall_ended = time.monotonic()
+                end += late
 
     def _work(self, number: int) -> None:
         drawn = random.Random(self._seed * 1000 + number)
@@ -83,6 +106,12 @@ class Soak:
                     kind(client, drawn)
                     self.done[kind.__name__] += 1
                 except (httpx.HTTPError, AssertionError) as error:
+                    time.sleep(1.0)  # so that a stall is known, if this was one
+                    if isinstance(error, httpx.HTTPError) and (
+                        time.monotonic() - self.stall_ended < 5
+                    ):
+                        self.cut_off += 1
+                        continue
                     self.failures.append(f"{kind.__name__}: {error!r}"[:300])
 
     def _post(
@@ -160,6 +189,8 @@ def main() -> int:
         "seconds": args.seconds,
         "requests": dict(soak.done),
         "failures": len(soak.failures),
+        "stalled_s": round(soak.stalled_s, 1),
+        "cut_off_by_stalls": soak.cut_off,
         "idle_and_ready": idle,
     }
     if samples:
