@@ -91,7 +91,7 @@ class Run:
     def bytes_fell(self, codec: str) -> float:
         """By what factor deltas' bytes fell, from all bytes sent and what is not deltas'."""
         saved = self.plain["sent_bytes"] - self.engines[codec, "none"]["sent_bytes"]
-        return self.delta_bytes / (self.delta_bytes - saved)
+        return float(self.delta_bytes / (self.delta_bytes - saved))
 
     def hidden(self, codec: str, overlap: str) -> float:
         """The share of the codec's waiting that hiding took away."""
@@ -124,8 +124,10 @@ def _title(transport: str, codec: str) -> str:
 
 def codecs(runs: Sequence[Run]) -> Iterator[str]:
     """Every codec beside exact sums, nothing hidden."""
-    yield "| link | exact | s | codec | time | gain | possible | reached | bytes fell by |\n"
-    yield "|---|---|---|---|---|---|---|---|---|\n"
+    yield (
+        "| link | exact: time, computing | s | codec | time, computing | gain | possible | reached "
+        "| bytes fell by |\n|---|---|---|---|---|---|---|---|---|\n"
+    )
     for run in runs:
         for codec in ("int8", "int6", "int4"):
             if (codec, "none") not in run.engines:
@@ -133,17 +135,21 @@ def codecs(runs: Sequence[Run]) -> Iterator[str]:
             gain, possible = run.gain(codec, "none"), run.possible(codec)
             fell = f"{run.bytes_fell(codec):.2f}" if run.ranks == 2 else ""
             yield (
-                f"| {run.name} | {run.plain['total_s']:.2f} s | {run.byte_bound:.2f} "
-                f"| {codec} | {run.engines[codec, 'none']['total_s']:.2f} s "
+                f"| {run.name} | {_times(run.plain)} | {run.byte_bound:.2f} "
+                f"| {codec} | {_times(run.engines[codec, 'none'])} "
                 f"| {gain:.2f} | {possible:.2f} | {gain / possible:.0%} | {fell} |\n"
             )
+
+
+def _times(row: Row) -> str:
+    return f"{row['total_s']:.2f} s, {row['compute_cpu_s']:.2f}"
 
 
 def hiding(runs: Sequence[Run]) -> Iterator[str]:
     """What is hidden, alone and together, in exact sums and in codecs."""
     yield (
-        "| link | sums | hidden | prefill | decode | all | gain | waits | hidden of it "
-        "| threads that move bytes |\n|---|---|---|---|---|---|---|---|---|---|\n"
+        "| link | sums | hidden | prefill | decode | all, computing | gain | waits "
+        "| hidden of it | threads that move bytes |\n|---|---|---|---|---|---|---|---|---|---|\n"
     )
     for run in runs:
         if not any(overlap != "none" for _, overlap in run.engines):
@@ -153,7 +159,7 @@ def hiding(runs: Sequence[Run]) -> Iterator[str]:
             share = f"{run.hidden(codec, overlap):.0%}" if overlap != "none" else ""
             yield (
                 f"| {run.name} | {codec} | {overlap} | {row['prefill_s']:.2f} s "
-                f"| {row['decode_s']:.2f} s | {row['total_s']:.2f} s "
+                f"| {row['decode_s']:.2f} s | {_times(row)} "
                 f"| {run.gain(codec, overlap):.2f} | {row['waited_s']:.2f} s | {share} "
                 f"| {row['other_cpu_s']:.2f} s |\n"
             )
