@@ -190,6 +190,37 @@ void bind_norms(nb::module_& m) {
        nb::arg("norm_before_gate"), nb::arg("y"));
 }
 
+void bind_gated_squares(nb::module_& m) {
+    m.def("gated_squares", [](Handle x, Handle z, Handle weight, bool norm_before_gate, Handle u,
+                              Handle squares) {
+        const View in("x", x);
+        const int64_t rows = in.shaped({-1, -1}).size(0), width = in.size(1);
+        GatedSquaresArgs args{};
+        args.x = real_rows(in, {rows, width});
+        args.z = real_rows(View("z", z), {rows, width});
+        args.weight = real_rows(View("weight", weight), {width});
+        args.u = real_rows(View("u", u), {rows, width});
+        args.squares = View("squares", squares).shaped({rows, 1}).of({Element::f32}).rows();
+        args.rows = rows;
+        args.width = width;
+        args.norm_before_gate = norm_before_gate;
+        launch(kernels().gated_squares, args);
+    }, nb::arg("x"), nb::arg("z"), nb::arg("weight"), nb::arg("norm_before_gate"), nb::arg("u"),
+       nb::arg("squares"));
+
+    m.def("scaled_rows", [](Handle x, Handle factor, Handle y) {
+        const View in("x", x);
+        const int64_t rows = in.shaped({-1, -1}).size(0), width = in.size(1);
+        ScaledRowsArgs args{};
+        args.x = real_rows(in, {rows, width});
+        args.factor = View("factor", factor).shaped({rows, 1}).of({Element::f32}).rows();
+        args.y = real_rows(View("y", y), {rows, width});
+        args.rows = rows;
+        args.width = width;
+        launch(kernels().scaled_rows, args);
+    }, nb::arg("x"), nb::arg("factor"), nb::arg("y"));
+}
+
 void check_group_size(int64_t size) {
     if (size != 32 && size != 64 && size != 128) {
         throw std::invalid_argument("group_size: 32, 64 or 128");
@@ -268,6 +299,7 @@ void bind_kernels(nb::module_& m) {
     bind_selective_scan(m);
     bind_ssd(m);
     bind_norms(m);
+    bind_gated_squares(m);
     bind_linear(m);
 }
 

@@ -77,6 +77,18 @@ struct GatedNormArgs {
     bool norm_before_gate;
 };
 
+// u = x silu(z) weight; `squares` [rows, 1]: of x silu(z), or of x alone.
+struct GatedSquaresArgs {
+    Rows x, z, weight, u, squares;
+    int64_t rows, width;
+    bool norm_before_gate;
+};
+
+struct ScaledRowsArgs {
+    Rows x, factor, y;  // factor [rows, 1]
+    int64_t rows, width;
+};
+
 // Largest group of inputs that share a scale of int8 weights; sizes divide it.
 constexpr int64_t kMaxGroup = 128;
 
@@ -107,6 +119,8 @@ struct Kernels {
     void (*ssd_scan)(const SsdArgs&);
     void (*rms_norm)(const NormArgs&);
     void (*gated_rms_norm)(const GatedNormArgs&);
+    void (*gated_squares)(const GatedSquaresArgs&);
+    void (*scaled_rows)(const ScaledRowsArgs&);
     void (*linear)(const LinearArgs&);
     // Weights in panels: `weight` and `scales` have one row per panel. Null where a level has none.
     void (*linear_packed)(const LinearArgs&);

@@ -6,7 +6,7 @@
 
 namespace sidewinder::SW_LEVEL {
 
-inline float reciprocal_rms(const float* row, int64_t n, float eps) {
+inline float sum_of_squares(const float* row, int64_t n) {
     Vec even = splat(0.0f), odd = splat(0.0f);
     int64_t i = 0;
     for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
@@ -16,7 +16,11 @@ inline float reciprocal_rms(const float* row, int64_t n, float eps) {
     for (; i + kLanes <= n; i += kLanes) even = fma(load(row + i), load(row + i), even);
     float total = sum(even + odd);
     for (; i < n; ++i) total += row[i] * row[i];
-    return 1.0f / __builtin_sqrtf(total / static_cast<float>(n) + eps);
+    return total;
+}
+
+inline float reciprocal_rms(const float* row, int64_t n, float eps) {
+    return 1.0f / __builtin_sqrtf(sum_of_squares(row, n) / static_cast<float>(n) + eps);
 }
 
 // a *= b over n elements rounded up to whole vectors.
@@ -76,6 +80,41 @@ inline void gated_rms_norm(const GatedNormArgs& a) {
         float* weight = row + 2 * padded;
         load_row(weight, at(a.weight, 0), a.weight.dtype, a.width);
         for (int64_t t = begin; t < end; ++t) gated_norm_row(a, t, row, row + padded, weight);
+    });
+}
+
+inline void gated_squares(const GatedSquaresArgs& a) {
+    const int64_t padded = round_up(a.width, kLanes);
+    parallel(a.rows, 1 + (1 << 14) / a.width, [&](int64_t begin, int64_t end) {
+        float* row = static_cast<float*>(scratch(Scratch::range, 3 * padded * sizeof(float)));
+        float* gate = row + padded;
+        float* weight = gate + padded;
+        load_row(weight, at(a.weight, 0), a.weight.dtype, a.width);
+        for (int64_t t = begin; t < end; ++t) {
+            load_row(row, at(a.x, t), a.x.dtype, a.width);
+            load_row(gate, at(a.z, t), a.z.dtype, a.width);
+            for (int64_t i = 0; i < a.width; i += kLanes) store(gate + i, silu(load(gate + i)));
+            float squares = sum_of_squares(row, a.width);
+            multiply(row, gate, a.width);
+            if (!a.norm_before_gate) squares = sum_of_squares(row, a.width);
+            std::memcpy(at(a.squares, t), &squares, sizeof squares);
+            multiply(row, weight, a.width);
+            store_row(at(a.u, t), a.u.dtype, row, a.width);
+        }
+    });
+}
+
+inline void scaled_rows(const ScaledRowsArgs& a) {
+    parallel(a.rows, 1 + (1 << 15) / a.width, [&](int64_t begin, int64_t end) {
+        const int64_t padded = round_up(a.width, kLanes);
+        float* row = static_cast<float*>(scratch(Scratch::range, padded * sizeof(float)));
+        for (int64_t t = begin; t < end; ++t) {
+            float factor;
+            std::memcpy(&factor, at(a.factor, t), sizeof factor);
+            load_row(row, at(a.x, t), a.x.dtype, a.width);
+            scale(row, a.width, factor);
+            store_row(at(a.y, t), a.y.dtype, row, a.width);
+        }
     });
 }
 

@@ -15,6 +15,10 @@ def keep_freed_memory() -> None:
 def has_packed() -> bool:
     """Whether the level in use takes packed weights."""
 
+def gated_squares(
+    x: Tensor, z: Tensor, weight: Tensor, norm_before_gate: bool, u: Tensor, squares: Tensor
+) -> None: ...
+def scaled_rows(x: Tensor, factor: Tensor, y: Tensor) -> None: ...
 def linear_packed(
     x: Tensor,
     weight: Tensor,

@@ -21,6 +21,8 @@ from sidewinder.config import ModelConfig
 from sidewinder.layers.linear import RowParallelLinear
 from sidewinder.layers.weights import Weights
 from sidewinder.ops.gated_rms_norm import gated_rms_norm
+from sidewinder.ops.gated_squares import gated_squares
+from sidewinder.ops.scaled_rows import scaled_rows
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.dims import LocalDims, channel_shares
 from sidewinder.state.batch import Sequences
@@ -105,9 +107,9 @@ class OneGroupOutput:
 
     def start(self, x: Tensor, z: Tensor, seqs: Sequences) -> Pending:
         """Both sums begun: together, or apart where the first is quantised and the second not."""
-        normalised, scaled = _gate(x, z, self.weight, self.norm_before_gate)
-        mean_square = normalised.square().sum(-1, keepdim=True) / self.d_inner
-        partial = self.out_proj.partial(scaled.to(x.dtype))
+        gated, squares = gated_squares(x, z, self.weight, self.norm_before_gate)
+        mean_square = squares / self.d_inner
+        partial = self.out_proj.partial(gated)
         collectives = self.out_proj.collectives
         if collectives.is_exact(self.out_proj.name):
             message = with_scalar(partial, mean_square, collectives.tp)
@@ -115,12 +117,11 @@ class OneGroupOutput:
                 lambda total: self._delta(*without_scalar(total, collectives.tp))
             )
         total = self.out_proj.start_sum(partial, seqs)
-        squares = collectives.start_all_reduce(mean_square)
-        return Pending(lambda: self._delta(total.wait(), squares.wait()), total.advance)
+        summed = collectives.start_all_reduce(mean_square)
+        return Pending(lambda: self._delta(total.wait(), summed.wait()), total.advance)
 
     def _delta(self, total: Tensor, mean_square: Tensor) -> Tensor:
-        delta = total.float() * torch.rsqrt(mean_square + self.eps)
-        return self.out_proj.add_bias(delta.to(total.dtype))
+        return self.out_proj.add_bias(scaled_rows(total, torch.rsqrt(mean_square + self.eps)))
 
 
 class CutGroupsOutput:

@@ -7,10 +7,12 @@ writes it in place at the slots of the batch's sequences.
 from sidewinder.ops import (
     causal_conv1d,
     gated_rms_norm,
+    gated_squares,
     linear,
     native,
     paged_attention,
     rms_norm,
+    scaled_rows,
     selective_scan,
     ssd_scan,
 )
@@ -18,10 +20,12 @@ from sidewinder.ops import (
 __all__ = [
     "causal_conv1d",
     "gated_rms_norm",
+    "gated_squares",
     "linear",
     "native",
     "paged_attention",
     "rms_norm",
+    "scaled_rows",
     "selective_scan",
     "ssd_scan",
 ]

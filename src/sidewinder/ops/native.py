@@ -17,10 +17,14 @@ from sidewinder.ops.causal_conv1d import causal_conv1d as conv_operator
 from sidewinder.ops.causal_conv1d import vectorized as torch_conv
 from sidewinder.ops.gated_rms_norm import gated_rms_norm as gated_norm_operator
 from sidewinder.ops.gated_rms_norm import vectorized as torch_gated_norm
+from sidewinder.ops.gated_squares import gated_squares as gated_squares_operator
+from sidewinder.ops.gated_squares import vectorized as torch_gated_squares
 from sidewinder.ops.linear import linear as linear_operator
 from sidewinder.ops.linear import vectorized as torch_linear
 from sidewinder.ops.rms_norm import operator as norm_operator
 from sidewinder.ops.rms_norm import vectorized as torch_norm
+from sidewinder.ops.scaled_rows import reference as torch_scaled_rows
+from sidewinder.ops.scaled_rows import scaled_rows as scaled_rows_operator
 from sidewinder.ops.selective_scan import chunked as torch_selective_scan
 from sidewinder.ops.selective_scan import selective_scan as selective_scan_operator
 from sidewinder.ops.ssd_scan import chunked as torch_ssd_scan
@@ -158,6 +162,26 @@ def gated_rms_norm(
     return y
 
 
+def gated_squares(
+    x: Tensor, z: Tensor, weight: Tensor, norm_before_gate: bool = False
+) -> tuple[Tensor, Tensor]:
+    """As `reference.gated_squares`."""
+    if not x.is_cpu:
+        return torch_gated_squares.gated_squares(x, z, weight, norm_before_gate)
+    u, squares = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape[0], 1)
+    _native.gated_squares(x, z, weight, norm_before_gate, u, squares)
+    return u, squares
+
+
+def scaled_rows(x: Tensor, factor: Tensor) -> Tensor:
+    """As `reference.scaled_rows`."""
+    if not x.is_cpu:
+        return torch_scaled_rows.scaled_rows(x, factor)
+    y = torch.empty(x.shape, dtype=x.dtype)
+    _native.scaled_rows(x, factor, y)
+    return y
+
+
 def takes_packed(device: torch.device) -> bool:
     """Whether matrices should be packed at load (`packing.pack_weights`)."""
     ours = device.type == "cpu" and linear_operator.cpu_backend == "native"
@@ -200,6 +224,8 @@ def _register() -> None:
     ssd_scan_operator.register("native", ssd_scan)
     norm_operator.register("native", rms_norm)
     gated_norm_operator.register("native", gated_rms_norm)
+    gated_squares_operator.register("native", gated_squares)
+    scaled_rows_operator.register("native", scaled_rows)
     linear_operator.register("native", linear)
 
 

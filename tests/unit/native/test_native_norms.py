@@ -6,7 +6,9 @@ from ops_cases import make_case
 
 from sidewinder.ops import native
 from sidewinder.ops.gated_rms_norm import reference as gated_reference
+from sidewinder.ops.gated_squares import reference as squares_reference
 from sidewinder.ops.rms_norm import reference
+from sidewinder.ops.scaled_rows import reference as scaled_reference
 from sidewinder.testing import assert_close
 
 
@@ -50,3 +52,30 @@ def test_gated_rms_norm_is_the_reference(
     with kernels_of(level):
         result = native.gated_rms_norm(*arguments)
     assert_close("y", gated_reference.gated_rms_norm(*arguments), result, TOLERANCE[dtype])
+
+
+@LEVELS
+@DTYPES
+@settings(max_examples=15)
+@given(st.integers(1, 5), st.integers(1, 140), st.booleans(), st.integers(0, 99))
+def test_gated_squares_are_the_reference(level, dtype, tokens, width, norm_before_gate, seed):
+    case = make_case([tokens], seed)
+    x, z = case.strided(tokens, width, dtype=dtype), case.strided(tokens, width, dtype=dtype)
+    arguments = (x, z, case.randn(width), norm_before_gate)
+    expected, expected_squares = squares_reference.gated_squares(*arguments)
+    with kernels_of(level):
+        result, squares = native.gated_squares(*arguments)
+    assert_close("u", expected, result, TOLERANCE[dtype])
+    assert_close("squares", expected_squares, squares, TOLERANCE[torch.float32])
+
+
+@LEVELS
+@DTYPES
+@settings(max_examples=15)
+@given(st.integers(1, 5), st.integers(1, 140), st.integers(0, 99))
+def test_scaled_rows_are_the_reference(level, dtype, tokens, width, seed):
+    case = make_case([tokens], seed)
+    x, factor = case.strided(tokens, width, dtype=dtype), case.randn(tokens, 1)
+    with kernels_of(level):
+        result = native.scaled_rows(x, factor)
+    assert torch.equal(result, scaled_reference.scaled_rows(x, factor))

@@ -6,7 +6,10 @@ from ops_cases import make_case
 
 from sidewinder.ops.gated_rms_norm import reference as gated_reference
 from sidewinder.ops.gated_rms_norm import vectorized as gated_vectorized
+from sidewinder.ops.gated_squares import reference as squares_reference
+from sidewinder.ops.gated_squares import vectorized as squares_vectorized
 from sidewinder.ops.rms_norm import reference, rms_norm, vectorized
+from sidewinder.ops.scaled_rows import reference as scaled_reference
 from sidewinder.testing import assert_close
 
 SIZES = (st.integers(1, 5), st.integers(1, 50), st.integers(0, 99))
@@ -64,3 +67,25 @@ def test_a_cut_group_is_refused():
         gated_vectorized.gated_rms_norm(
             torch.ones(1, 6), torch.ones(1, 6), torch.ones(6), 1e-5, group_size=4
         )
+
+
+@settings(max_examples=20, deadline=None)
+@given(*SIZES, st.booleans())
+def test_gated_squares_are_the_reference(tokens, width, seed, norm_before_gate):
+    case = make_case([tokens], seed)
+    arguments = (case.strided(tokens, width), case.strided(tokens, width), case.randn(width))
+    expected = squares_reference.gated_squares(*arguments, norm_before_gate)
+    for one, other in zip(
+        expected, squares_vectorized.gated_squares(*arguments, norm_before_gate), strict=True
+    ):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm_before_gate", [False, True])
+def test_gated_squares_and_their_scale_are_the_norm_of_one_group(norm_before_gate):
+    case = make_case([5], seed=3)
+    x, z, weight = case.randn(5, 24), case.randn(5, 24), case.randn(24)
+    expected = gated_reference.gated_rms_norm(x, z, weight, 1e-5, 24, norm_before_gate)
+    u, squares = squares_reference.gated_squares(x, z, weight, norm_before_gate)
+    result = scaled_reference.scaled_rows(u, torch.rsqrt(squares / 24 + 1e-5))
+    assert_close("y", expected, result, 1e-6)
