@@ -21,6 +21,7 @@ BEGIN = "<!-- tools/links_report.py writes from here -->\n"
 END = "<!-- to here -->\n"
 HEADERS = 1514 / 1448
 """Bytes of a full Ethernet frame over those of TCP's payload in it."""
+USUAL_SHAPE = "mamba-790m"
 PLAIN = ("exact", "none")
 HIDING = ("x_proj", "out_proj", "both")
 NUMBERS = ("total_s", "prefill_s", "decode_s", "sent_bytes", "waited_s", "compute_cpu_s",
@@ -50,11 +51,19 @@ class Run:
         self.engines = {way: self._mean(*way) for way in map(way_of, link["engines"])}
 
     @property
+    def wires(self) -> str:
+        """The links."""
+        return (
+            f"{self.link['rate']}, {self.ranks} ranks" if self.ranks > 2 else str(self.link["rate"])
+        )
+
+    @property
     def name(self) -> str:
-        """Of the link, with what is unusual of the session."""
-        layers, whole = self.session["layers"], SHAPES[self.session["shape"]]["num_hidden_layers"]
-        parts = [self.link["rate"]]
-        parts += [f"{self.ranks} ranks"] if self.ranks > 2 else []
+        """The links, and what is unusual of the engine."""
+        shape, layers = self.session["shape"], self.session["layers"]
+        whole = SHAPES[shape]["num_hidden_layers"]
+        parts = [self.wires]
+        parts += [shape] if shape != USUAL_SHAPE else []
         parts += [f"{layers} layers"] if layers < whole else []
         return ", ".join(parts)
 
@@ -103,7 +112,7 @@ def messages(runs: Sequence[Run]) -> Iterator[str]:
     """Every transport and codec by size."""
     runs = [run for run in runs if run.link["messages"]]
     found = {
-        (run.name, row["bytes"], row["transport"], row["codec"]): row
+        (run.wires, row["bytes"], row["transport"], row["codec"]): row
         for run in runs
         for row in run.link["messages"]
     }
@@ -111,9 +120,10 @@ def messages(runs: Sequence[Run]) -> Iterator[str]:
     yield "| link | bytes | " + " | ".join(_title(*name) for name in names) + " |\n"
     yield "|---|---|" + "---|" * len(names) + "\n"
     for link, size in dict.fromkeys(key[:2] for key in found):
-        cells = [found[link, size, *name] for name in names]
+        cells = [found.get((link, size, *name)) for name in names]
         text = " | ".join(
-            f"{row['median_us'] / 1e3:.2f} ms, {8 * row['busbw_gbps']:.2f}" for row in cells
+            f"{row['median_us'] / 1e3:.2f} ms, {8 * row['busbw_gbps']:.2f}" if row else ""
+            for row in cells
         )
         yield f"| {link} | {size:,} | {text} |\n"
 
