@@ -14,6 +14,7 @@ from sidewinder.ops.codec import CODECS, decode, decode_rms_norm, encode, reduce
 from sidewinder.ops.gated_rms_norm import gated_rms_norm
 from sidewinder.ops.linear import linear
 from sidewinder.ops.paged_attention import paged_attention
+from sidewinder.ops.projected_scan import projected_scan
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.ops.selective_scan import selective_scan
 from sidewinder.ops.ssd_scan import ssd_scan
@@ -65,6 +66,8 @@ def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
             yield gated_norm_case(context, config, name, n_tokens)
         else:
             yield scan_case(context, config, name, seqs)
+            if n_tokens == n_seqs == 1:
+                yield projected_case(context, config, name, seqs)
     if config.attention is not None:
         yield attention_case(context, config)
 
@@ -130,6 +133,23 @@ def scan_case(context: Context, config: ModelConfig, name: str, seqs: Sequences)
     return Case(
         "scan", f"selective_scan, {name}", make, moved, special=float(tokens * width * each)
     )
+
+
+def projected_case(context: Context, config: ModelConfig, name: str, seqs: Sequences) -> Case:
+    """From x_proj's output on: norms where the model has them, dt_proj, and the scan's step."""
+    tokens, width, n, rank = seqs.n_tokens, config.d_inner, config.d_state, config.dt_rank
+
+    def make() -> Callable[[], object]:
+        x, z = normal(context, tokens, width), normal(context, tokens, width)
+        low, weight = normal(context, tokens, rank + 2 * n), normal(context, width, rank)
+        A = -torch.rand(n, width, device=context.device)
+        ones = torch.ones(width, device=context.device)
+        state = torch.zeros(seqs.n_seqs, n, width, device=context.device)
+        eps = config.mixer_norm_eps
+        return lambda: projected_scan(x, low, weight, eps, A, ones, z, -ones, state, seqs)
+
+    moved = width * (rank + 3 * tokens) * context.dtype.itemsize + 8 * seqs.n_seqs * n * width
+    return Case("memory", f"projected_scan, {name}", make, moved + 4.0 * n * width)
 
 
 def ssd_case(context: Context, config: ModelConfig, name: str, seqs: Sequences) -> Case:

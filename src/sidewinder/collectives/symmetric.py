@@ -40,8 +40,19 @@ class SymmetricCollectives(Collectives):
         self.overlaps = True
         self._inner, self._peers = inner, peers
         self._direct = DirectSums(inner.tp, peers) if peers.direct_bytes else None
+        self.has_choice = inner.capturable
+        self.device = peers.buffers[inner.tp.rank].device
         self._largest_sum = min(largest_sum, peers.n_bytes) if inner.capturable else peers.n_bytes
         self._subgroups: list[Collectives] = []
+
+    @property
+    def one_shot_bytes(self) -> int:
+        """Bytes up to which sums are read from the peers; `has_choice` says whether it matters."""
+        return self._largest_sum
+
+    @one_shot_bytes.setter
+    def one_shot_bytes(self, n_bytes: int) -> None:
+        self._largest_sum = min(n_bytes, self._peers.n_bytes)
 
     def all_reduce(self, x: Tensor) -> Tensor:
         if not self._sums(x):

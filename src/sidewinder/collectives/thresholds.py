@@ -3,6 +3,8 @@
 Between two ranks both algorithms move the same bytes, and the one-shot sum is a step shorter; there
 is nothing to choose. Among more, a one-shot sum sends each part to every rank, and a two-shot sum
 sends stripes, twice. The result has the same bits either way.
+
+On GPUs the one-shot sum is symmetric memory's, and NCCL serves what is larger, at two ranks too.
 """
 
 import json
@@ -14,11 +16,13 @@ import torch
 
 from sidewinder.collectives.base import Collectives
 from sidewinder.collectives.shared_memory import SharedMemoryCollectives
+from sidewinder.collectives.symmetric import SymmetricCollectives
 from sidewinder.collectives.tcp import TcpCollectives
 
-Tunable = SharedMemoryCollectives | TcpCollectives
+Tunable = SharedMemoryCollectives | TcpCollectives | SymmetricCollectives
 
 SIZES = (4 << 10, 16 << 10, 64 << 10, 256 << 10)
+GPU_SIZES = (16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20)
 CALLS = 5
 MOST_S = 0.3
 """Once so much has been spent, larger sizes are left to the two-shot sum."""
@@ -36,11 +40,17 @@ def use_thresholds(collectives: Collectives, file: str | None) -> None:
         ValueError: if the file cannot be read or says something else.
     """
     pinned = None if file is None else read_thresholds(file)
-    if collectives.tp.size <= 2 or not isinstance(collectives, Tunable):
+    if not isinstance(collectives, Tunable) or not _has_choice(collectives):
         return
     collectives.one_shot_bytes = fit(collectives) if pinned is None else pinned
     how = "fitted" if pinned is None else "pinned"
     collectives.path += f" (one-shot up to {collectives.one_shot_bytes >> 10} KB, {how})"
+
+
+def _has_choice(collectives: Tunable) -> bool:
+    if isinstance(collectives, SymmetricCollectives):
+        return collectives.has_choice
+    return collectives.tp.size > 2
 
 
 def read_thresholds(file: str) -> int:
@@ -60,12 +70,13 @@ def read_thresholds(file: str) -> int:
 
 
 def fit(collectives: Tunable) -> int:
-    """The largest of `SIZES` up to which the one-shot sum is not slower; 0 if it always is.
+    """The largest size up to which the one-shot sum is not slower; 0 if it always is.
 
     All ranks decide from the same numbers, so they agree.
     """
     best, spent = 0, 0.0
-    for size in SIZES:
+    on_gpu = isinstance(collectives, SymmetricCollectives)
+    for size in GPU_SIZES if on_gpu else SIZES:
         one_shot, two_shot = (_seconds(collectives, size, limit) for limit in (ALWAYS, NEVER))
         if one_shot > two_shot:
             break
@@ -79,14 +90,25 @@ def fit(collectives: Tunable) -> int:
 def _seconds(collectives: Tunable, size: int, one_shot_bytes: int) -> float:
     """Median time of a sum: of every call, the slowest rank's."""
     collectives.one_shot_bytes = one_shot_bytes
-    x = torch.zeros(size // 2, dtype=torch.bfloat16)
+    device = torch.device("cpu")
+    if isinstance(collectives, SymmetricCollectives):
+        device = collectives.device
+    x = torch.zeros(size // 2, dtype=torch.bfloat16, device=device)
     own = []
     for _ in range(CALLS + 1):
         collectives.barrier()
+        _finish(device)
         started = time.perf_counter()
         collectives.all_reduce(x)
+        _finish(device)
         own.append(time.perf_counter() - started)
-    mine = torch.tensor([own[1:]], dtype=torch.float64)
+    mine = torch.tensor([own[1:]], dtype=torch.float64, device=device)
     everyone = collectives.all_gather(mine, [CALLS] * collectives.tp.size)
     slowest: list[float] = everyone.view(-1, CALLS).amax(0).tolist()
     return statistics.median(slowest)
+
+
+def _finish(device: torch.device) -> None:
+    """Wait for all that the device was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -22,8 +22,7 @@ from sidewinder.layers.overlap import PLAIN, Overlap, nothing
 from sidewinder.layers.weights import Weights, columns_of, rows_of
 from sidewinder.ops.causal_conv1d import causal_conv1d
 from sidewinder.ops.linear import linear
-from sidewinder.ops.rms_norm import rms_norm
-from sidewinder.ops.selective_scan import selective_scan
+from sidewinder.ops.projected_scan import projected_scan
 from sidewinder.sharding.dims import HeadPiece, LocalDims
 from sidewinder.state.batch import Sequences
 from sidewinder.state.pool import LayerState
@@ -42,7 +41,6 @@ class HeadScan:
         self.channels = channels = slice(piece.start, piece.stop)
         # One head over all local channels, as most models have: nothing to cut at each step.
         self.is_whole = channels == slice(0, weights["D"].shape[0])
-        self.sizes = [config.dt_rank, config.d_state, config.d_state]
         self.norm_eps = config.mixer_norm_eps
         self.x_proj = columns_of(weights.matrix("x_proj.weight"), channels)
         self.dt_proj = rows_of(weights.matrix("dt_proj.weight"), channels)
@@ -56,15 +54,12 @@ class HeadScan:
 
     def scan(self, x: Tensor, z: Tensor, dt_b_c: Tensor, state: Tensor, seqs: Sequences) -> Tensor:
         """Gated outputs `[T, channels of the piece]`; `x, z, state` hold all local channels."""
-        dt, B, C = torch.split(dt_b_c, self.sizes, dim=-1)
-        if self.norm_eps is not None:
-            dt, B, C = (rms_norm(part, None, self.norm_eps) for part in (dt, B, C))
-        return selective_scan(
+        return projected_scan(
             self._mine(x),
-            linear(dt, self.dt_proj),
+            dt_b_c,
+            self.dt_proj,
+            self.norm_eps,
             self.A,
-            B,
-            C,
             self.D,
             self._mine(z),
             self.dt_bias,

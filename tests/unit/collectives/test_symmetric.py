@@ -5,11 +5,13 @@ import itertools
 import pytest
 import torch
 
+from sidewinder.collectives import thresholds
 from sidewinder.collectives.base import Pending, SingleRank
 from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives
 from sidewinder.collectives.quantised.policy import PhaseCodecs, Policy
 from sidewinder.collectives.staged import StagedCollectives
 from sidewinder.collectives.symmetric import SymmetricCollectives
+from sidewinder.collectives.thresholds import use_thresholds
 from sidewinder.ops import launching
 from sidewinder.ops.codec.formats import CODECS
 from sidewinder.ops.dispatch import forced
@@ -234,5 +236,38 @@ def test_without_the_kernels_quantised_sums_go_the_general_way():
     def run(_, plain):
         ours = SymmetricCollectives(plain, ThreadPeers(plain, direct_bytes=4096))
         assert ours.start_quantised(torch.ones(1, 8), CODECS["int8"]) is None
+
+    run_ranks(2, run)
+
+
+def test_the_largest_sum_through_the_peers_is_fitted_and_pinned(tmp_path, monkeypatch):
+    file = tmp_path / "thresholds.json"
+    file.write_text('{"one_shot_bytes": 96}')
+    monkeypatch.setattr(thresholds, "GPU_SIZES", (64, 256, 1024))
+
+    def run(tp, plain):
+        plain.capturable = True  # as NCCL: there is another way
+        ours = symmetric(plain)
+        use_thresholds(ours, None)
+        fitted = ours.one_shot_bytes, ours.path
+        ours.path = "symmetric memory"
+        use_thresholds(ours, str(file))
+        same("sum", plain.all_reduce(random(tp.rank, 9)), ours.all_reduce(random(tp.rank, 9)))
+        return fitted, ours.one_shot_bytes, ours.path
+
+    results = run_ranks(2, run)
+    assert results[0] == results[1]
+    (fitted, path), pinned, pinned_path = results[0]
+    assert fitted in (0, 64, 256, 1024)
+    assert path.endswith("KB, fitted)")
+    assert pinned == 96
+    assert pinned_path == "symmetric memory (one-shot up to 0 KB, pinned)"
+
+
+def test_where_there_is_no_other_way_nothing_is_fitted():
+    def run(_, plain):
+        ours = symmetric(plain)
+        use_thresholds(ours, None)
+        assert ours.one_shot_bytes == BUFFER
 
     run_ranks(2, run)

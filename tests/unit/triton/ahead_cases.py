@@ -14,6 +14,8 @@ from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
 from sidewinder.ops.launching import EARLY_VARIABLE
 from sidewinder.ops.linear.triton import CANDIDATES, linear
 from sidewinder.ops.paged_attention.triton import paged_attention
+from sidewinder.ops.projected_scan.triton import CANDIDATES as PROJECTED
+from sidewinder.ops.projected_scan.triton import projected_scan
 from sidewinder.ops.rms_norm.triton import rms_norm
 from sidewinder.ops.selective_scan.triton import selective_scan
 from sidewinder.ops.ssd_scan.triton import ssd_scan
@@ -43,6 +45,17 @@ def scan(dtype: torch.dtype, state_dtype: torch.dtype = torch.float32, gated: bo
         _rows(n, dtype), torch.empty(width), _rows(width, dtype) if gated else None,
         torch.empty(width) if gated else None, torch.empty(3, n, width, dtype=state_dtype), SEQS,
     )  # fmt: skip
+
+
+def projected(dtype: torch.dtype, eps: float | None = 1e-6) -> None:
+    seqs, (width, n, rank) = pack([[0], [0]], [2, 0]).seqs, (8192, 16, 256)
+    x, low = torch.empty(2, width, dtype=dtype), torch.empty(2, rank + 2 * n, dtype=dtype)
+    for index in range(len(PROJECTED)):
+        with candidate(index):
+            projected_scan(
+                x, low, torch.empty(width, rank, dtype=dtype), eps, torch.empty(n, width),
+                torch.empty(width), x, torch.empty(width), torch.empty(3, n, width), seqs,
+            )  # fmt: skip
 
 
 def ssd(
@@ -98,6 +111,7 @@ def started_early(dtype: torch.dtype) -> None:
         with candidate(1):
             linear(torch.empty(1, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
         conv(dtype)
+        projected(dtype, None)
         scan(dtype)
         ssd(dtype)
         norms(dtype)
@@ -139,6 +153,7 @@ def _cases(dtype: torch.dtype, kind: str, capabilities: list[int]) -> dict[str, 
         "codecs": codecs,
         "attention": attention,
         "row": row,
+        "projected": projected,
     }
     return {f"{name} {kind}": (partial(f, dtype), capabilities) for name, f in functions.items()}
 

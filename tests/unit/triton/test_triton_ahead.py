@@ -14,6 +14,7 @@ KERNELS = {
     "selective_scan": ["chunk_ends", "pass_states", "finish", "update"],
     "ssd_scan": ["steps", "chunk_states", "pass_states", "outputs", "update"],
     "linear": ["row_product"],
+    "projected_scan": ["update"],
     "rms_norm": ["normalise"],
     "gated_rms_norm": ["normalise"],
     "codec": ["encode", "reduce", "decode", "decode_normalise"],

@@ -1,0 +1,59 @@
+"""Triton kernel of a single token's scan from x_proj's output on; `triton.py` launches it."""
+
+import triton
+import triton.language as tl
+
+from sidewinder.ops.selective_scan.kernels import channels_of, load_rates, load_slot, store_slot
+from sidewinder.ops.triton_math import begin, exp2, put, rounded, silu, softplus
+
+
+@triton.jit
+def load_normed(at, i, SIZE: tl.constexpr, eps, NORMED: tl.constexpr):
+    """`SIZE` values in float32, their RMS norm (rounded as it would be stored) if NORMED."""
+    value = tl.load(at + i, mask=i < SIZE, other=0.0).to(tl.float32)
+    if NORMED:
+        value *= 1.0 / tl.sqrt(tl.sum(value * value, 0) / SIZE + eps)
+        value = rounded(value, at.dtype.element_ty).to(tl.float32)
+    return value
+
+
+@triton.jit
+def update(
+    x, x_row, low, low_row, weight, weight_row, A, A_row, D, z, z_row, dt_bias,
+    state, state_slot, state_row, slots, fresh, y, channels, eps,
+    RANK: tl.constexpr, STATES: tl.constexpr, NORMED: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, EACH: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """One token of one sequence: norms of dt, B, C, `dt_proj`, and the scan's step.
+
+    Floor: bytes, those of dt_proj's weight and of the state, twice.
+    """
+    seq = tl.program_id(0)
+    n, r = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_R)
+    d = channels_of(tl.program_id(1), BLOCK_D, EACH)
+    some_d = d < channels
+    at = weight + d.to(tl.int64)[:, None] * weight_row + r[None, :]
+    w = tl.load(at, mask=some_d[:, None] & (r < RANK)[None, :], other=0.0)
+    begin(EARLY)
+    row = seq.to(tl.int64)
+    low_at = low + row * low_row
+    dt = load_normed(low_at, r, RANK, eps, NORMED)
+    B_t = load_normed(low_at + RANK, n, STATES, eps, NORMED)
+    C_t = load_normed(low_at + RANK + STATES, n, STATES, eps, NORMED)
+    step = tl.sum(w.to(tl.float32) * dt[None, :], 1)
+    step = rounded(step, x.dtype.element_ty).to(tl.float32)
+    if dt_bias is not None:
+        step += tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
+    delta = softplus(step)
+    slot, kept = tl.load(slots + seq), tl.load(fresh + seq) == 0
+    h = load_slot(state, slot, state_slot, state_row, n, d, channels, kept, STATES)
+    rates = load_rates(A, A_row, n, d, channels, STATES)
+    x_t = tl.load(x + row * x_row + d, mask=some_d, other=0.0).to(tl.float32)
+    h = exp2(delta[None, :] * rates) * h + B_t[:, None] * (delta * x_t)[None, :]
+    out = tl.sum(C_t[:, None] * h, 0)
+    out += tl.load(D + d, mask=some_d, other=0.0).to(tl.float32) * x_t
+    if z is not None:
+        out *= silu(tl.load(z + row * z_row + d, mask=some_d, other=0.0).to(tl.float32))
+    put(y + row * channels + d, out, some_d)
+    store_slot(state, slot, state_slot, state_row, n, d, channels, h, STATES)

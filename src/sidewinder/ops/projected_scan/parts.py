@@ -1,0 +1,34 @@
+"""The selective scan from x_proj's output on, out of the operators that it consists of."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sidewinder.ops.linear import linear
+from sidewinder.ops.rms_norm import rms_norm
+from sidewinder.ops.selective_scan import selective_scan
+from sidewinder.state.batch import Sequences
+
+if TYPE_CHECKING:
+    from sidewinder.layers.weights import Weight
+
+
+def projected_scan(
+    x: Tensor,
+    low: Tensor,
+    dt_proj: "Weight",
+    norm_eps: float | None,
+    A: Tensor,
+    D: Tensor,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    state: Tensor,
+    seqs: Sequences,
+) -> Tensor:
+    """As `reference.projected_scan`, on the chosen backend of each."""
+    states = A.shape[0]
+    dt, B, C = torch.split(low, [low.shape[1] - 2 * states, states, states], dim=-1)
+    if norm_eps is not None:
+        dt, B, C = (rms_norm(part, None, norm_eps) for part in (dt, B, C))
+    return selective_scan(x, linear(dt, dt_proj), A, B, C, D, z, dt_bias, state, seqs)
