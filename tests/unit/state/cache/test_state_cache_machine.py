@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 )
 from toy_ranks import ToyRanks, state_of
 
-from sidewinder.engine.request import Request
 from sidewinder.engine.limits import Limits
+from sidewinder.engine.request import Request
 from sidewinder.engine.scheduler import Scheduler
 from sidewinder.sampling import SamplingParams
 from sidewinder.state.cache import boundaries, cache, tiers
