@@ -159,8 +159,8 @@ def _scaling(family: str) -> Section:
     return Section(
         f"scaling-{family}",
         f"Two ranks against one core: {family}",
-        f"bf16, {shape}'s width; {SCALING_LAYERS} layers, all of them at batch 1. `tp=2` has a core "
-        "for each rank.",
+        f"bf16, {shape}'s width; {SCALING_LAYERS} layers, all of them at batch 1. `tp=2` has a "
+        "core for each rank.",
         (
             Group(shape, entrants, (*batches, prefill), SCALING_LAYERS),
             Group(shape, (*entrants, *machines), (decode,)),
