@@ -162,6 +162,44 @@ def test_process_drains_on_sigterm(checkpoint, tp):
             process.kill()
 
 
+@pytest.mark.slow
+def test_a_killed_rank_ends_all_clients(checkpoint):
+    """Under load, running and waiting, streamed and whole: all learn of it in seconds."""
+    program = "import sys; from sidewinder.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "serve", str(checkpoint), "--port", "0", "--tp", "2"]
+    options = ["--device", "cpu", "--log-format", "json", "--max-batch-size", "4"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, *options], stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            url, _ = listening_url(process)
+            heard = []
+
+            def ask(number):
+                body = ENDLESS | {"stream": number % 2 == 0}
+                with httpx.Client(trust_env=False, timeout=60) as client:
+                    try:
+                        heard.append(client.post(f"{url}/v1/completions", json=body).text)
+                    except httpx.TransportError as error:
+                        heard.append(error)
+
+            asking = [threading.Thread(target=ask, args=(number,)) for number in range(10)]
+            for thread in asking:
+                thread.start()
+            with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+                lines = ["sidewinder_requests_running 4.0", "sidewinder_requests_waiting 6.0"]
+                wait_for(lambda: set(lines) <= set(client.get("/metrics").text.splitlines()))
+            os.kill(worker_of(process.pid), signal.SIGKILL)
+            for thread in asking:
+                thread.join(20)
+            assert process.wait(30) == 1
+            assert len(heard) == 10
+            assert all("SIGKILL" in str(text).split("data: ")[-1] for text in heard)
+        finally:
+            process.kill()
+
+
 def listening_url(process):
     """Where the process listens, from its log, and the lines until then."""
     lines = []
