@@ -19,7 +19,6 @@ struct I8Weights {
     using Wide = F32Weights;
     static constexpr int kParts = 1;
     static constexpr int64_t kStep = kLanes;
-    static constexpr bool kDirect = false, kWidens = true;
     static void arrange(float* dst, const void* src, DType dtype, int64_t n) {
         load_row(dst, src, dtype, n);
     }

@@ -4,8 +4,6 @@
 // additions of an output still happen in the order of a dot product (linear_tile.h): one chain for
 // each of its lanes, then the same tree over the lanes. A row's result is therefore the same in
 // every batch, to the bit.
-//
-// Units are what one lane of a dot product multiplies at once: a float32, or a pair of bfloat16.
 #pragma once
 
 #include "linear_tile.h"
@@ -19,7 +17,7 @@ constexpr int64_t kPanelVecs = 4 * kMostVecs;   // of a panel: its sums stay in 
 constexpr int64_t kArrangedRows = 512;          // rows of x that are arranged at once
 constexpr int64_t kOutputs = 12;                // of a block
 constexpr int64_t kBlocks = 4;                  // that use a chunk of x one after another
-constexpr int64_t kChunk = 256;                 // units: a block's weights stay in the first-level cache
+constexpr int64_t kChunk = 256;                 // inputs: a block's weights stay in the first-level cache
 constexpr int64_t kSums = kOutputs * kGroupRows;
 
 // Weight rows of a tile of v vectors: as many as the registers hold. All divide kOutputs.
@@ -32,7 +30,7 @@ constexpr int outer_weights(int v) {
 }
 
 // sums[r * kGroupRows + m] (+)= one lane's products of R weight rows with V vectors of x. x is
-// [steps, V vectors]; a weight row is kChunk units, of which every kLanes-th is of this lane.
+// [steps, V vectors]; a weight row is kChunk inputs, of which every kLanes-th is of this lane.
 template <class W, int V, int R>
 void outer_tile(const float* x, const float* weights, int64_t steps, bool first, float* sums) {
     Vec totals[R][V];
@@ -117,12 +115,6 @@ SW_INLINE Vec tree_sum(const float* lanes, int64_t stride) {
     return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 }
 
-template <class W>
-constexpr int64_t kUnitElements = W::kStep / (W::kParts * kLanes);  // inputs in one unit
-
-template <class W>
-constexpr int64_t kChunkInputs = kChunk * kUnitElements<W>;
-
 // Some rows of x, arranged by chunk, group of rows, lane and step.
 struct Panel {
     float* x;
@@ -160,16 +152,16 @@ struct Chunk {
 
 template <class W>
 inline Chunk chunk_at(const LinearArgs& a, int64_t chunk) {
-    const int64_t k = chunk * kChunkInputs<W>, n = smaller(kChunkInputs<W>, a.inputs - k);
-    return {k, n, round_up(n, W::kStep) / (kUnitElements<W> * kLanes)};
+    const int64_t k = chunk * kChunk, n = smaller(kChunk, a.inputs - k);
+    return {k, n, round_up(n, W::kStep) / kLanes};
 }
 
 template <class W>
 inline int64_t chunks_of(const LinearArgs& a) {
-    return (a.inputs + kChunkInputs<W> - 1) / kChunkInputs<W>;
+    return (a.inputs + kChunk - 1) / kChunk;
 }
 
-// kLanes rows of x, from row `first` of the panel on, each unit to its lane and step.
+// kLanes rows of x, from row `first` of the panel on, each input to its lane and step.
 template <class W>
 inline void arrange_rows(const LinearArgs& a, const Panel& panel, const Chunk& chunk, int64_t first,
                          int64_t width, float* x) {
@@ -270,7 +262,7 @@ inline void add_span(const float* lanes, int64_t outputs, int64_t vecs, bool fir
 template <class W>
 inline void add_block(const LinearArgs& a, const Panel& panel, int64_t index, int64_t output,
                       int64_t outputs, int64_t skip, float* wide, float* lanes, float* sums) {
-    constexpr int64_t kSpanChunks = kDepth / kChunkInputs<W>;
+    constexpr int64_t kSpanChunks = kDepth / kChunk;
     const Chunk chunk = chunk_at<W>(a, index);
     const bool begins = index % kSpanChunks == 0;
     const bool ends = index % kSpanChunks == kSpanChunks - 1 || index == chunks_of<W>(a) - 1;

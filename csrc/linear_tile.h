@@ -14,9 +14,8 @@ constexpr int64_t kDepth = 1024;  // inputs of one block: four rows of x stay in
 
 // A weight format: how a step of consecutive weights becomes `kParts` vectors that multiply the
 // same number of vectors of x. `arrange` lays out x to match, padded to whole steps; `tile_weights`
-// is the number of weight rows in a tile of m rows of x, as many as the registers hold. A format with
-// `kDirect` can multiply as it is stored; `widen` makes the format `Wide` of it, for the same x and
-// padded likewise, which pays when many rows use it (`kWidens`).
+// is the number of weight rows in a tile of m rows of x, as many as the registers hold. `widen` makes
+// the format `Wide` of it, for the same x and padded likewise, which pays when many rows use it.
 constexpr int f32_tile_weights(int m) {
 #if defined(SW_AVX512)
     return m < 4 ? 8 : 6;
@@ -31,7 +30,6 @@ struct F32Weights {
     using Wide = F32Weights;
     static constexpr int kParts = 1;
     static constexpr int64_t kStep = kLanes;
-    static constexpr bool kDirect = true, kWidens = false;
     static constexpr int tile_weights(int m) { return f32_tile_weights(m); }
     static SW_INLINE Vec part(const float* w, int) { return load(w); }
     static SW_INLINE Vec take(const float* x) { return in_register(load(x)); }
@@ -51,7 +49,6 @@ struct Bf16Weights {
     using Wide = F32Weights;
     static constexpr int kParts = 2;
     static constexpr int64_t kStep = 2 * kLanes;
-    static constexpr bool kDirect = true, kWidens = true;
     static constexpr int tile_weights(int m) {
         return m == 4 && kVecBytes < 64 ? 2 : f32_tile_weights(m);
     }

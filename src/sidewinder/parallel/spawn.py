@@ -74,8 +74,6 @@ def _environment(threads: int) -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         "OMP_NUM_THREADS": str(threads),
-        # torch's threads must not spin where the native kernels' threads work.
-        "OMP_WAIT_POLICY": "passive",
     }
 
 
