@@ -103,9 +103,9 @@ def pack(weight: Tensor | Int8Weight) -> PackedWeight:
 def _words(matrix: Tensor, each: int) -> Tensor:
     """Rows as int32 words of `each` neighbours, the last one padded with zeros."""
     padding = -matrix.shape[1] % each
-    if padding or not matrix.is_contiguous():
-        matrix = torch.nn.functional.pad(matrix, (0, padding)).contiguous()
-    return matrix.view(torch.int32)
+    if padding or not matrix.is_contiguous() or matrix.storage_offset() % each:
+        matrix = torch.nn.functional.pad(matrix, (0, padding)).clone()
+    return matrix.contiguous().view(torch.int32)
 
 
 def _in_panels(rows: Tensor) -> Tensor:

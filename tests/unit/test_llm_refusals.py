@@ -9,6 +9,7 @@ from llm_cases import GREEDY, VOCAB, make_model
 from safetensors.torch import load_file, save_file
 
 from sidewinder import LLM, SamplingParams
+from sidewinder.ops import native
 from sidewinder.testing import save_tokenizer
 
 
@@ -131,8 +132,10 @@ def test_closed_means_closed(folder):
 def test_threads_are_restored(folder):
     before = torch.get_num_threads()
     wanted = before + 1
+    # Where our kernels do the work, torch's threads would only be in their way (`cores.settle`).
+    ours = native.isa() not in (None, "portable")
     with LLM(folder, dtype="float32", threads=wanted):
-        assert torch.get_num_threads() == wanted
+        assert torch.get_num_threads() == (1 if ours else wanted)
     assert torch.get_num_threads() == before
 
 
