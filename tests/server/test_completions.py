@@ -194,10 +194,17 @@ def test_penalties_reach_the_sampler(client, name):
     assert post(client, **fields, **{name: 2.0})["choices"][0]["text"] != plain
 
 
+def _text(part):
+    return "".join(choice.get("text") or "" for choice in part["choices"])
+
+
 def test_usage_so_far_in_every_event(client):
     options = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
     parts = events(client, **BASE, prompt="def", **options)
     counts = [part["usage"]["completion_tokens"] for part in parts]
     assert counts == sorted(counts)
     assert counts[-1] == 12
-    assert len(set(counts)) > 2
+    # An event may carry several tokens where the server lags; each one counts what it adds.
+    adding = [part["usage"]["completion_tokens"] for part in parts if _text(part)]
+    assert adding
+    assert adding == sorted(set(adding))
