@@ -132,7 +132,8 @@ def test_closed_means_closed(folder):
 def test_threads_are_restored(folder):
     before = torch.get_num_threads()
     wanted = before + 1
-    # Where our kernels do the work, torch's threads would only be in their way (`cores.settle`).
+    # Where our kernels do the work, torch's threads would only be in their way
+    # (`cores.prepare_for_steps`).
     ours = native.isa() not in (None, "portable")
     with LLM(folder, dtype="float32", threads=wanted):
         assert torch.get_num_threads() == (1 if ours else wanted)

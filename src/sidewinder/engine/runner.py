@@ -27,7 +27,7 @@ from sidewinder.engine.request import NO_NEXT_TOKEN
 from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
-from sidewinder.parallel.cores import settle
+from sidewinder.parallel.cores import prepare_for_steps
 from sidewinder.parallel.devices import DTYPES
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sampling.params import TokenLogprobs
@@ -120,7 +120,7 @@ def build_runner(
         return good
 
     store = SnapshotStore(pool, model, tp, engine.state_cache_dtype, agree)
-    settle(model)
+    prepare_for_steps(model)
     return Runner(built, pool, store, report, counter, answers, graphs)
 
 

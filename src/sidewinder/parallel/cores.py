@@ -99,7 +99,7 @@ def use_threads(threads: int) -> None:
         native.set_threads(threads)
 
 
-def settle(model: ModelConfig) -> None:
+def prepare_for_steps(model: ModelConfig) -> None:
     """To be called once the weights are loaded: what suits steps better than loading.
 
     Freed memory is kept for the next step. torch is left one thread where only small operators are
