@@ -12,10 +12,12 @@ from sidewinder.config import ModelConfig
 from sidewinder.ops.causal_conv1d import causal_conv1d
 from sidewinder.ops.codec import CODECS, decode, decode_rms_norm, encode, reduce
 from sidewinder.ops.gated_rms_norm import gated_rms_norm
+from sidewinder.ops.gated_squares import gated_squares
 from sidewinder.ops.linear import linear
 from sidewinder.ops.paged_attention import paged_attention
 from sidewinder.ops.projected_scan import projected_scan
 from sidewinder.ops.rms_norm import rms_norm
+from sidewinder.ops.scaled_rows import scaled_rows
 from sidewinder.ops.selective_scan import selective_scan
 from sidewinder.ops.ssd_scan import ssd_scan
 from sidewinder.state.batch import Sequences, pack
@@ -64,6 +66,8 @@ def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
         if config.family == "mamba2":
             yield ssd_case(context, config, name, seqs)
             yield gated_norm_case(context, config, name, n_tokens)
+            yield gated_squares_case(context, config, name, n_tokens)
+            yield scaled_rows_case(context, config, name, n_tokens)
         else:
             yield scan_case(context, config, name, seqs)
             if n_tokens == n_seqs == 1:
@@ -184,6 +188,33 @@ def gated_norm_case(context: Context, config: ModelConfig, name: str, tokens: in
     return Case(
         "memory", f"gated_rms_norm, {name}", make, 3 * tokens * width * context.dtype.itemsize
     )
+
+
+def gated_squares_case(context: Context, config: ModelConfig, name: str, tokens: int) -> Case:
+    """One of two ranks' part of a norm that spans both."""
+    width = config.d_inner // 2
+
+    def make() -> Callable[[], object]:
+        x, z, gain = (
+            normal(context, tokens, width), normal(context, tokens, width),
+            normal(context, width).float(),
+        )  # fmt: skip
+        return lambda: gated_squares(x, z, gain)
+
+    moved = 3 * tokens * width * context.dtype.itemsize
+    return Case("memory", f"gated_squares, {name}", make, moved)
+
+
+def scaled_rows_case(context: Context, config: ModelConfig, name: str, tokens: int) -> Case:
+    """A layer's delta, out of two ranks' messages, which have four columns more."""
+    width = config.d_model
+
+    def make() -> Callable[[], object]:
+        x = normal(context, tokens, width + 4)[:, :width]
+        factor = torch.rand(tokens, 1, device=context.device)
+        return lambda: scaled_rows(x, factor)
+
+    return Case("memory", f"scaled_rows, {name}", make, 2 * tokens * width * context.dtype.itemsize)
 
 
 def attention_case(context: Context, config: ModelConfig) -> Case:

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from sidewinder.ops.dispatch import available
+
 TOOLS = Path(__file__).parents[3] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import gpu_suite  # noqa: E402
+from gpu_checks.cases import all_cases  # noqa: E402
 from gpu_checks.compile import try_candidate  # noqa: E402
 from gpu_checks.context import Context  # noqa: E402
 from gpu_checks.kernels import calibration, sheet  # noqa: E402
@@ -34,6 +37,14 @@ def test_dry_run_writes_every_section_asked_for(tmp_path):
             assert all(row["seconds"] > 0 for row in rows)
     assert report["verdicts"] == [], "nor does it judge"
     assert report["calibration"] == {}, "a dry run calibrates nothing"
+
+
+def test_every_operator_is_timed():
+    cases = [case for _, case in all_cases(Context(dry_run=True, budget_s=1))]
+    timed = {case.name.replace(",", "").split()[0] for case in cases}
+    # linear is "1 row by ..."; decode_add runs decode's kernel.
+    for operator in set(available()) - {"linear", "codec_decode_add"}:
+        assert operator.removeprefix("codec_") in timed, operator
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would run the suite")

@@ -11,12 +11,14 @@ from sidewinder.ops.causal_conv1d.triton import causal_conv1d
 from sidewinder.ops.codec.formats import CODECS
 from sidewinder.ops.codec.triton import decode, decode_add, decode_rms_norm, encode, reduce
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
+from sidewinder.ops.gated_squares.triton import gated_squares
 from sidewinder.ops.launching import EARLY_VARIABLE
 from sidewinder.ops.linear.triton import CANDIDATES, linear
 from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.projected_scan.triton import CANDIDATES as PROJECTED
 from sidewinder.ops.projected_scan.triton import projected_scan
 from sidewinder.ops.rms_norm.triton import rms_norm
+from sidewinder.ops.scaled_rows.triton import scaled_rows
 from sidewinder.ops.selective_scan.triton import selective_scan
 from sidewinder.ops.ssd_scan.triton import ssd_scan
 from sidewinder.ops.tuning import candidate
@@ -78,6 +80,8 @@ def norms(dtype: torch.dtype) -> None:
     for norm_before_gate in (False, True):
         x, weight = _rows(5120, dtype), torch.empty(5120, dtype=dtype)
         gated_rms_norm(x, x, weight, 1e-5, 5120, norm_before_gate)
+        gated_squares(x, x, torch.empty(5120), norm_before_gate)
+    scaled_rows(_rows(2564, dtype)[:, :2560], torch.empty(T, 1))
 
 
 def codecs(dtype: torch.dtype) -> None:
@@ -131,6 +135,8 @@ def sizes_of_one(dtype: torch.dtype) -> None:
     ssd_scan(cube, one, vector, cube, cube, *numbers, seqs, (0.0, 1.0), group)
     rms_norm(one, None, 1e-5, one)
     gated_rms_norm(one, one, vector, 1e-5, 1)
+    gated_squares(one, one, vector)
+    scaled_rows(one, torch.empty(10, 1))
     for codec in (CODECS["int6"], CODECS["int8"]):
         message = encode(one[:1], codec, 1)
         reduce(message, codec)

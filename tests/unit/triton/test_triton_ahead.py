@@ -17,6 +17,8 @@ KERNELS = {
     "projected_scan": ["update"],
     "rms_norm": ["normalise"],
     "gated_rms_norm": ["normalise"],
+    "gated_squares": ["gate"],
+    "scaled_rows": ["scale"],
     "codec": ["encode", "reduce", "decode", "decode_normalise"],
     "paged_attention": ["attend_split", "join_splits"],
 }

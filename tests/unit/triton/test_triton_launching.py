@@ -51,6 +51,11 @@ def test_a_cpu_tensor_goes_to_triton_only_where_it_is_named_and_interpreted(oper
         assert operator(7, 3) == "native"
 
 
+def test_every_operator_has_one():
+    assert {"selective_scan", "gated_squares", "scaled_rows"} <= set(dispatch.available())
+    assert all("triton" in backends for backends in dispatch.available().values())
+
+
 def test_a_recorded_launch_is_not_run():
     state = here(make_case([4], seed=0).state(3, 8))
     before = state.clone()

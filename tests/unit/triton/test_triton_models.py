@@ -33,9 +33,17 @@ def test_prefill_and_decode_steps(tmp_path, family):
         assert_parity(f"sequence {number}", reference, logits[number])
 
 
-@pytest.mark.parametrize("family", ["mamba2", "zamba"])
-def test_two_ranks(tmp_path, family):
-    checkpoint = make_checkpoint(tmp_path, tiny_oracle(family), [5])
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("mamba2", {}),
+        ("mamba2", {"n_groups": 1}),  # the norm's group is cut
+        ("zamba", {}),
+    ],
+    ids=["mamba2", "mamba2, one group", "zamba"],
+)
+def test_two_ranks(tmp_path, family, changes):
+    checkpoint = make_checkpoint(tmp_path, tiny_oracle(family, **changes), [5])
     with forced("triton"), overridden(**SMALL):
         results = run_ranks(2, lambda tp, collectives: _run(checkpoint, tp, collectives))
     assert torch.equal(results[0][0], results[1][0])

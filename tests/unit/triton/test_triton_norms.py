@@ -3,11 +3,15 @@
 import pytest
 import torch
 from ops_cases import make_case
-from triton_cases import DTYPES, TOLERANCE, on_device
+from triton_cases import DTYPES, TOLERANCE, here, launching, on_device
 
 from sidewinder.ops.gated_rms_norm import reference as gated_reference
 from sidewinder.ops.gated_rms_norm import triton as gated_triton
+from sidewinder.ops.gated_squares import reference as squares_reference
+from sidewinder.ops.gated_squares import triton as squares_triton
 from sidewinder.ops.rms_norm import reference, triton
+from sidewinder.ops.scaled_rows import reference as scaled_reference
+from sidewinder.ops.scaled_rows import triton as scaled_triton
 from sidewinder.testing import assert_close
 
 
@@ -51,3 +55,40 @@ def test_gated_rms_norm_is_the_reference(dtype, group_size, groups, norm_before_
     }
     result = on_device(gated_triton.gated_rms_norm, **arguments)
     assert_close("y", gated_reference.gated_rms_norm(**arguments), result, TOLERANCE[dtype])
+
+
+@DTYPES
+@pytest.mark.parametrize("width", [1, 77, 128])
+@pytest.mark.parametrize("norm_before_gate", [False, True])
+def test_gated_squares_are_the_reference(dtype, width, norm_before_gate):
+    case = make_case([3], seed=width)
+    arguments = {
+        "x": case.strided(3, width, dtype=dtype),
+        "z": case.strided(3, width + 2, dtype=dtype)[:, 1:-1],
+        "weight": case.randn(width),
+        "norm_before_gate": norm_before_gate,
+    }
+    expected, expected_squares = squares_reference.gated_squares(**arguments)
+    result, squares = on_device(squares_triton.gated_squares, **arguments)
+    assert result.dtype == dtype
+    assert (squares.dtype, squares.shape) == (torch.float32, (3, 1))
+    assert_close("u", expected, result, TOLERANCE[dtype])
+    assert_close("squares", expected_squares, squares, TOLERANCE[torch.float32])
+
+
+@DTYPES
+@pytest.mark.parametrize("width", [1, 77, 1500, 2048], ids=lambda n: f"{n} columns")
+def test_scaled_rows_are_the_reference(dtype, width):
+    case = make_case([3], seed=width)
+    arguments = {"x": case.strided(3, width, dtype=dtype), "factor": case.strided(3, 1)}
+    result = on_device(scaled_triton.scaled_rows, **arguments)
+    assert result.dtype == dtype
+    assert torch.equal(scaled_reference.scaled_rows(**arguments), result)
+
+
+def test_a_few_columns_are_one_program_and_many_several():
+    for width, programs in ((77, 1), (1024, 1), (1025, 2), (2560, 3)):
+        x, factor = here(torch.ones(2, width)), here(torch.ones(2, 1))
+        with launching.recording() as launches:
+            scaled_triton.scaled_rows(x, factor)
+        assert [launch.grid for launch in launches] == [(2, programs)]

@@ -4,6 +4,9 @@ from sidewinder.ops.dispatch import Operator
 from sidewinder.ops.gated_squares import reference, vectorized
 
 gated_squares = Operator(
-    "gated_squares", reference=reference.gated_squares, torch=vectorized.gated_squares
+    "gated_squares",
+    reference=reference.gated_squares,
+    torch=vectorized.gated_squares,
+    triton="sidewinder.ops.gated_squares.triton:gated_squares",
 )
 """Gated values and the sum of squares that will scale them."""
