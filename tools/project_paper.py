@@ -76,7 +76,7 @@ def cpu_table() -> Iterator[str]:
         cells = [name, row["date"][11:16], str(row["tp"])]
         for part in (row["ttft"], row["tpot"]):
             cells += [f"{1e3 * part['measured_s']:.1f}", f"{1e3 * part['projected_s']:.1f}"]
-            cells.append(f"{100 * part['error']:+.0f} %")
+            cells.append(f"{round(100 * part['error']):+d} %")
         yield f"| {' | '.join(cells)} |"
 
 
@@ -122,7 +122,7 @@ def scaling_table() -> Iterator[str]:
     """Where the targets are reached."""
     yield "| model | GPUs | tp | " + " | ".join(LOADS) + " | prefill | decode, batch 1 |"
     yield "|---|---|---|" + "---|" * (len(LOADS) + 2)
-    for model in MODELS[:2]:
+    for model in (*MODELS[:2], "mamba2-2.7b"):
         for place in PLACES:
             for tp in (2, 4):
                 where = setting(model, tp, place, torch.bfloat16)

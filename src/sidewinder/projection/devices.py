@@ -20,6 +20,7 @@ class Device:
         flops_32bit: float32 outside the matrix units (torch's default for float32).
         special_per_s: exponentials and the like.
         cuts_scans: long sequences are scanned in chunks, whose ends are computed in a first pass.
+        fuses_scans: for a few single tokens the scan takes dt_proj and the norms before it along.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Device:
     flops_32bit: float
     special_per_s: float
     cuts_scans: bool = True
+    fuses_scans: bool = True
 
     def flops(self, dtype: torch.dtype) -> float:
         """Peak of matrix products in `dtype`."""

@@ -40,6 +40,7 @@ def device_of_result(result: dict[str, Any]) -> Device:
         flops_32bit=flops,
         special_per_s=CPU_SPECIAL_PER_S * result["engine"]["threads"],
         cuts_scans=False,
+        fuses_scans=False,
     )
 
 

@@ -136,7 +136,7 @@ def prefill_steps(load: Load) -> Iterator[Step]:
 
 def step_time(setting: Setting, step: Step, policy: PhaseCodecs) -> StepTime:
     """One step on the slowest rank, under one policy."""
-    ranks = [_rank_work(setting, rank, step) for rank in _distinct_ranks(setting)]
+    ranks = [_rank_work(setting, rank, step, policy) for rank in _distinct_ranks(setting)]
     work = max(ranks, key=lambda seconds: sum(seconds.values()))
     wire = Wire(setting.device, setting.link, setting.calibration)
     times = sum_times(setting.config, setting.tp, setting.dtype, step, policy, wire)
@@ -154,9 +154,17 @@ def _distinct_ranks(setting: Setting) -> list[int]:
     return sorted({0, setting.tp - 1})
 
 
-def _rank_work(setting: Setting, rank: int, step: Step) -> dict[str, float]:
+def _rank_work(setting: Setting, rank: int, step: Step, policy: PhaseCodecs) -> dict[str, float]:
     dims = LocalDims.of(setting.config, TensorParallel(rank, setting.tp))
-    counter = Counter(setting.config, dims, step, setting.dtype, setting.state_dtype)
+    counter = Counter(
+        setting.config,
+        dims,
+        step,
+        setting.dtype,
+        setting.state_dtype,
+        fuses=setting.device.fuses_scans,
+        apart=policy != EXACT,
+    )
     seconds: dict[str, float] = {}
     for work in counter.all():
         each = work.count * kernel_time(setting, work)

@@ -107,7 +107,7 @@ def sum_times(
     """The collectives of one step on `size` ranks."""
     found = collectives_of(config, size, dtype)
     codec = policy.decode if step.is_decode else policy.prefill
-    if codec is not None:
+    if policy != EXACT:  # in both phases: the site has a codec
         found = _with_squares_apart(config, found, dtype)
     times = []
     for each in found:

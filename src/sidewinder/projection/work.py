@@ -1,7 +1,8 @@
 """What one step asks of one rank's device: the bytes, operations and kernels of each operator.
 
 The operators are those that `layers/` calls, in that order; `tests/unit/projection` holds their
-matrices to the parameters of the plan. Symbols as in docs/sharding.md; `item` is bytes per element.
+matrices to the parameters of the plan, `tests/unit/triton/test_triton_projection.py` decode steps'
+kernels to those that are launched. Symbols as in docs/sharding.md; `item` is bytes per element.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from sidewinder.config import AttentionConfig, ModelConfig
+from sidewinder.ops.projected_scan.parts import MOST_FUSED
 from sidewinder.sharding.dims import LocalDims
 
 SSD_CHUNK = 64
@@ -71,6 +73,8 @@ class Counter:
         step: the rows.
         dtype: of weights and activations.
         state_dtype: of the SSM state.
+        fuses: the device has one kernel for a few single tokens, from x_proj's output on.
+        apart: some deltas are quantised, so Mamba-2's squares do not travel with them.
     """
 
     def __init__(
@@ -80,16 +84,21 @@ class Counter:
         step: Step,
         dtype: torch.dtype,
         state_dtype: torch.dtype,
+        fuses: bool,
+        apart: bool,
     ) -> None:
         self.config, self.dims, self.step = config, dims, step
         self.item, self.state_item = dtype.itemsize, state_dtype.itemsize
+        self.fuses = fuses and step.is_decode and step.tokens <= MOST_FUSED
+        self.apart = apart
 
     def all(self) -> list[Work]:
         """Every kernel of the step."""
         config, step = self.config, self.step
-        found = [self.rows("embedding", 1, 2 * config.d_model)]
         mixer = self.mamba2 if config.family == "mamba2" else self.mamba1
-        found += mixer()
+        found = [*self.embedding(), *mixer()]
+        if config.use_bias:
+            found.append(self.rows("out_proj bias", config.n_layers, 3 * config.d_model))
         if config.attention is not None:
             found += self.block(config.attention)
         found.append(self.norm("final norm", 1))
@@ -98,30 +107,60 @@ class Counter:
         sampling = Work("sampling", "memory", 3, step.sampled * config.vocab_size * 6)
         return [*found, head, sampling]
 
+    def embedding(self) -> Iterator[Work]:
+        """The lookup, what masks other ranks' ids, and the residual stream's beginning."""
+        config, width = self.config, self.config.d_model
+        yield self.rows("embedding", 1, 2 * width)
+        if self.dims.tp.size > 1:
+            yield Work("ids of other ranks", "memory", 5, 16.0 * self.step.tokens)
+            yield self.rows("other ranks' rows", 1, 2 * width)
+        if config.residual_in_fp32 and self.item < 4:
+            yield self.rows("residual in float32", 1, 3 * width)
+
     def mamba1(self) -> Iterator[Work]:
         """Mixers of Mamba, Falcon-Mamba and Zamba with their norms."""
-        config, dims, tokens = self.config, self.dims, self.step.tokens
+        config, dims = self.config, self.dims
         layers, width = config.n_layers, dims.d_inner_local
-        low = config.dt_rank + 2 * config.d_state
         yield self.norm("norm", layers)
         yield self.gemm("in_proj", layers, 2 * width, config.d_model)
         yield self.convolution(width)
         for piece in dims.head_pieces:
             size = piece.stop - piece.start
-            yield self.gemm("x_proj", layers, low, size)
-            if config.mixer_norm_eps is not None:
-                yield self.rows("norms of dt, B, C", 3 * layers, 2 * low / 3)
-            yield self.gemm("dt_proj", layers, size, config.dt_rank)
-            moved = tokens * (4 * size + 2 * config.d_state) * self.item
-            states = 2 * self.step.sequences * config.d_state * size * self.state_item
-            special = float(tokens * size * (config.d_state + 3))
-            before = 0.0 if self.step.is_decode else float(tokens * size * (config.d_state + 1))
-            yield Work(
-                "scan", "scan", layers, moved + states, special=special, special_before=before
-            )
+            yield self.gemm("x_proj", layers, config.dt_rank + 2 * config.d_state, size)
+            if self.fuses:
+                yield self.fused_scan(size)
+            else:
+                yield from self.scan(size)
         if len(dims.head_pieces) > 1:
             yield self.rows("join heads", layers, 2 * width)
         yield self.gemm("out_proj", layers, config.d_model, width)
+
+    def scan(self, size: int) -> Iterator[Work]:
+        """Norms of dt, B and C, dt_proj, and the scan of `size` channels, each by itself."""
+        config, tokens, layers = self.config, self.step.tokens, self.config.n_layers
+        low = config.dt_rank + 2 * config.d_state
+        if config.mixer_norm_eps is not None:
+            yield self.rows("norms of dt, B, C", 3 * layers, 2 * low / 3)
+        yield self.gemm("dt_proj", layers, size, config.dt_rank)
+        moved = tokens * (4 * size + 2 * config.d_state) * self.item + self.states(size)
+        special = float(tokens * size * (config.d_state + 3))
+        before = 0.0 if self.step.is_decode else float(tokens * size * (config.d_state + 1))
+        yield Work("scan", "scan", layers, moved, special=special, special_before=before)
+
+    def fused_scan(self, size: int) -> Work:
+        """The same in one kernel. Its bytes are mostly matrices: dt_proj's (which later sequences
+        find in the cache) and A, in float32."""
+        config, tokens, rank = self.config, self.step.tokens, self.config.dt_rank
+        rows = tokens * (3 * size + rank + 2 * config.d_state)
+        moved = (size * rank + rows) * self.item + 4 * config.d_state * size + self.states(size)
+        return Work(
+            "dt_proj and scan", "memory", config.n_layers, moved, 2.0 * tokens * size * rank,
+            float(tokens * size * (config.d_state + 3)), weight_elements=size * rank,
+        )  # fmt: skip
+
+    def states(self, width: int) -> float:
+        """Bytes of the sequences' states of `width` channels, read and written."""
+        return 2.0 * self.step.sequences * self.config.d_state * width * self.state_item
 
     def mamba2(self) -> Iterator[Work]:
         """Mixers of Mamba-2 with their norms."""
@@ -132,22 +171,36 @@ class Counter:
         yield self.gemm("in_proj", layers, 2 * width + 2 * groups + heads, config.d_model)
         yield self.convolution(dims.conv_dim_local)
         moved = tokens * (2 * width + 2 * groups + heads) * self.item
-        states = 2 * self.step.sequences * width * config.d_state * self.state_item
         flops = special = 0.0
         if not self.step.is_decode:
             chunk = min(SSD_CHUNK, tokens)
             flops = 2.0 * tokens * (chunk * (groups + width) + 2 * width * config.d_state)
             special = tokens * heads * (chunk + 3.0)
-        yield Work("scan", "ssd", layers, moved + states, flops, special)
+        yield Work("scan", "ssd", layers, moved + self.states(width), flops, special)
         yield self.rows("gated norm", layers, 3 * width)
         yield self.gemm("out_proj", layers, config.d_model, width)
+        if config.gated_norm and config.n_groups == 1 < dims.tp.size:
+            yield from self.norm_over_ranks()
+
+    def norm_over_ranks(self) -> Iterator[Work]:
+        """What a norm over all ranks costs around `out_proj`'s sum (`layers/gated_output.py`):
+        torch's operators on one number a row, the message of both, and the scale."""
+        layers, width = self.config.n_layers, self.config.d_model
+        if self.apart:
+            small = 3  # mean, plus eps, root
+        else:
+            yield self.rows("squares join the sum", layers, 2 * width)
+            small = 4 if self.item == 4 else 11  # 16 bits: sent in two parts, a rank's own columns
+        yield Work("squares", "memory", small * layers, 8.0 * self.step.tokens)
+        yield self.rows("scale", layers, 2 * width)
 
     def block(self, attention: AttentionConfig) -> Iterator[Work]:
-        """Every call of Zamba's shared block, and the residual that its layers add apart."""
+        """Every call of Zamba's shared block, and what joins the residual stream before it."""
         config, dims, step = self.config, self.dims, self.step
         calls, d, head_dim = len(attention.layers), config.d_model, attention.head_dim
         heads, kv_heads = dims.n_attention_heads_local, dims.n_kv_heads_local
-        yield self.rows("residual", config.n_layers, 3 * d)
+        yield self.rows("no delta yet", 1, d)
+        yield self.rows("residual", calls, 3 * d)
         yield self.rows("join hidden and embedding", calls, 4 * d)
         yield self.rows("block's input norm", calls, 4 * d)
         yield self.gemm("q", calls, heads * head_dim, 2 * d)
@@ -156,6 +209,9 @@ class Counter:
         read = step.sequences * step.context * 2 * kv_heads * head_dim * self.item
         flops = 4.0 * step.tokens * step.context * heads * head_dim
         yield Work("attention", "gemm", calls, read, flops)
+        if step.is_decode:
+            yield self.rows("attention's splits", calls, 2 * heads * head_dim)
+            yield Work("places of keys", "memory", 8, 8.0 * step.sequences * step.context)
         yield self.gemm("o", calls, d, heads * head_dim)
         yield self.rows("norm before the MLP", calls, 2 * d)
         yield self.gemm("gate, up", 2 * calls, dims.d_ff_local, d)

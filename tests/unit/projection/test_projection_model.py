@@ -200,8 +200,32 @@ def test_long_scans_take_their_exponentials_twice_where_they_are_cut():
     )
     assert cut == pytest.approx(8192 * 5120 * 36 / ideal.device.special_per_s)
     assert once == pytest.approx(cut * 19 / 36)
-    decode = [step_time(each, Step(1, 1, 1), EXACT).work["scan"] for each in (ideal, whole)]
+    decode = [step_time(each, Step(5, 5, 5), EXACT).work["scan"] for each in (ideal, whole)]
     assert decode[0] == decode[1]
+
+
+def test_devices_that_fuse_a_few_scans_save_their_kernels():
+    """Of each layer dt_proj's product; on falcon-mamba also three norms."""
+    for name, saved in (("mamba-2.8b", 1), ("falcon-mamba-7b", 4)):
+        config = parse_model_config(SHAPES[name])
+        fused = setting(1, gpu="h100", config=config)
+        apart = replace(fused, device=replace(fused.device, fuses_scans=False))
+        fewer, more = (
+            sum(step_time(each, Step(4, 4, 4), EXACT).work.values()) for each in (fused, apart)
+        )
+        kernels_s = saved * config.n_layers * fused.calibration.kernel_s
+        assert 0.9 * kernels_s < more - fewer < 1.5 * kernels_s
+
+
+def test_squares_travel_apart_in_decode_too_where_only_prefill_is_quantised():
+    """A site has one way (`layers/gated_output.py`); only an exact site's squares ride along."""
+    where = setting(4, config=parse_model_config(SHAPES["mamba2-2.7b"]))
+    in_prefill = PhaseCodecs(CODECS["int8"], None)
+    apart, together = (step_time(where, Step(1, 1, 1), each) for each in (in_prefill, EXACT))
+    assert "gated norm's squares" in apart.sums
+    assert "gated norm's squares" not in together.sums
+    assert "squares join the sum" in together.work
+    assert "squares join the sum" not in apart.work
 
 
 def test_the_host_is_hidden_behind_decode_steps_only():

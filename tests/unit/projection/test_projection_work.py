@@ -15,18 +15,20 @@ BF16, F32 = torch.bfloat16, torch.float32
 MATRICES = ("proj.weight", "attention", "mlp", "linear", "lm_head")
 
 
-def counted(config, tp, step, rank=0, dtype=BF16):
+def counted(config, tp, step, rank=0, dtype=BF16, fuses=True, apart=False):
     dims = LocalDims.of(config, TensorParallel(rank, tp))
-    return Counter(config, dims, step, dtype, F32).all()
+    return Counter(config, dims, step, dtype, F32, fuses, apart).all()
 
 
+@pytest.mark.parametrize("fuses", [True, False])
 @pytest.mark.parametrize("tp", [1, 2, 3])
 @pytest.mark.parametrize("family", TINY)
-def test_matrices_are_those_that_a_decode_step_reads(family, tp):
+def test_matrices_are_those_that_a_decode_step_reads(family, tp, fuses):
     config = tiny_config(family, tie_word_embeddings=False)
     step = Step(1, 1, 1, 4.0)
     for rank in range(tp):
-        found = sum(w.count * w.weight_elements for w in counted(config, tp, step, rank))
+        work = counted(config, tp, step, rank, fuses=fuses)
+        found = sum(w.count * w.weight_elements for w in work)
         planned = 0
         for each in plan_report(config, tp, BF16)["parameters"]:
             if any(part in each["name"] for part in MATRICES) and each["name"].endswith("weight"):
@@ -69,3 +71,29 @@ def test_two_ranks_share_the_work_of_the_mixers(family):
         assert flops(2) + flops(2, 1) == pytest.approx(flops(1), rel=0.15)
     else:
         assert flops(2) + flops(2, 1) == pytest.approx(flops(1), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mamba-2.8b", "falcon-mamba-7b"])
+def test_a_few_single_tokens_take_dt_proj_and_scan_in_one_kernel(name):
+    """Which then moves what its parts moved, without what they hand on, and with A."""
+    config = parse_model_config(SHAPES[name])
+    parts = {"norms of dt, B, C", "dt_proj", "scan"}
+
+    def moved(step, fuses=True):
+        return {
+            w.name: w.bytes
+            for w in counted(config, 1, step, fuses=fuses)
+            if w.name in parts | {"dt_proj and scan"}
+        }
+
+    for n in (1, 4):
+        step = Step(n, n, n)
+        one, several = moved(step)["dt_proj and scan"], moved(step, fuses=False)
+        norms = several.pop("norms of dt, B, C", 0)
+        assert bool(norms) == (name == "falcon-mamba-7b")
+        handed_on = 2 * n * config.d_inner * 2  # dt, written and read
+        rates = 4 * config.d_state * config.d_inner
+        assert one == sum(several.values()) - handed_on + rates
+    for step in (Step(5, 5, 5), Step(4, 2, 2)):
+        assert "dt_proj and scan" not in moved(step)
+        assert moved(step) == moved(step, fuses=False)

@@ -13,6 +13,10 @@ from sidewinder.state.batch import Sequences
 if TYPE_CHECKING:
     from sidewinder.layers.weights import Weight
 
+MOST_FUSED = 4
+"""Single tokens up to which a GPU runs one kernel instead: each reads dt_proj's weight again, and
+with more, torch's product is the faster way."""
+
 
 def projected_scan(
     x: Tensor,

@@ -13,9 +13,6 @@ from sidewinder.state.batch import Sequences
 if TYPE_CHECKING:
     from sidewinder.layers.weights import Weight
 
-MOST_ROWS = 4
-"""Each sequence reads dt_proj's weight again; with more, torch's product is the faster way."""
-
 CANDIDATES: tuple[tuning.Config, ...] = tuple(
     {"block_d": block_d, "num_warps": warps}
     for block_d, warps in [(32, 4), (16, 4), (16, 2), (64, 4), (64, 8), (32, 2)]
@@ -35,7 +32,7 @@ def projected_scan(
     seqs: Sequences,
 ) -> Tensor:
     """As `reference.projected_scan`."""
-    few = seqs.n_seqs == seqs.n_decodes <= MOST_ROWS
+    few = seqs.n_seqs == seqs.n_decodes <= parts.MOST_FUSED
     if not few or not isinstance(dt_proj, Tensor):
         return parts.projected_scan(x, low, dt_proj, norm_eps, A, D, z, dt_bias, state, seqs)
     for part in (x, low, dt_proj, A, D, z, dt_bias, state):

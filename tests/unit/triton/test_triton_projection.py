@@ -1,0 +1,141 @@
+"""The projection counts the kernels that a decode step launches."""
+
+from collections import Counter as Counts
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton_cases import DEVICE, DTYPES, launching
+
+from sidewinder.checkpoint.random import random_shard
+from sidewinder.collectives.base import Collectives
+from sidewinder.layers.gated_output import gated_output
+from sidewinder.layers.weights import Weights
+from sidewinder.models.registry import build_model
+from sidewinder.ops.dispatch import forced
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.projection.work import Counter, Step
+from sidewinder.sharding.dims import LocalDims
+from sidewinder.state.batch import DecodeTables, pack
+from sidewinder.state.pool import StatePool
+from sidewinder.testing import TINY, tiny_config
+
+OPERATORS = {
+    ("norm", "final norm", "norms of dt, B, C", "block's input norm", "norm before the MLP"): [
+        "rms_norm"
+    ],
+    ("conv",): ["causal_conv1d"],
+    ("scan",): ["selective_scan", "ssd_scan"],
+    ("dt_proj and scan",): ["projected_scan"],
+    ("gated norm",): ["gated_rms_norm", "gated_squares"],
+    ("scale",): ["scaled_rows"],
+    ("attention", "attention's splits"): ["paged_attention"],
+}
+"""Work by name, and the operators whose kernels it stands for; matrix products apart."""
+
+AFTER_FORWARD = {"lm_head", "sampling"}
+END = {"gated norm", "out_proj", "out_proj bias", "squares join the sum", "squares", "scale"}
+"""Of a Mamba-2 layer: from the gate on."""
+
+
+class Kernels(TorchDispatchMode):
+    """Lists torch's operators that compute, neither views nor allocations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        name = function._schema.name.removeprefix("aten::")
+        if not (name.startswith("empty") or self._is_view(function, args, result)):
+            self.names.append(name)
+        return result
+
+    @staticmethod
+    def _is_view(function, args, result):
+        tensors = result if isinstance(result, tuple | list) else [result]
+        given = [
+            each.untyped_storage().data_ptr() for each in args if isinstance(each, torch.Tensor)
+        ]
+        same = all(each.untyped_storage().data_ptr() in given for each in tensors)
+        return same and not function._schema.is_mutable
+
+
+class Alone(Collectives):
+    """One rank of several without the others: sums are its own terms, and cost nothing."""
+
+    def __init__(self, tp, exact=True):
+        self.tp, self.path, self.exact = tp, "none", exact
+
+    def all_reduce(self, x):
+        return x
+
+    def is_exact(self, site):  # noqa: ARG002
+        return self.exact
+
+    def subgroup(self, partition):
+        return Alone(TensorParallel(0, len(partition[0])))
+
+
+def launched(run):
+    """How many kernels of each operator `run` launches, ours and torch's; ours do not run."""
+    torchs = Kernels()
+    with torch.inference_mode(), forced("triton"), launching.recording() as launches, torchs:
+        run()
+    ours = [launch.kernel.fn.__module__.split(".")[-2] for launch in launches]
+    return Counts(ours) + Counts(torchs.names)
+
+
+def work_of(config, tp, n, dtype, apart=False):
+    """The counted kernels of a decode step of `n` sequences on the first rank."""
+    dims = LocalDims.of(config, TensorParallel(0, tp))
+    step = Step(n, n, n, 4.0)
+    return Counter(config, dims, step, dtype, torch.float32, fuses=True, apart=apart).all()
+
+
+def decode(config, tp, n, dtype):
+    """A decode step of `n` sequences, as something to call."""
+    tp = TensorParallel(0, tp)
+    model = build_model(config, tp, random_shard(config, tp, dtype, DEVICE), Alone(tp))
+    pages = [[i] for i in range(n)] if config.attention else None
+    pool = StatePool(config, model.dims, n, dtype, DEVICE, n_pages=n)
+    batch = pack([[1]] * n, list(range(n)), [4] * n, pages, DEVICE)
+    if pages:
+        tables = DecodeTables(*(torch.tensor(each, device=DEVICE) for each in (pages, [4] * n)))
+        batch = replace(batch, starts=(), page_tables=(), decode_tables=tables)
+    return lambda: model.forward(batch, pool)
+
+
+@DTYPES
+@pytest.mark.parametrize("n", [1, 4, 5])
+@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("family", [*TINY, "mamba2, one group"])
+def test_a_decode_step_launches_the_kernels_that_are_counted(family, tp, n, dtype):
+    family, *one_group = family.split(", ")
+    config = tiny_config(family, **({"n_groups": 1} if one_group else {}))
+    found = launched(decode(config, tp, n, dtype))
+    works = [w for w in work_of(config, tp, n, dtype) if w.name not in AFTER_FORWARD]
+    for names, operators in OPERATORS.items():
+        counted = sum(work.count for work in works if work.name in names)
+        assert sum(found[operator] for operator in operators) == counted, operators
+    products = [work for work in works if work.weight_elements and work.kind == "gemm"]
+    assert found["linear"] == sum(work.count for work in products)
+    assert found.total() == sum(work.count for work in works), found
+
+
+@DTYPES
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_the_end_of_a_mamba2_layer(dtype, tp, exact):
+    """Every kernel from the gate to the delta, where the squares travel with it and where not."""
+    config = tiny_config("mamba2", n_groups=1, use_bias=True)
+    ranks, seqs = TensorParallel(0, tp), pack([[0], [0]], [0, 1]).seqs
+    dims, weights = LocalDims.of(config, ranks), random_shard(config, ranks, dtype, DEVICE)
+    mixer = Weights(weights).under("layers.0.mixer")
+    output = gated_output(config, dims, mixer, Alone(ranks, exact))
+    x = torch.ones(2, dims.d_inner_local, dtype=dtype, device=DEVICE)
+    found = launched(lambda: output(x, x, seqs))
+    works = [w for w in work_of(config, tp, 2, dtype, not exact) if w.name in END]
+    assert found.total() * config.n_layers == sum(work.count for work in works), found
