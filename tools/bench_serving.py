@@ -1,15 +1,18 @@
-"""Throughput over HTTP against `LLM.generate` on the same prompts; writes one JSON object.
+"""Throughput over HTTP against `LLM.generate` on the same prompts.
 
     python tools/bench_serving.py models/mamba --out result.json
     python tools/bench_serving.py mamba-130m --batch 16 --prompt-tokens 64 --output-tokens 32
 
-Server and offline take turns, with new prompts each round, so that both find their caches cold and
-the machine's moods meet both. Streams have one event per token; the client runs in this process.
-Afterwards the server's texts of the last round are compared with the offline ones (greedy).
+`--out` is a JSON list; a run takes the place of an earlier one with the same load.
+
+Offline and server take turns, each alone on the machine (two groups of ranks cannot both have its
+cores), warm, with prompts that they have not seen. The client runs on the same cores; its processor
+time is counted apart. The server's texts of each round are compared with the offline ones (greedy).
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import re
@@ -36,14 +39,14 @@ DEMO = Path(__file__).parents[1] / "models" / "mamba"
 
 
 @contextmanager
-def serving(model: str, options: list[str]) -> Iterator[str]:
-    """`sidewinder serve` as a process of its own; gives its address."""
+def serving(model: str, options: list[str]) -> Iterator[tuple[str, int]]:
+    """`sidewinder serve` as a process of its own; gives its address and process id."""
     program = "import sys; from sidewinder.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "serve", model, "--port", "0", *options]
     # A file, not a pipe: nobody reads on once the server listens, and a full pipe would stop it.
     with TemporaryFile("w+") as log, subprocess.Popen(command, stderr=log) as process:
         try:
-            yield _address(log, process)
+            yield _address(log, process), process.pid
         finally:
             process.terminate()
             process.wait(START_S)
@@ -89,6 +92,60 @@ def with_texts(shape: str, folder: Path) -> dict[str, Any]:
     return {"model": str(folder), "load_format": "random", "tokenizer": str(DEMO)}
 
 
+def processor_s(pid: int) -> dict[str, float]:
+    """Processor seconds so far of a process: its main thread, its other threads, its ranks.
+
+    A server's event loop runs in its main thread; with `tp=1` the model is in the others.
+    """
+    tasks = list(Path(f"/proc/{pid}/task").iterdir())
+    own = {int(task.name): _run_s(task) for task in tasks}
+    ranks = [int(rank) for task in tasks for rank in (task / "children").read_text().split()]
+    main = own.pop(pid)
+    in_ranks = [_run_s(task) for rank in ranks for task in Path(f"/proc/{rank}/task").iterdir()]
+    return {"main_thread": main, "other_threads": sum(own.values()), "ranks": sum(in_ranks)}
+
+
+def _run_s(task: Path) -> float:
+    return int((task / "schedstat").read_text().split()[0]) / 1e9
+
+
+def busy_s() -> float:
+    """Seconds so far in which the machine's cores ran anything, or were taken by its host."""
+    user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def counting(pid: int, n_tokens: int) -> Iterator[dict[str, float]]:
+    """Fills in microseconds of processors per token: of a process, this one, and all others."""
+    spent: dict[str, float] = {}
+
+    def totals() -> dict[str, float]:
+        parts = processor_s(pid)
+        if pid != os.getpid():
+            parts |= {"client": time.process_time()}
+        return parts | {"others": busy_s() - sum(parts.values())}
+
+    before = totals()
+    yield spent
+    spent |= {name: 1e6 * (value - before[name]) / n_tokens for name, value in totals().items()}
+
+
+def alone(llm: LLM, load: ServeLoad) -> tuple[dict[str, Any], list[str]]:
+    """Figures of one offline call, and its texts."""
+    with counting(os.getpid(), load.requests * load.output_tokens) as spent:
+        rate, found = offline(llm, load)
+    return {"output_tokens_per_s": rate, "processor_us_per_token": spent}, found
+
+
+def served(url: str, pid: int, load: ServeLoad) -> dict[str, Any]:
+    """Figures of one pass over a server."""
+    with counting(pid, load.requests * load.output_tokens) as spent:
+        (found,) = asyncio.run(bench_serve(url, load, Objectives()))["passes"]
+    assert not found["failed"], found["errors"]
+    return found | {"processor_us_per_token": spent}
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Rounds of offline and server on equal loads."""
     load = ServeLoad(
@@ -100,25 +157,32 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     )
     options = {
         "tp": args.tp, "threads": args.threads, "dtype": args.dtype, "max_batch_size": args.batch,
-        "load_format": args.load_format,
+        "load_format": args.load_format, "scheduling": args.scheduling,
     }  # fmt: skip
     if args.tokenizer:
         options["tokenizer"] = args.tokenizer
     flags = [part for name, value in options.items()
              for part in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
-    rounds = []
-    with LLM(args.model, **options) as llm, serving(args.model, flags) as url:
-        offline(llm, replace(load, seed=1000))
-        asyncio.run(bench_serve(url, replace(load, seed=1000), Objectives()))
-        for seed in range(args.rounds):
-            own = replace(load, seed=seed)
-            rate, expected = offline(llm, own)
-            (served,) = asyncio.run(bench_serve(url, own, Objectives()))["passes"]
-            assert not served["failed"], served["errors"]
-            ratio = served["output_tokens_per_s"] / rate
-            rounds.append({"offline_output_tokens_per_s": rate, "server": served, "ratio": ratio})
-        same = sum(a == b for a, b in zip(texts(url, own), expected, strict=True))
-    return {"rounds": rounds, "texts": load.requests, "texts_equal": same}
+    rounds, same = [], 0
+    for seed in range(args.rounds):
+        own, warm = replace(load, seed=seed), replace(load, seed=1000 + seed)
+        with LLM(args.model, **options) as llm:
+            alone(llm, warm)
+            first, expected = alone(llm, own)
+        with serving(args.model, flags) as (url, pid):
+            served(url, pid, warm)
+            second = served(url, pid, own)
+            same += sum(a == b for a, b in zip(texts(url, own), expected, strict=True))
+        ratio = second["output_tokens_per_s"] / first["output_tokens_per_s"]
+        rounds.append({"offline": first, "server": second, "ratio": ratio})
+    return {"rounds": rounds, "texts": args.rounds * load.requests, "texts_equal": same}
+
+
+def save(file: Path, run: dict[str, Any]) -> None:
+    """Add a run to the list in `file`."""
+    runs = json.loads(file.read_text()) if file.exists() else []
+    kept = [each for each in runs if each["load"] != run["load"]]
+    file.write_text(json.dumps([*kept, run], indent=1) + "\n")
 
 
 def main() -> int:
@@ -136,10 +200,13 @@ def main() -> int:
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--vocab-size", type=int, default=2048)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scheduling", default="throughput")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    gc.collect()
+    gc.freeze()  # The client's collections are not to walk over what it loaded.
     with TemporaryDirectory() as folder:
         if args.model in SHAPES and not Path(args.model).exists():
             named = with_texts(args.model, Path(folder))
@@ -150,10 +217,10 @@ def main() -> int:
                "load": {name: value for name, value in vars(args).items() if name != "out"},
                "command": " ".join(["python", *sys.argv])}  # fmt: skip
     if args.out is not None:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        save(args.out, result)
     for each in result["rounds"]:
         print(
-            f"offline {each['offline_output_tokens_per_s']:.0f}, server "
+            f"offline {each['offline']['output_tokens_per_s']:.0f}, server "
             f"{each['server']['output_tokens_per_s']:.0f} tokens/s: {each['ratio']:.0%}"
         )
     print(f"{result['texts_equal']} of {result['texts']} texts equal")

@@ -1,5 +1,6 @@
 """What operators use: probes, metrics, models, tokens, ids, keys, logs."""
 
+import gc
 import io
 import json
 import logging
@@ -9,7 +10,7 @@ from conftest import serving, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidewinder import __version__
-from sidewinder.server import logs
+from sidewinder.server import logs, run
 from sidewinder.server.config import ServerConfig
 
 BODY = {"prompt": "ab", "max_tokens": 6, "ignore_eos": True}
@@ -120,6 +121,22 @@ def test_requests_are_logged_as_json(client, json_log):
     assert (logged["method"], logged["path"], logged["status"]) == ("POST", "/v1/completions", 200)
     assert logged["duration_s"] > 0
     assert by_id["forged"]["path"] == "/nothing\\nforged"
+
+
+@pytest.mark.usefixtures("json_log")  # puts logging back
+def test_collections_do_not_walk_over_what_is_loaded(checkpoint, monkeypatch):
+    frozen = []
+
+    async def serve_llm(*_):
+        frozen.append(gc.get_freeze_count())
+        return run.DONE
+
+    monkeypatch.setattr(run, "serve_llm", serve_llm)
+    try:
+        assert run.serve(str(checkpoint), ServerConfig(port=0), device="cpu", threads=1) == run.DONE
+        assert frozen[0] > 10_000
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize(

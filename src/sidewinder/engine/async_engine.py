@@ -7,12 +7,13 @@ only the commands to the thread (add, abort, stop) pass through one.
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
+from sidewinder.engine.commands import Commands
 from sidewinder.engine.engine import Engine
+from sidewinder.engine.gathering import Gatherer, Stamped
 from sidewinder.engine.intake import Call
 from sidewinder.engine.outputs import Increment
 
@@ -52,20 +53,6 @@ class _Open:
     stream: "RequestStream"
     arrived_s: float
     last_token_s: float
-
-
-@dataclass
-class _Commands:
-    """What the event loop asks of the engine's thread; guarded by `ready`."""
-
-    ready: threading.Condition = field(default_factory=threading.Condition)
-    queue: deque[Call | int] = field(default_factory=deque)
-    stop: bool = False
-
-    def put(self, command: Call | int) -> None:
-        with self.ready:
-            self.queue.append(command)
-            self.ready.notify()
 
 
 class RequestStream:
@@ -141,6 +128,7 @@ class AsyncEngine:
         engine: nobody else may step it.
         max_open: requests that may be open at once, waiting or running.
         observer: is told about tokens and ends.
+        gatherer: holds tokens back; by default every step's are delivered at once.
 
     Attributes:
         failure: why it takes no more requests; None while it does.
@@ -148,12 +136,19 @@ class AsyncEngine:
             owner closes the executor and ends the process.
     """
 
-    def __init__(self, engine: Engine, max_open: int, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        max_open: int,
+        observer: Observer | None = None,
+        gatherer: Gatherer | None = None,
+    ) -> None:
         self._engine = engine
         self.max_open = max_open
         self._observer = observer
+        self._gatherer = gatherer or Gatherer(None)
         self._loop = asyncio.get_running_loop()
-        self._commands = _Commands()
+        self._commands = Commands()
         self._open: dict[int, _Open] = {}
         self._n_reserved = 0
         self._mean_s = 1.0
@@ -234,9 +229,7 @@ class AsyncEngine:
         Calling twice is fine.
         """
         self.fail_open("the engine was closed")
-        with self._commands.ready:
-            self._commands.stop = True
-            self._commands.ready.notify()
+        self._commands.stop()
         self._thread.join()
 
     def _check_open(self) -> None:
@@ -250,8 +243,8 @@ class AsyncEngine:
         if self._observer is not None:
             self._observer.finished(reason, seconds)
 
-    def _deliver(self, increments: Sequence[Increment], now_s: float) -> None:
-        for increment in increments:
+    def _deliver(self, increments: Sequence[Stamped]) -> None:
+        for increment, now_s in increments:
             request = self._open.get(increment.request_id)
             if request is None:  # aborted while the step ran
                 continue
@@ -269,28 +262,28 @@ class AsyncEngine:
         self.fail_open(reason)
 
     def _run(self) -> None:
-        """The thread: take commands, step, deliver."""
+        """The thread: take commands, step, deliver what is due."""
         try:
             while self._take_commands():
-                increments = self._engine.step()
-                self._call_soon(self._deliver, increments, time.perf_counter())
+                increments, now_s = self._engine.step(), time.perf_counter()
+                due = self._gatherer.add(increments, now_s, self._engine.n_running)
+                if due:
+                    self._call_soon(self._deliver, due)
         # Whatever went wrong, the open requests must end and the process must learn of it.
         except BaseException as error:
+            self._call_soon(self._deliver, self._gatherer.rest())
             self._call_soon(self._fail, f"a step failed ({type(error).__name__}: {error})")
 
     def _take_commands(self) -> bool:
         """Wait for work; False when it is time to stop."""
-        commands = self._commands
-        with commands.ready:
-            while not (commands.queue or commands.stop or self._engine.has_work):
-                commands.ready.wait()
-            taken, commands.queue = commands.queue, deque()
+        taken, goes_on = self._commands.take(wait=not self._engine.has_work)
         for command in taken:
             if isinstance(command, int):
                 self._engine.abort(command)
+                self._gatherer.drop(command)
             else:
                 self._engine.add(command.request, command.tokenizer, command.prompt)
-        return not commands.stop
+        return goes_on
 
     def _call_soon(self, function: Callable[..., None], *args: object) -> None:
         if not self._loop.is_closed():

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+import time
 from contextlib import closing
 
 import pytest
@@ -10,6 +11,7 @@ from toy_executor import ToyExecutor, toy_output
 
 from sidewinder.engine.async_engine import AsyncEngine, EngineClosed, Overloaded
 from sidewinder.engine.engine import Engine
+from sidewinder.engine.gathering import Gatherer
 from sidewinder.engine.intake import Call
 from sidewinder.engine.limits import Limits
 from sidewinder.engine.request import Request
@@ -34,6 +36,14 @@ class Recorder:
     def finished(self, reason, seconds):
         assert seconds >= 0
         self.reasons.append(reason)
+
+
+class Slow(ToyExecutor):
+    """A step takes long enough for readers to read."""
+
+    def step(self, plan):
+        time.sleep(0.001)
+        return super().step(plan)
 
 
 def call(prompt=(1, 2, 3), max_tokens=5):
@@ -61,12 +71,12 @@ async def until(condition):
             await asyncio.sleep(0.001)
 
 
-def run(scenario, max_open=20, executor=None):
+def run(scenario, max_open=20, executor=None, gatherer=None):
     """Run `scenario(async engine, engine, observer)`; nothing may be left open afterwards."""
 
     async def main():
         engine, observer = Engine(executor or ToyExecutor(LIMITS), LIMITS), Recorder()
-        asynchronous = AsyncEngine(engine, max_open, observer)
+        asynchronous = AsyncEngine(engine, max_open, observer, gatherer)
         with closing(asynchronous):
             async with asyncio.timeout(30):
                 await scenario(asynchronous, engine, observer)
@@ -151,6 +161,49 @@ def test_a_failing_step_ends_every_stream():
     run(scenario, executor=Failing(LIMITS))
 
 
+@pytest.mark.parametrize("events_per_s", [None, 0.1])
+def test_tokens_from_before_a_failing_step_arrive(events_per_s):
+    class Failing(ToyExecutor):
+        def step(self, plan):
+            if len(self.plans) == 6:
+                raise RuntimeError("rank 1 of 2 was killed")
+            return super().step(plan)
+
+    async def scenario(engine, _inner, _observer):
+        stream, found = submit(engine, call((1,), max_tokens=100)), []
+
+        async def read():
+            async for increments in stream:
+                found.extend(token for each in increments for token in each.token_ids)
+
+        with pytest.raises(EngineClosed, match="killed"):
+            await read()
+        assert found == toy_output((1,), 6)
+
+    run(scenario, executor=Failing(LIMITS), gatherer=Gatherer(events_per_s))
+
+
+def test_gathered_streams_have_the_same_tokens_in_fewer_pieces():
+    async def scenario(engine, inner, observer):
+        calls = [call((n, n + 1), max_tokens=30 + n) for n in range(3)]
+        streams, pieces = [submit(engine, one) for one in calls], []
+
+        async def read(stream):
+            found = []
+            async for increments in stream:
+                pieces.append(len(increments))
+                found += [token for each in increments for token in each.token_ids]
+            return found
+
+        found = await asyncio.gather(*map(read, streams))
+        assert found == [toy_output((n, n + 1), 30 + n) for n in range(3)]
+        assert len(pieces) <= 12
+        assert observer.n_tokens == 30 + 31 + 32
+        assert not inner.has_work
+
+    run(scenario, executor=Slow(LIMITS), gatherer=Gatherer(0.1))
+
+
 def test_close_ends_what_is_open_and_is_no_failure():
     async def scenario(engine, inner, _observer):
         stream = submit(engine, call(max_tokens=10**9))
@@ -164,7 +217,8 @@ def test_close_ends_what_is_open_and_is_no_failure():
     run(scenario)
 
 
-def test_many_callers_that_come_and_go():
+@pytest.mark.parametrize("events_per_s", [None, 250])
+def test_many_callers_that_come_and_go(events_per_s):
     """Whoever stays gets the text that he would get alone; whoever leaves leaves nothing."""
 
     async def caller(engine, seed):
@@ -186,4 +240,4 @@ def test_many_callers_that_come_and_go():
         assert inner.n_running == 0
         assert len(observer.reasons) == 80
 
-    run(scenario, max_open=80)
+    run(scenario, max_open=80, gatherer=Gatherer(events_per_s))
