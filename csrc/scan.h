@@ -42,14 +42,27 @@ inline void load_tokens(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t to
     }
 }
 
+// What is needed next, asked for while this is computed: a state, and rates of decay if they are
+// another block's. Rows are apart as those in use. Past the end of either nothing happens.
+struct ScanAhead {
+    const float* h;
+    const float* A;
+};
+
+enum class Asks { nothing, state, state_and_rates };
+
+// Asks for one line, of the second-level cache: the rows of a state lie so far apart that all fall
+// into the same few sets of the first.
+SW_INLINE void ask(const float* line) { __builtin_prefetch(line, 0, 2); }
+
 // One vector of channels, all tokens of the tile: h = 2^(delta A) h + drive B, y = sum C h.
-// The state is read and written at `h`, whose rows are `stride` apart. `Asks`: rows of the same
-// stride at `ahead` are needed next, a line for each vector.
-template <bool Asks>
+// The state is read and written at `h`, whose rows are `stride` apart.
+template <Asks asks>
 __attribute__((noinline)) void scan_column(ScanTile& tile, int64_t tokens, int64_t j,
-                                           int64_t d_state, float* h, int64_t stride,
-                                           const float* ahead) {
+                                           const ScanArgs& a, float* h, int64_t stride,
+                                           ScanAhead ahead) {
     const float* A = tile.A + j;
+    const int64_t d_state = a.d_state, A_stride = a.A.stride;
     for (int64_t i = 0; i < tokens; ++i) {
         const Vec delta = load(tile.delta[i] + j), drive = load(tile.drive[i] + j);
         const float* B = tile.B + i * d_state;
@@ -57,7 +70,8 @@ __attribute__((noinline)) void scan_column(ScanTile& tile, int64_t tokens, int64
         Vec y = splat(0.0f);
 #pragma GCC unroll 2
         for (int64_t n = 0; n < d_state; ++n) {
-            if (Asks) __builtin_prefetch(ahead + n * stride, 1);
+            if (asks != Asks::nothing) ask(ahead.h + n * stride + j);
+            if (asks == Asks::state_and_rates) ask(ahead.A + n * A_stride + j);
             const Vec decay = exp2_negative(delta * load(A + n * kScanChannels));
             const Vec next = fma(decay, load(h + n * stride), drive * splat(B[n]));
             store(h + n * stride, next);
@@ -80,29 +94,38 @@ inline void store_tokens(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t t
     }
 }
 
+template <Asks asks = Asks::nothing>
 inline void scan_tile(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t tokens, int64_t c,
-                      int64_t n, float* h, int64_t stride, const float* ahead = nullptr) {
+                      int64_t n, float* h, int64_t stride, ScanAhead ahead = {}) {
     load_tokens(tile, a, t, tokens, c, n);
     for (int64_t j = 0; j < n; j += kLanes) {
-        if (ahead == nullptr) {
-            scan_column<false>(tile, tokens, j, a.d_state, h + j, stride, nullptr);
-        } else {
-            scan_column<true>(tile, tokens, j, a.d_state, h + j, stride, ahead + j);
-        }
+        scan_column<asks>(tile, tokens, j, a, h + j, stride, ahead);
     }
     store_tokens(tile, a, t, tokens, c, n);
 }
 
-// Rows of one block of channels of a sequence. `ahead` is the state that is needed next.
-inline void scan_sequence(ScanTile& tile, const ScanArgs& a, int64_t s, int64_t c, int64_t n,
-                          const void* ahead) {
+inline float* state_of(const ScanArgs& a, int64_t s, int64_t c) {
+    return static_cast<float*>(at(a.state, a.seqs.slots[s], 0, c));
+}
+
+// A single token of a sequence that goes on, without a copy of its state.
+inline void scan_step(ScanTile& tile, const ScanArgs& a, int64_t s, int64_t c, int64_t n) {
+    const int64_t t = a.seqs.bounds[s], stride = a.state.row_stride;
+    float* h = state_of(a, s, c);
+    if (s + 1 < a.seqs.count) {
+        const ScanAhead ahead{state_of(a, s + 1, c), nullptr};
+        return scan_tile<Asks::state>(tile, a, t, 1, c, n, h, stride, ahead);
+    }
+    const int64_t next = c + kScanChannels;
+    const ScanAhead ahead{state_of(a, 0, next), static_cast<const float*>(at(a.A, 0, next))};
+    scan_tile<Asks::state_and_rates>(tile, a, t, 1, c, n, h, stride, ahead);
+}
+
+// Rows of one block of channels of a sequence.
+inline void scan_sequence(ScanTile& tile, const ScanArgs& a, int64_t s, int64_t c, int64_t n) {
     const int64_t begin = a.seqs.bounds[s], end = a.seqs.bounds[s + 1], slot = a.seqs.slots[s];
     const bool whole = n % kLanes == 0 && a.state.dtype == DType::f32;
-    if (end - begin == 1 && whole && !a.seqs.fresh[s]) {  // decode: no copy of the state
-        float* h = static_cast<float*>(at(a.state, slot, 0, c));
-        return scan_tile(tile, a, begin, 1, c, n, h, a.state.row_stride,
-                         static_cast<const float*>(ahead));
-    }
+    if (end - begin == 1 && whole && !a.seqs.fresh[s]) return scan_step(tile, a, s, c, n);
     for (int64_t r = 0; r < a.d_state; ++r) {
         float* row = tile.h + r * kScanChannels;
         if (a.seqs.fresh[s]) zero(row, kScanChannels);
@@ -138,23 +161,19 @@ inline void load_channel_constants(ScanTile& tile, const ScanArgs& a, int64_t c,
     load_optional_row(tile.dt_bias, a.dt_bias, c, n, 0.0f);
 }
 
+// A block of channels of all sequences, one sequence after another.
+inline void scan_block(ScanTile& tile, const ScanArgs& a, int64_t block) {
+    const int64_t c = block * kScanChannels, n = smaller(kScanChannels, a.channels - c);
+    load_channel_constants(tile, a, c, n);
+    for (int64_t s = 0; s < a.seqs.count; ++s) scan_sequence(tile, a, s, c, n);
+}
+
 inline void selective_scan(const ScanArgs& a) {
     const int64_t blocks = (a.channels + kScanChannels - 1) / kScanChannels;
     const int64_t work = a.seqs.bounds[a.seqs.count] * kScanChannels * a.d_state;
     parallel(blocks, 1 + (1 << 13) / (work + 1), [&](int64_t begin, int64_t end) {
         ScanTile& tile = scan_scratch(a.d_state);
-        for (int64_t block = begin; block < end; ++block) {
-            const int64_t c = block * kScanChannels;
-            const int64_t n = smaller(kScanChannels, a.channels - c);
-            load_channel_constants(tile, a, c, n);
-            for (int64_t s = 0; s < a.seqs.count; ++s) {
-                // The next sequence's state of these channels, or the first one's of the next.
-                const bool last = s + 1 == a.seqs.count;
-                const int64_t next = smaller(c + kScanChannels, a.channels - 1);
-                scan_sequence(tile, a, s, c, n,
-                              at(a.state, a.seqs.slots[last ? 0 : s + 1], 0, last ? next : c));
-            }
-        }
+        for (int64_t block = begin; block < end; ++block) scan_block(tile, a, block);
     });
 }
 
