@@ -6,6 +6,7 @@
 
 #include "bindings.h"
 #include "kernels.h"
+#include "recording.h"
 
 namespace sidewinder {
 namespace {
@@ -16,6 +17,7 @@ using Release = nb::call_guard<nb::gil_scoped_release>;
 uint8_t* pointer(uintptr_t address) { return reinterpret_cast<uint8_t*>(address); }
 
 int checked(int bits) {
+    cannot_record("codecs");
     if (bits != 16 && bits != 8 && bits != 6 && bits != 4) {
         throw std::invalid_argument("bits: 16, 8, 6 or 4");
     }

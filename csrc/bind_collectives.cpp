@@ -7,6 +7,7 @@
 
 #include "bindings.h"
 #include "kernels.h"
+#include "recording.h"
 #include "shm_group.h"
 #include "tcp_group.h"
 
@@ -31,6 +32,7 @@ void make_group(ShmGroup* place, const std::shared_ptr<Segment>& segment, int ar
 
 // The sum of several tensors in rank order; the output may be one of them.
 void rank_sum(const std::vector<uintptr_t>& parts, uintptr_t out, int64_t count, int type) {
+    cannot_record("rank_sum");
     if (parts.empty() || parts.size() > static_cast<size_t>(kMostRanks)) {
         throw std::invalid_argument("too few or too many parts of a sum");
     }
@@ -55,6 +57,7 @@ void bind_tcp(nb::module_& m) {
         .def("post", [](TcpGroup& group, const std::vector<uintptr_t>& out,
                         const std::vector<int64_t>& out_bytes, const std::vector<uintptr_t>& in,
                         const std::vector<int64_t>& in_bytes) {
+            cannot_record("messages over TCP");
             return group.post(messages(out, out_bytes), messages(in, in_bytes));
         }, Release(), nb::arg("out"), nb::arg("out_bytes"), nb::arg("in_"), nb::arg("in_bytes"))
         .def("wait", &TcpGroup::wait, Release(), nb::arg("ticket"))
@@ -79,30 +82,41 @@ void bind_collectives(nb::module_& m) {
              nb::arg("timeout_s"))
         .def("all_reduce", [](ShmGroup& group, uintptr_t x, int64_t count, int type,
                               int64_t two_shot_bytes) {
-            group.all_reduce(pointer(x), count, sum_type(type), two_shot_bytes);
+            perform([&group, x = pointer(x), count, type = sum_type(type), two_shot_bytes] {
+                group.all_reduce(x, count, type, two_shot_bytes);
+            });
         }, Release(), nb::arg("x"), nb::arg("count"), nb::arg("type"), nb::arg("two_shot_bytes"))
         .def("all_gather", [](ShmGroup& group, uintptr_t x, uintptr_t out, int64_t rows,
                               const std::vector<int64_t>& row_bytes) {
+            cannot_record("all_gather over shared memory");
             group.all_gather(pointer(x), pointer(out), rows, row_bytes);
         }, Release(), nb::arg("x"), nb::arg("out"), nb::arg("rows"), nb::arg("row_bytes"))
         .def("all_to_all", [](ShmGroup& group, uintptr_t x, uintptr_t out, int64_t row_bytes) {
+            cannot_record("all_to_all over shared memory");
             group.all_to_all(pointer(x), pointer(out), row_bytes);
         }, Release(), nb::arg("x"), nb::arg("out"), nb::arg("row_bytes"))
         .def("post", [](ShmGroup& group, uintptr_t x, int64_t bytes) {
+            cannot_record("post over shared memory");
             return group.post(pointer(x), bytes);
         }, Release(), nb::arg("x"), nb::arg("bytes"))
         .def_prop_ro("can_post", &ShmGroup::can_post)
         .def("collect_sum", [](ShmGroup& group, int slot, uintptr_t x, int64_t count, int type) {
+            cannot_record("collect_sum over shared memory");
             group.collect_sum(slot, pointer(x), count, sum_type(type));
         }, Release(), nb::arg("slot"), nb::arg("x"), nb::arg("count"), nb::arg("type"))
         .def("collect", [](ShmGroup& group, int slot, uintptr_t out, int64_t offset,
                            int64_t bytes) {
+            cannot_record("collect over shared memory");
             group.collect(slot, pointer(out), offset, bytes);
         }, Release(), nb::arg("slot"), nb::arg("out"), nb::arg("offset"), nb::arg("bytes"))
         .def("broadcast", [](ShmGroup& group, uintptr_t x, int64_t bytes, int root) {
+            cannot_record("broadcast over shared memory");
             group.broadcast(pointer(x), bytes, root);
         }, Release(), nb::arg("x"), nb::arg("bytes"), nb::arg("root"))
-        .def("barrier", &ShmGroup::barrier, Release())
+        .def("barrier", [](ShmGroup& group) {
+            cannot_record("barrier over shared memory");
+            group.barrier();
+        }, Release())
         .def("bare_exchanges", &ShmGroup::bare_exchanges, Release(), nb::arg("calls"),
              nb::arg("gap_ns"));
 }

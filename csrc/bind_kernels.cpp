@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "bindings.h"
+#include "recording.h"
 #include "tensor.h"
 #include "thread_pool.h"
 
@@ -17,7 +18,7 @@ using Handle = nb::handle;
 template <class Args>
 void launch(void (*kernel)(const Args&), const Args& args) {
     nb::gil_scoped_release release;
-    kernel(args);
+    perform([kernel, args] { kernel(args); });
 }
 
 const View& real(const View& view) { return view.of({Element::f32, Element::bf16}); }

@@ -9,5 +9,6 @@ void bind_kernels(nanobind::module_& m);
 void bind_collectives(nanobind::module_& m);
 void bind_codec(nanobind::module_& m);
 void bind_memory(nanobind::module_& m);
+void bind_recording(nanobind::module_& m);
 
 }  // namespace sidewinder

@@ -7,4 +7,5 @@ NB_MODULE(_native, m) {
     sidewinder::bind_collectives(m);
     sidewinder::bind_codec(m);
     sidewinder::bind_memory(m);
+    sidewinder::bind_recording(m);
 }

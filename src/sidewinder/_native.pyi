@@ -97,3 +97,22 @@ def linear(
     y: Tensor,
     group_size: int = 32,
 ) -> None: ...
+
+class Recording:
+    """Calls of native operators and exact sums of one thread, to be made again without Python.
+
+    Memory of all tensors that were given or written while it recorded must stay as it is.
+    """
+
+    spoiled_by: str
+    """What was called that cannot be repeated; empty if nothing was."""
+
+    def begin(self) -> None:
+        """Keep this thread's calls from now on. ValueError if it is recording already."""
+
+    def end(self) -> None: ...
+    def spoil(self, why: str) -> None: ...
+    def replay(self) -> None:
+        """All calls again; ValueError if it is spoiled, RuntimeError if ranks fail to meet."""
+
+    def __len__(self) -> int: ...

@@ -15,8 +15,8 @@ FAMILIES = {
 }
 """Family to the shape of about mamba-790m's width and depth, and the target of tp=2 over tp=1."""
 
-SCALING_LAYERS = 6
-"""Layers that scaling runs with: whole depth would take hours at batch 32 on one core."""
+SCALING_LAYERS = 24
+"""Layers that scaling runs with, half of the depth: all of it would take hours on one core."""
 
 
 def ours(name: str, *options: str, cores: str = "0,1") -> Entrant:
@@ -100,6 +100,34 @@ def _decode_batch() -> Section:
         "Decode of batches",
         "bf16, both cores, prompts of 16 tokens. The same loads stand beside llama.cpp below.",
         tuple(groups),
+    )
+
+
+def _recorded() -> Section:
+    python = f"from Python, {TWO}"
+    rows = (
+        rate(TWO, DECODE),
+        rate(python, DECODE),
+        ratio("recorded over from Python", (TWO, DECODE), (python, DECODE)),
+    )
+    entrants = (ours(TWO), ours(python, "--cuda-graphs", "off"))
+    groups = tuple(
+        Group(
+            shape,
+            entrants,
+            tuple(
+                Case(f"decode, batch {batch}", 16, 32, batch, rows, rounds=7, budget_s=40)
+                for batch in (1, 16)
+            ),
+        )
+        for shape in ("mamba-130m", "mamba-790m")
+    )
+    return Section(
+        "recorded-steps",
+        "Recorded decode steps",
+        "bf16, both cores: decode steps as recorded native calls, and every step from Python "
+        "(`--cuda-graphs off`).",
+        groups,
     )
 
 
@@ -244,6 +272,7 @@ SECTIONS = (
     _prefill(),
     _decode_one(),
     _decode_batch(),
+    _recorded(),
     *(_scaling(family) for family in FAMILIES),
     _against_transformers(),
     _against_llama("mamba-130m"),

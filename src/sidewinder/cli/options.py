@@ -34,7 +34,11 @@ _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
     ("state_cache_dir", str, "folder for states that outlive the process (default: none)"),
     ("state_cache_disk_bytes", int, "most bytes in that folder"),
     ("state_cache_interval", int, "tokens between two kept states at a prompt's beginning"),
-    ("cuda_graphs", str, "auto (decode steps are CUDA graphs where they can be) or off"),
+    (
+        "cuda_graphs",
+        str,
+        "auto (decode steps are repeated without Python where they can be) or off",
+    ),
     ("launch", str, "process (start the ranks) or torchrun (be one of them)"),
     ("timeout_s", float, "seconds after which a silent rank is declared dead"),
     ("load_format", str, "auto (weights of the checkpoint) or random (config only)"),

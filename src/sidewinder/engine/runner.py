@@ -22,6 +22,7 @@ from sidewinder.engine.memory import (
     least_free_bytes,
 )
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
+from sidewinder.engine.recorded import RecordedSteps, recorded_steps
 from sidewinder.engine.report import RunnerReport
 from sidewinder.engine.request import NO_NEXT_TOKEN
 from sidewinder.layers.overlap import overlap_of
@@ -121,7 +122,8 @@ def build_runner(
 
     store = SnapshotStore(pool, model, tp, engine.state_cache_dtype, agree)
     prepare_for_steps(model)
-    return Runner(built, pool, store, report, counter, answers, graphs)
+    recorded = recorded_steps(engine.cuda_graphs, built, pool, counter)
+    return Runner(built, pool, store, report, counter, answers, graphs, recorded)
 
 
 def _torch_device(name: str) -> torch.device:
@@ -140,7 +142,8 @@ class Runner:
         report: sizes, for the caller.
         counter: counts the model's collectives.
         answers: whether this rank's results are wanted; else logits and scores are not made up.
-        graphs: runs the steps that only decode; None runs them like all others.
+        graphs: runs the steps that only decode, on a GPU; None runs them like all others.
+        recorded: the same on a CPU.
     """
 
     def __init__(
@@ -152,6 +155,7 @@ class Runner:
         counter: CallCounter,
         answers: bool = True,
         graphs: DecodeGraphs | None = None,
+        recorded: RecordedSteps | None = None,
     ) -> None:
         self.model = model
         self.pool = pool
@@ -160,6 +164,7 @@ class Runner:
         self._counter = counter
         self._answers = answers
         self._graphs = graphs
+        self._recorded = recorded
         self._started: Started | None = None
         self._device = pool.conv.device
         shard = VocabShard(model.dims.vocab_sizes, model.collectives)
@@ -193,7 +198,10 @@ class Runner:
             [list(part.pages) for part in sequences] if self.pool.kv is not None else None,
             self._device,
         )
-        hidden = self.model.forward(batch, self.pool)
+        if self._recorded is not None and self._recorded.serves(batch):
+            hidden = self._recorded.forward(batch)
+        else:
+            hidden = self.model.forward(batch, self.pool)
         self._draw(plan, batch, hidden, results)
         if all(part.sample and len(part.tokens) == 1 for part in sequences):
             self._report = replace(self._report, collectives_per_step=self._counter.calls - calls)

@@ -114,22 +114,35 @@ class MixerStack(Model):
 
     @torch.inference_mode()
     def forward(self, batch: PackedBatch, pool: StatePool) -> Tensor:
+        return self.run_layers(self.embed(batch.token_ids), batch.seqs, pool)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """The residual stream before the first layer, `[T, d_model]`."""
+        embedded = self.embedding(token_ids)
+        return embedded.float() if self.config.residual_in_fp32 else embedded
+
+    @torch.inference_mode()
+    def run_layers(self, residual: Tensor, seqs: Sequences, pool: StatePool) -> Tensor:
+        """`forward` from the embedding on.
+
+        Args:
+            residual: what `embed` returned.
+            seqs, pool: as of `forward`.
+        """
         eps = self.config.norm_eps
-        residual = self.embedding(batch.token_ids)
-        if self.config.residual_in_fp32:
-            residual = residual.float()
         hidden = rms_norm(residual, self.norms[0], eps)
-        parts = halves(batch.seqs) if self.overlap.out_proj else None
+        assert isinstance(hidden, Tensor), "no residual was given"
+        parts = halves(seqs) if self.overlap.out_proj else None
         if parts is not None:
             return self._forward_in_halves(hidden, residual, parts, pool)
         for index, mixer in enumerate(self.mixers):
             state, last = pool.layer(index), index + 1 == len(self.mixers)
             weight = self.final_norm if last else self.norms[index + 1]
             if self.collectives.is_exact(self.sites[index]):
-                delta = mixer(hidden, state, batch.seqs)
+                delta = mixer(hidden, state, seqs)
                 hidden, residual = rms_norm(delta, weight, eps, residual)
             else:  # decoded, added and normed in one pass
-                pending = mixer.start(hidden, state, batch.seqs)
+                pending = mixer.start(hidden, state, seqs)
                 hidden, residual = pending.normed(weight, eps, residual)
         return hidden
 

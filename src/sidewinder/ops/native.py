@@ -29,6 +29,7 @@ from sidewinder.ops.selective_scan import chunked as torch_selective_scan
 from sidewinder.ops.selective_scan import selective_scan as selective_scan_operator
 from sidewinder.ops.ssd_scan import chunked as torch_ssd_scan
 from sidewinder.ops.ssd_scan import ssd_scan as ssd_scan_operator
+from sidewinder.ops.workspace import empty
 from sidewinder.packing import PackedWeight
 from sidewinder.quantise import Int8Weight
 from sidewinder.state.batch import Sequences
@@ -76,7 +77,7 @@ def causal_conv1d(
     """As `reference.causal_conv1d`."""
     if not x.is_cpu:
         return torch_conv.causal_conv1d(x, weight, bias, state, seqs, activation)
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = empty(x.shape, x.dtype)
     _native.causal_conv1d(
         x, weight, bias, state, seqs.cu_seqlens, seqs.slots, seqs.fresh, activation, y
     )
@@ -98,7 +99,7 @@ def selective_scan(
     """As `reference.selective_scan`."""
     if not x.is_cpu:
         return torch_selective_scan.selective_scan(x, dt, A, B, C, D, z, dt_bias, state, seqs)
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = empty(x.shape, x.dtype)
     _native.selective_scan(
         x, dt, A, B, C, D, z, dt_bias, state, seqs.cu_seqlens, seqs.slots, seqs.fresh, y
     )
@@ -123,7 +124,7 @@ def ssd_scan(
         return torch_ssd_scan.ssd_scan(
             x, dt, A, B, C, D, dt_bias, state, seqs, dt_limit, head_group
         )
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = empty(x.shape, x.dtype)
     _native.ssd_scan(
         x, dt, A, B, C, D, dt_bias, state, seqs.cu_seqlens, seqs.slots, seqs.fresh,
         dt_limit[0], dt_limit[1], head_group, y,
@@ -137,11 +138,11 @@ def rms_norm(
     """As `reference.rms_norm`."""
     if not x.is_cpu:
         return torch_norm.rms_norm(x, weight, eps, residual)
-    y = torch.empty(x.shape, dtype=x.dtype if weight is None else weight.dtype)
+    y = empty(x.shape, x.dtype if weight is None else weight.dtype)
     if residual is None:
         _native.rms_norm(x, weight, eps, None, y, None)
         return y
-    total = torch.empty(residual.shape, dtype=residual.dtype)
+    total = empty(residual.shape, residual.dtype)
     _native.rms_norm(x, weight, eps, residual, y, total)
     return y, total
 
@@ -157,7 +158,7 @@ def gated_rms_norm(
     """As `reference.gated_rms_norm`."""
     if not x.is_cpu:
         return torch_gated_norm.gated_rms_norm(x, z, weight, eps, group_size, norm_before_gate)
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = empty(x.shape, x.dtype)
     _native.gated_rms_norm(x, z, weight, eps, group_size, norm_before_gate, y)
     return y
 
@@ -168,7 +169,7 @@ def gated_squares(
     """As `reference.gated_squares`."""
     if not x.is_cpu:
         return torch_gated_squares.gated_squares(x, z, weight, norm_before_gate)
-    u, squares = torch.empty(x.shape, dtype=x.dtype), torch.empty(x.shape[0], 1)
+    u, squares = empty(x.shape, x.dtype), empty((x.shape[0], 1), torch.float32)
     _native.gated_squares(x, z, weight, norm_before_gate, u, squares)
     return u, squares
 
@@ -177,9 +178,14 @@ def scaled_rows(x: Tensor, factor: Tensor) -> Tensor:
     """As `reference.scaled_rows`."""
     if not x.is_cpu:
         return torch_scaled_rows.scaled_rows(x, factor)
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = empty(x.shape, x.dtype)
     _native.scaled_rows(x, factor, y)
     return y
+
+
+def new_recording() -> Any:
+    """A `_native.Recording`: of this thread's native calls, to be made again."""
+    return _native.Recording()
 
 
 def takes_packed(device: torch.device) -> bool:
@@ -197,16 +203,16 @@ def linear(
     if isinstance(weight, PackedWeight):
         if weight.scales is None and x.dtype != torch.bfloat16:
             return torch_linear.linear(x, weight, bias)
-        y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype)
+        y = empty((x.shape[0], weight.shape[0]), x.dtype)
         _native.linear_packed(x, weight.data, weight.scales, bias, y, weight.group_size)
         return y
     if isinstance(weight, Int8Weight):
-        y = torch.empty(x.shape[0], weight.values.shape[0], dtype=x.dtype)
+        y = empty((x.shape[0], weight.values.shape[0]), x.dtype)
         _native.linear(x, weight.values, weight.scales, bias, y, weight.group_size)
         return y
     if x.dtype == weight.dtype == torch.float32 and x.shape[0] > SMALL_ROWS and _is_portable():
         return torch_linear.linear(x, weight, bias)
-    y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype)
+    y = empty((x.shape[0], weight.shape[0]), x.dtype)
     _native.linear(x, weight, None, bias, y)
     return y
 

@@ -1,49 +1,24 @@
 """Shared-memory collectives with threads as ranks: exact sums at every size, type and level."""
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_memory_cases import on_ranks
 from torch import Tensor
 
 from sidewinder.collectives import shared_memory
 from sidewinder.collectives.rank_order import sum_in_rank_order
-from sidewinder.collectives.shared_memory import (
-    SharedMemoryCollectives,
-    create_segment,
-    open_segment,
-)
+from sidewinder.collectives.shared_memory import SharedMemoryCollectives
 from sidewinder.parallel.errors import RankFailure
-from sidewinder.parallel.group import TensorParallel
 
 native = shared_memory.native
 pytestmark = pytest.mark.skipif(native is None, reason="native module not built")
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SLOT = 1 << 20
-
-
-def on_ranks(
-    size: int, body: Callable[[SharedMemoryCollectives], Any], timeout_s: float = 20.0
-) -> list[Any]:
-    """`body` on every rank, each a thread; its results in rank order."""
-    segment = open_segment(create_segment(size), size)
-
-    def run(rank: int) -> Any:
-        tp = TensorParallel(rank, size)
-        collectives = SharedMemoryCollectives(tp, segment, timeout_s, own_cores=False)
-        try:
-            return body(collectives)
-        finally:
-            collectives.close()
-
-    with ThreadPoolExecutor(size) as threads:
-        return list(threads.map(run, range(size)))
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
