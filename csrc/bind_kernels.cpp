@@ -270,7 +270,7 @@ void bind_linear(nb::module_& m) {
             check_group_size(group_size);
             const int64_t groups = (inputs + group_size - 1) / group_size;
             args.scales =
-                factors.shaped({panels, groups, kPanel}).of({Element::f32}).packed_from(1).rows();
+                factors.shaped({panels, groups, kPanel}).of({Element::bf16}).packed_from(1).rows();
         } else {
             in.of({Element::bf16});
         }

@@ -92,7 +92,7 @@ struct ScaledRowsArgs {
 // Largest group of inputs that share a scale of int8 weights; sizes divide it.
 constexpr int64_t kMaxGroup = 128;
 
-// `scales` is for int8 weights only: [outputs, ceil(inputs / group_size)], float32.
+// `scales` is for int8 weights only: [outputs, ceil(inputs / group_size)], float32 (in panels: bf16).
 struct LinearArgs {
     Rows x, weight, scales, bias, y;
     int64_t rows, inputs, outputs, group_size;

@@ -35,7 +35,7 @@ struct PackedTile {
     int64_t units;
     float* sums;          // [rows, kPanel], added to
     // Of int8 weights only: their scales [groups, kPanel], and what belongs to the rows of x.
-    const float* scales;
+    const bf16* scales;
     const RowGroup* row_groups;
     int64_t row_group_stride, group_units;
 };
@@ -164,7 +164,7 @@ inline void multiply_panel(const LinearArgs& a, const PackedRows& x, int64_t row
             PackedTile tile{x.words + (row + first) * x.stride + u * Format::kUnitWords, x.stride,
                             begin, ahead, n, sums + first * kPanel, nullptr, nullptr, 0, 0};
             if (x.row_groups != nullptr) {
-                tile.scales = static_cast<const float*>(at(a.scales, panel)) + group * kPanel;
+                tile.scales = static_cast<const bf16*>(at(a.scales, panel)) + group * kPanel;
                 tile.row_groups = x.row_groups + (row + first) * x.groups + group;
                 tile.row_group_stride = x.groups;
                 tile.group_units = group_units;

@@ -19,16 +19,17 @@ from typing import Any
 from sidewinder import LLM, SamplingParams
 from sidewinder.bench.machine import machine_info
 from sidewinder.engine import runner as runner_module
+from sidewinder.engine.recorded import RecordedSteps
 from sidewinder.engine.runner import Runner
 from sidewinder.engine.scheduler import Scheduler
-from sidewinder.models.base import MixerStack, Model
+from sidewinder.models.base import Model
 from sidewinder.sampling.sampler import Sampler
 
 PARTS: tuple[tuple[str, Any, str], ...] = (
     ("choosing what to run", Scheduler, "plan"),
     ("taking in the results", Scheduler, "commit"),
     ("packing the batch", runner_module, "pack"),
-    ("the model's layers", MixerStack, "forward"),
+    ("embedding and layers", RecordedSteps, "forward"),
     ("logits", Model, "local_logits"),
     ("sampling", Sampler, "sample"),
     ("all of the rank's step", Runner, "step"),

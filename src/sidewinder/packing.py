@@ -30,7 +30,8 @@ class PackedWeight:
         data: int32 `[ceil(o / 64), units, 64]`; lane `r` of a unit has 2 neighbouring bfloat16
             weights of the panel's row `r`, or 4 int8 ones, each plus 128.
         shape: `[o, i]`.
-        scales: None for bfloat16; float32 `[ceil(o / 64), ceil(i / group_size), 64]` for int8.
+        scales: None for bfloat16; bfloat16 `[ceil(o / 64), ceil(i / group_size), 64]` for int8, which
+            loses nothing (`Int8Weight.scales`).
         group_size: inputs that share a scale.
     """
 
@@ -55,7 +56,7 @@ class PackedWeight:
         if self.scales is None:
             return words.view(torch.bfloat16)[:, :inputs].contiguous()
         values = (words.view(torch.uint8)[:, :inputs].int() - 128).to(torch.int8)
-        return Int8Weight(values, _in_rows(self.scales, outputs), self.group_size)
+        return Int8Weight(values, _in_rows(self.scales, outputs).float(), self.group_size)
 
     def lookup(self, rows: Tensor) -> Tensor:
         """Some rows of a bfloat16 matrix, `[n]` indices to `[n, i]`."""
@@ -93,7 +94,7 @@ def pack(weight: Tensor | Int8Weight) -> PackedWeight:
     """
     if isinstance(weight, Int8Weight):
         values = (weight.values.int() + 128).to(torch.uint8)
-        scales = _in_panels(weight.scales)
+        scales = _in_panels(weight.scales.bfloat16())
         data = _in_panels(_words(values, 4))
         return PackedWeight(data, weight.shape, scales, weight.group_size)
     assert weight.dtype == torch.bfloat16, weight.dtype

@@ -29,7 +29,8 @@ class Int8Weight:
 
     Attributes:
         values: int8 `[o, i]`, within ±127; row stride ≥ i.
-        scales: float32 `[o, ceil(i / group_size)]`.
+        scales: float32 `[o, ceil(i / group_size)]`, of values that bfloat16 holds too: packed weights
+            keep them so, and read 3 % fewer bytes (`packing.PackedWeight`).
         group_size: inputs that share a scale; one of `GROUP_SIZES`.
     """
 
@@ -79,7 +80,8 @@ def quantise(weight: Tensor, group_size: int = 64) -> Int8Weight:
     padded = torch.zeros(outputs, n_groups * group_size)
     padded[:, :inputs] = weight
     groups = padded.view(outputs, n_groups, group_size)
-    scales = groups.abs().amax(-1) / 127
+    # The largest magnitude is still ±127: rounding moves it by a quarter of a step at most.
+    scales = (groups.abs().amax(-1) / 127).bfloat16().float()
     if not scales.isfinite().all():
         raise ValueError("a weight that is not finite cannot be quantised")
     divisors = torch.where(scales > 0, scales, 1)[..., None]

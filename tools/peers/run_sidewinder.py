@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--weight-dtype", default="auto")
+    parser.add_argument("--cuda-graphs", default="auto")
     parser.add_argument("--max-batch", type=int, default=32)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -54,6 +55,8 @@ def main() -> None:
             device="cpu",
             dtype=args.dtype,
             weight_dtype=args.weight_dtype,
+            cuda_graphs=args.cuda_graphs,
+            tokenizer=None,
             max_batch_size=args.max_batch,
             load_format="random",
             state_cache_bytes=0,

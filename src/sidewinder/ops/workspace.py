@@ -55,12 +55,12 @@ _current = _Current()
 
 
 @contextmanager
-def results_in(workspace: Workspace) -> Iterator[None]:
+def results_in(workspace: Workspace) -> Iterator[Workspace]:
     """This thread's results of native operators lie in `workspace` inside the `with` block."""
     assert _current.workspace is None, "one workspace at a time"
     _current.workspace = workspace
     try:
-        yield
+        yield workspace
     finally:
         _current.workspace = None
 

@@ -1,0 +1,200 @@
+"""Time single kernels of a decode step on one core, without Python between them.
+
+    tools/bench_kernels.py measure     (a minute, one quiet core; benchmarks/results/kernels.json)
+    tools/bench_kernels.py report      (the table of docs/kernels.md)
+
+Sizes are mamba-790m's. A kernel's calls, each with weights and state of its own, are recorded and
+made again after everything was driven out of the caches, as other layers' weights do in a step: so
+times are of memory and arithmetic, not of Python. torch's products are called from Python in turn.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sidewinder.bench.machine import machine_info
+from sidewinder.memory import empty
+from sidewinder.ops import native
+from sidewinder.ops.workspace import Workspace, results_in
+from sidewinder.packing import pack as pack_weight
+from sidewinder.quantise import quantise
+from sidewinder.state import batch
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "kernels.json"
+PAGE = ROOT / "docs" / "kernels.md"
+BEGIN = "<!-- tools/bench_kernels.py writes from here -->\n"
+END = "<!-- to here -->\n"
+
+D_MODEL, D_INNER, D_STATE, D_CONV = 1536, 3072, 16, 4
+LAYERS = 24
+ROUNDS = 7
+EVICTED_BYTES = 256 << 20
+LINEAR_ROWS = (1, 4, 8, 16, 32, 512)
+STEP_ROWS = (1, 4, 16, 32)
+
+Row = dict[str, Any]
+Call = Callable[[], Any]
+
+
+def recorded(calls: Sequence[Call]) -> Call:
+    """Native calls as one that makes all of them again without Python."""
+    recording = native.new_recording()
+    with results_in(Workspace()) as workspace:
+        recording.begin()
+        try:
+            for call in calls:
+                call()
+        finally:
+            recording.end()
+
+    def replay(_memory: Any = workspace) -> None:
+        recording.replay()
+
+    return replay
+
+
+def in_turn(calls: Sequence[Call]) -> Call:
+    """The calls one after another, from Python."""
+
+    def run() -> None:
+        for call in calls:
+            call()
+
+    return run
+
+
+def seconds_of(run: Call, junk: Tensor) -> list[float]:
+    """Seconds of `ROUNDS` runs, each with cold caches, after one to warm up."""
+    found = []
+    for _ in range(ROUNDS + 1):
+        junk.sum()
+        started = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - started)
+    return found[1:]
+
+
+def row_of(kernel: str, rows: int, run: Call, junk: Tensor, flops: int, n_bytes: int) -> Row:
+    """One kernel's line: microseconds of a call, and what they mean."""
+    times = sorted(second / LAYERS for second in seconds_of(run, junk))
+    median = statistics.median(times)
+    row = {"kernel": kernel, "rows": rows, "us": median * 1e6}
+    row |= {"us_range": [times[0] * 1e6, times[-1] * 1e6], "gb_per_s": n_bytes / median / 1e9}
+    row |= {"gflop_per_s": flops / median / 1e9} if flops else {}
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
+
+
+def linear_rows(junk: Tensor) -> Iterator[Row]:
+    """in_proj `[2 d_inner, d_model]` in every format."""
+    outputs = 2 * D_INNER
+    plain = [torch.randn(outputs, D_MODEL).to(torch.bfloat16) for _ in range(LAYERS)]
+    packs = native.takes_packed(torch.device("cpu"))
+    ours = [pack_weight(weight) if packs else weight for weight in plain]
+    integers = [quantise(weight.float(), 64) for weight in plain]
+    ours_int8 = [pack_weight(weight) if packs else weight for weight in integers]
+    n_bytes = plain[0].nbytes
+    for rows in LINEAR_ROWS:
+        x = torch.randn(rows, D_MODEL).to(torch.bfloat16)
+        flops = 2 * rows * outputs * D_MODEL
+        for name, weights in (("linear, bfloat16", ours), ("linear, int8", ours_int8)):
+            calls = [partial(native.linear, x, weight) for weight in weights]
+            size = n_bytes if weights is ours else integers[0].nbytes
+            yield row_of(name, rows, recorded(calls), junk, flops, size)
+        calls = [partial(torch.nn.functional.linear, x, weight) for weight in plain]
+        yield row_of("linear, bfloat16, torch", rows, in_turn(calls), junk, flops, n_bytes)
+
+
+def step_rows(junk: Tensor) -> Iterator[Row]:
+    """The kernels of single tokens that are not products."""
+    slots = max(STEP_ROWS)
+    states = empty((LAYERS, slots, D_STATE, D_INNER), torch.float32).zero_()
+    inputs = empty((LAYERS, slots, D_CONV - 1, D_INNER), torch.bfloat16).zero_()
+    rates = [-torch.rand(D_STATE, D_INNER) - 0.5 for _ in range(LAYERS)]
+    taps = [torch.randn(D_CONV, D_INNER).to(torch.bfloat16) for _ in range(LAYERS)]
+    vectors = [torch.randn(D_INNER) for _ in range(LAYERS)]
+    norms = [torch.randn(D_MODEL).to(torch.bfloat16) for _ in range(LAYERS)]
+    for rows in STEP_ROWS:
+        seqs = batch.pack([[1]] * rows, list(range(rows)), [1] * rows).seqs
+        x_z = torch.randn(rows, 2 * D_INNER).to(torch.bfloat16)
+        x, z, dt = x_z[:, :D_INNER], x_z[:, D_INNER:], torch.randn(rows, D_INNER).to(torch.bfloat16)
+        b_c = torch.randn(rows, 2 * D_STATE).to(torch.bfloat16)
+        B, C = b_c[:, :D_STATE], b_c[:, D_STATE:]
+        delta, residual = torch.randn(rows, D_MODEL).to(torch.bfloat16), torch.randn(rows, D_MODEL)
+        scans = [
+            partial(native.selective_scan, x, dt, A, B, C, vector, z, vector, state, seqs)
+            for A, vector, state in zip(rates, vectors, states, strict=True)
+        ]
+        scan_bytes = rates[0].nbytes + 2 * rows * states[0, 0].nbytes
+        yield row_of("selective scan", rows, recorded(scans), junk, 0, scan_bytes)
+        convolutions = [
+            partial(native.causal_conv1d, x, weight, None, state, seqs)
+            for weight, state in zip(taps, inputs, strict=True)
+        ]
+        conv_bytes = taps[0].nbytes + 2 * rows * inputs[0, 0].nbytes
+        yield row_of("convolution", rows, recorded(convolutions), junk, 0, conv_bytes)
+        adds = [partial(native.rms_norm, delta, weight, 1e-5, residual) for weight in norms]
+        norm_bytes = 2 * (delta.nbytes + residual.nbytes) + norms[0].nbytes
+        yield row_of("RMS norm with residual", rows, recorded(adds), junk, 0, norm_bytes)
+
+
+def measure() -> Row:
+    """All of it, JSON-able."""
+    torch.set_num_threads(1)
+    native.set_threads(1)
+    torch.manual_seed(0)
+    head = {"what": "single kernels on one core", "machine": machine_info(), "isa": native.isa()}
+    head |= {"layers": LAYERS, "rounds": ROUNDS}
+    junk = torch.ones(EVICTED_BYTES // 4)
+    with torch.inference_mode():
+        return head | {"kernels": [*linear_rows(junk), *step_rows(junk)]}
+
+
+def table(result: Row) -> Iterator[str]:
+    """The result as lines of Markdown."""
+    machine = result["machine"]
+    yield (
+        f"{machine['cpu']}, one core, level `{result['isa']}`, commit {machine['commit']}, "
+        f"{machine['date'][:16]}; medians of {result['rounds']} rounds.\n\n"
+    )
+    yield "| kernel | rows | µs | range | GB/s | GFLOP/s |\n|---|---|---|---|---|---|\n"
+    for row in result["kernels"]:
+        low, high = row["us_range"]
+        flops = f"{row['gflop_per_s']:.0f}" if "gflop_per_s" in row else ""
+        yield (
+            f"| {row['kernel']} | {row['rows']} | {row['us']:.1f} | {low:.1f} to {high:.1f} "
+            f"| {row['gb_per_s']:.1f} | {flops} |\n"
+        )
+
+
+def report() -> None:
+    """Write the table between the page's markers."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    lines = "".join(table(json.loads(RESULTS.read_text())))
+    PAGE.write_text(before + BEGIN + lines + END + after)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("measure", "report"))
+    if parser.parse_args().what == "report":
+        report()
+    else:
+        RESULTS.write_text(json.dumps(measure(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
