@@ -30,8 +30,8 @@ class PackedWeight:
         data: int32 `[ceil(o / 64), units, 64]`; lane `r` of a unit has 2 neighbouring bfloat16
             weights of the panel's row `r`, or 4 int8 ones, each plus 128.
         shape: `[o, i]`.
-        scales: None for bfloat16; bfloat16 `[ceil(o / 64), ceil(i / group_size), 64]` for int8, which
-            loses nothing (`Int8Weight.scales`).
+        scales: None for bfloat16; bfloat16 `[ceil(o / 64), ceil(i / group_size), 64]` for int8,
+            which loses nothing (`Int8Weight.scales`).
         group_size: inputs that share a scale.
     """
 

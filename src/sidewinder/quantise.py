@@ -29,8 +29,8 @@ class Int8Weight:
 
     Attributes:
         values: int8 `[o, i]`, within ±127; row stride ≥ i.
-        scales: float32 `[o, ceil(i / group_size)]`, of values that bfloat16 holds too: packed weights
-            keep them so, and read 3 % fewer bytes (`packing.PackedWeight`).
+        scales: float32 `[o, ceil(i / group_size)]`, of values that bfloat16 holds too: packed
+            weights keep them so, and read 3 % fewer bytes (`packing.PackedWeight`).
         group_size: inputs that share a scale; one of `GROUP_SIZES`.
     """
 
