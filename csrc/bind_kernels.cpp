@@ -5,31 +5,12 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "arguments.h"
 #include "bindings.h"
-#include "recording.h"
-#include "tensor.h"
 #include "thread_pool.h"
 
 namespace sidewinder {
 namespace {
-
-using Handle = nb::handle;
-
-template <class Args>
-void launch(void (*kernel)(const Args&), const Args& args) {
-    nb::gil_scoped_release release;
-    perform([kernel, args] { kernel(args); });
-}
-
-const View& real(const View& view) { return view.of({Element::f32, Element::bf16}); }
-
-Rows real_rows(const View& view, std::initializer_list<int64_t> shape) {
-    return real(view.shaped(shape).packed_from(1)).rows();
-}
-
-Rows optional_rows(const View& view, std::initializer_list<int64_t> shape) {
-    return view.present() ? real_rows(view, shape) : view.rows();
-}
 
 // Boundaries, slots and freshness, which must fit `tokens` rows and `n_slots` slots.
 Sequences sequences(Handle cu_seqlens, Handle slots, Handle fresh, int64_t tokens,
@@ -151,77 +132,6 @@ void bind_ssd(nb::module_& m) {
        nb::arg("fresh"), nb::arg("dt_min"), nb::arg("dt_max"), nb::arg("head_group"), nb::arg("y"));
 }
 
-void bind_norms(nb::module_& m) {
-    m.def("rms_norm", [](Handle x, Handle weight, float eps, Handle residual, Handle y,
-                         Handle sum) {
-        const View in("x", x), added("residual", residual);
-        const int64_t rows = in.shaped({-1, -1}).size(0), width = in.size(1);
-        NormArgs args{};
-        args.x = real_rows(in, {rows, width});
-        args.weight = optional_rows(View("weight", weight), {width});
-        args.residual = optional_rows(added, {rows, width});
-        args.y = real_rows(View("y", y), {rows, width});
-        if (added.present()) args.sum = real_rows(View("sum", sum), {rows, width});
-        args.rows = rows;
-        args.width = width;
-        args.eps = eps;
-        launch(kernels().rms_norm, args);
-    }, nb::arg("x"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("residual").none(),
-       nb::arg("y"), nb::arg("sum").none());
-
-    m.def("gated_rms_norm", [](Handle x, Handle z, Handle weight, float eps, int64_t group_size,
-                               bool norm_before_gate, Handle y) {
-        const View in("x", x);
-        const int64_t rows = in.shaped({-1, -1}).size(0), width = in.size(1);
-        if (group_size < 1 || width % group_size != 0) {
-            throw std::invalid_argument("group_size does not divide the width");
-        }
-        GatedNormArgs args{};
-        args.x = real_rows(in, {rows, width});
-        args.z = real_rows(View("z", z), {rows, width});
-        args.weight = real_rows(View("weight", weight), {width});
-        args.y = real_rows(View("y", y), {rows, width});
-        args.rows = rows;
-        args.width = width;
-        args.group_size = group_size;
-        args.eps = eps;
-        args.norm_before_gate = norm_before_gate;
-        launch(kernels().gated_rms_norm, args);
-    }, nb::arg("x"), nb::arg("z"), nb::arg("weight"), nb::arg("eps"), nb::arg("group_size"),
-       nb::arg("norm_before_gate"), nb::arg("y"));
-}
-
-void bind_gated_squares(nb::module_& m) {
-    m.def("gated_squares", [](Handle x, Handle z, Handle weight, bool norm_before_gate, Handle u,
-                              Handle squares) {
-        const View in("x", x);
-        const int64_t rows = in.shaped({-1, -1}).size(0), width = in.size(1);
-        GatedSquaresArgs args{};
-        args.x = real_rows(in, {rows, width});
-        args.z = real_rows(View("z", z), {rows, width});
-        args.weight = real_rows(View("weight", weight), {width});
-        args.u = real_rows(View("u", u), {rows, width});
-        args.squares = View("squares", squares).shaped({rows, 1}).of({Element::f32}).rows();
-        args.rows = rows;
-        args.width = width;
-        args.norm_before_gate = norm_before_gate;
-        launch(kernels().gated_squares, args);
-    }, nb::arg("x"), nb::arg("z"), nb::arg("weight"), nb::arg("norm_before_gate"), nb::arg("u"),
-       nb::arg("squares"));
-
-    m.def("scaled_rows", [](Handle x, Handle factor, Handle y) {
-        const View in("x", x);
-        const int64_t rows = in.shaped({-1, -1}).size(0), width = in.size(1);
-        ScaledRowsArgs args{};
-        args.x = real_rows(in, {rows, width});
-        args.factor = View("factor", factor).shaped({rows, 1}).of({Element::f32}).rows();
-        args.y = real_rows(View("y", y), {rows, width});
-        args.rows = rows;
-        args.width = width;
-        launch(kernels().scaled_rows, args);
-    }, nb::arg("x"), nb::arg("factor"), nb::arg("y"));
-}
-
 void check_group_size(int64_t size) {
     if (size != 32 && size != 64 && size != 128) {
         throw std::invalid_argument("group_size: 32, 64 or 128");
@@ -299,8 +209,6 @@ void bind_kernels(nb::module_& m) {
     bind_conv(m);
     bind_selective_scan(m);
     bind_ssd(m);
-    bind_norms(m);
-    bind_gated_squares(m);
     bind_linear(m);
 }
 

@@ -84,9 +84,19 @@ struct GatedSquaresArgs {
     bool norm_before_gate;
 };
 
+// `message` [rows, width + columns]: partial, then zeros but for squares / divisor from column `own`
+// on: in float32 as it is, in 16 bits as a rounded part and a remainder. `squares` is [rows, 1].
+struct WithScalarArgs {
+    Rows partial, squares, message;
+    int64_t rows, width, columns, own;
+    float divisor;
+};
+
+// y = x / sqrt(sum of the row's `mean_squares` [rows, parts], from left to right, + eps).
 struct ScaledRowsArgs {
-    Rows x, factor, y;  // factor [rows, 1]
-    int64_t rows, width;
+    Rows x, mean_squares, y;
+    int64_t rows, width, parts;
+    float eps;
 };
 
 // Largest group of inputs that share a scale of int8 weights; sizes divide it.
@@ -120,6 +130,7 @@ struct Kernels {
     void (*rms_norm)(const NormArgs&);
     void (*gated_rms_norm)(const GatedNormArgs&);
     void (*gated_squares)(const GatedSquaresArgs&);
+    void (*with_scalar)(const WithScalarArgs&);
     void (*scaled_rows)(const ScaledRowsArgs&);
     void (*linear)(const LinearArgs&);
     // Weights in panels: `weight` and `scales` have one row per panel. Null where a level has none.

@@ -104,15 +104,43 @@ inline void gated_squares(const GatedSquaresArgs& a) {
     });
 }
 
+// The columns after a partial sum: 16 bits would round the scalar, so a remainder follows it.
+inline void put_scalar(const WithScalarArgs& a, int64_t t, float scalar) {
+    std::memset(at(a.message, t, a.width), 0, a.columns * element_size(a.message.dtype));
+    void* own = at(a.message, t, a.width + a.own);
+    if (a.message.dtype == DType::f32) {
+        std::memcpy(own, &scalar, sizeof scalar);
+        return;
+    }
+    bf16 rounded[kLanes], remainder[kLanes];
+    store(rounded, splat(scalar));
+    store(remainder, splat(scalar) - load(rounded));
+    const bf16 parts[2] = {rounded[0], remainder[0]};
+    std::memcpy(own, parts, sizeof parts);
+}
+
+inline void with_scalar(const WithScalarArgs& a) {
+    const int64_t bytes = a.width * element_size(a.partial.dtype);
+    parallel(a.rows, 1 + (1 << 15) / a.width, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+            float squares;
+            std::memcpy(&squares, at(a.squares, t), sizeof squares);
+            std::memcpy(at(a.message, t), at(a.partial, t), bytes);
+            put_scalar(a, t, squares / a.divisor);
+        }
+    });
+}
+
 inline void scaled_rows(const ScaledRowsArgs& a) {
     parallel(a.rows, 1 + (1 << 15) / a.width, [&](int64_t begin, int64_t end) {
-        const int64_t padded = round_up(a.width, kLanes);
+        const int64_t padded = round_up(larger(a.width, a.parts), kLanes);
         float* row = static_cast<float*>(scratch(Scratch::range, padded * sizeof(float)));
         for (int64_t t = begin; t < end; ++t) {
-            float factor;
-            std::memcpy(&factor, at(a.factor, t), sizeof factor);
+            load_row(row, at(a.mean_squares, t), a.mean_squares.dtype, a.parts);
+            float mean_square = 0.0f;
+            for (int64_t i = 0; i < a.parts; ++i) mean_square += row[i];
             load_row(row, at(a.x, t), a.x.dtype, a.width);
-            scale(row, a.width, factor);
+            scale(row, a.width, 1.0f / __builtin_sqrtf(mean_square + a.eps));
             store_row(at(a.y, t), a.y.dtype, row, a.width);
         }
     });

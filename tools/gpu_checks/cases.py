@@ -20,6 +20,7 @@ from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.ops.scaled_rows import scaled_rows
 from sidewinder.ops.selective_scan import selective_scan
 from sidewinder.ops.ssd_scan import ssd_scan
+from sidewinder.ops.with_scalar import with_scalar
 from sidewinder.state.batch import Sequences, pack
 
 PREFILL, DECODES = 8192, (1, 32)
@@ -67,6 +68,7 @@ def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
             yield ssd_case(context, config, name, seqs)
             yield gated_norm_case(context, config, name, n_tokens)
             yield gated_squares_case(context, config, name, n_tokens)
+            yield with_scalar_case(context, config, name, n_tokens)
             yield scaled_rows_case(context, config, name, n_tokens)
         else:
             yield scan_case(context, config, name, seqs)
@@ -205,16 +207,29 @@ def gated_squares_case(context: Context, config: ModelConfig, name: str, tokens:
     return Case("memory", f"gated_squares, {name}", make, moved)
 
 
-def scaled_rows_case(context: Context, config: ModelConfig, name: str, tokens: int) -> Case:
-    """A layer's delta, out of two ranks' messages, which have four columns more."""
+def with_scalar_case(context: Context, config: ModelConfig, name: str, tokens: int) -> Case:
+    """The first of two ranks' message, which has four columns more than its partial sum."""
     width = config.d_model
 
     def make() -> Callable[[], object]:
-        x = normal(context, tokens, width + 4)[:, :width]
-        factor = torch.rand(tokens, 1, device=context.device)
-        return lambda: scaled_rows(x, factor)
+        partial = normal(context, tokens, width)
+        squares = torch.rand(tokens, 1, device=context.device)
+        return lambda: with_scalar(partial, squares, config.d_inner, 0, 2)
 
-    return Case("memory", f"scaled_rows, {name}", make, 2 * tokens * width * context.dtype.itemsize)
+    moved = (2 * width + 4) * tokens * context.dtype.itemsize
+    return Case("memory", f"with_scalar, {name}", make, moved)
+
+
+def scaled_rows_case(context: Context, config: ModelConfig, name: str, tokens: int) -> Case:
+    """A layer's delta, out of the sum of two ranks' messages."""
+    width = config.d_model
+
+    def make() -> Callable[[], object]:
+        total = torch.rand(tokens, width + 4, device=context.device).to(context.dtype)
+        return lambda: scaled_rows(total[:, :width], total[:, width:], 1e-5)
+
+    moved = (2 * width + 4) * tokens * context.dtype.itemsize
+    return Case("memory", f"scaled_rows, {name}", make, moved)
 
 
 def attention_case(context: Context, config: ModelConfig) -> Case:

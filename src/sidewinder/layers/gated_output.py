@@ -23,7 +23,7 @@ from sidewinder.layers.weights import Weights
 from sidewinder.ops.gated_rms_norm import gated_rms_norm
 from sidewinder.ops.gated_squares import gated_squares
 from sidewinder.ops.scaled_rows import scaled_rows
-from sidewinder.parallel.group import TensorParallel
+from sidewinder.ops.with_scalar import with_scalar
 from sidewinder.sharding.dims import LocalDims, channel_shares
 from sidewinder.state.batch import Sequences
 
@@ -98,30 +98,41 @@ class OneGroupOutput:
     def __init__(self, config: ModelConfig, weight: Tensor, out_proj: RowParallelLinear) -> None:
         self.weight = weight.float()
         self.eps = config.norm_eps
-        self.d_inner = config.d_inner
+        self.d_inner, self.d_model = config.d_inner, config.d_model
         self.norm_before_gate = config.norm_before_gate
         self.out_proj = out_proj
 
     def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
-        return self.start(x, z, seqs).wait()
+        collectives = self.out_proj.collectives
+        if not collectives.is_exact(self.out_proj.name):
+            return self.start(x, z, seqs).wait()
+        partial, squares = self._partial(x, z)
+        return self._of_message(collectives.all_reduce(self._message(partial, squares)))
 
     def start(self, x: Tensor, z: Tensor, seqs: Sequences) -> Pending:
         """Both sums begun: together, or apart where the first is quantised and the second not."""
-        gated, squares = gated_squares(x, z, self.weight, self.norm_before_gate)
-        mean_square = squares / self.d_inner
-        partial = self.out_proj.partial(gated)
+        partial, squares = self._partial(x, z)
         collectives = self.out_proj.collectives
         if collectives.is_exact(self.out_proj.name):
-            message = with_scalar(partial, mean_square, collectives.tp)
-            return collectives.start_all_reduce(message).then(
-                lambda total: self._delta(*without_scalar(total, collectives.tp))
-            )
+            message = self._message(partial, squares)
+            return collectives.start_all_reduce(message).then(self._of_message)
         total = self.out_proj.start_sum(partial, seqs)
-        summed = collectives.start_all_reduce(mean_square)
+        summed = collectives.start_all_reduce(squares / self.d_inner)
         return Pending(lambda: self._delta(total.wait(), summed.wait()), total.advance)
 
-    def _delta(self, total: Tensor, mean_square: Tensor) -> Tensor:
-        return self.out_proj.add_bias(scaled_rows(total, torch.rsqrt(mean_square + self.eps)))
+    def _partial(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        gated, squares = gated_squares(x, z, self.weight, self.norm_before_gate)
+        return self.out_proj.partial(gated), squares
+
+    def _message(self, partial: Tensor, squares: Tensor) -> Tensor:
+        tp = self.out_proj.collectives.tp
+        return with_scalar(partial, squares, self.d_inner, tp.rank, tp.size)
+
+    def _of_message(self, total: Tensor) -> Tensor:
+        return self._delta(total[:, : self.d_model], total[:, self.d_model :])
+
+    def _delta(self, total: Tensor, mean_squares: Tensor) -> Tensor:
+        return self.out_proj.add_bias(scaled_rows(total, mean_squares, self.eps))
 
 
 class CutGroupsOutput:
@@ -166,25 +177,3 @@ def _gate(x: Tensor, z: Tensor, weight: Tensor, norm_before_gate: bool) -> tuple
     x, gate = x.float(), F.silu(z.float())
     gated = x * gate
     return (x if norm_before_gate else gated), gated * weight
-
-
-def with_scalar(partial: Tensor, scalar: Tensor, tp: TensorParallel) -> Tensor:
-    """One message of `partial` `[T, d]` and a float32 `scalar` `[T, 1]`, to be summed over ranks.
-
-    A 16-bit message would round the scalar, and a wrong scalar spoils the whole row. So each rank
-    sends it as a rounded part and a remainder, in two columns of its own where others send zero:
-    the parts arrive exactly, and are summed in float32 in rank order.
-    """
-    if partial.dtype == torch.float32:
-        return torch.cat([partial, scalar], dim=1)
-    rounded = scalar.to(partial.dtype)
-    parts = partial.new_zeros(partial.shape[0], 2 * tp.size)
-    parts[:, 2 * tp.rank] = rounded[:, 0]
-    parts[:, 2 * tp.rank + 1] = (scalar - rounded.float())[:, 0]
-    return torch.cat([partial, parts], dim=1)
-
-
-def without_scalar(total: Tensor, tp: TensorParallel) -> tuple[Tensor, Tensor]:
-    """The two sums of what `with_scalar` packed."""
-    columns = 1 if total.dtype == torch.float32 else 2 * tp.size
-    return total[:, :-columns], total[:, -columns:].float().sum(1, keepdim=True)

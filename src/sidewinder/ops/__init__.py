@@ -16,6 +16,7 @@ from sidewinder.ops import (
     scaled_rows,
     selective_scan,
     ssd_scan,
+    with_scalar,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "scaled_rows",
     "selective_scan",
     "ssd_scan",
+    "with_scalar",
 ]

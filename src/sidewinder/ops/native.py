@@ -29,6 +29,9 @@ from sidewinder.ops.selective_scan import chunked as torch_selective_scan
 from sidewinder.ops.selective_scan import selective_scan as selective_scan_operator
 from sidewinder.ops.ssd_scan import chunked as torch_ssd_scan
 from sidewinder.ops.ssd_scan import ssd_scan as ssd_scan_operator
+from sidewinder.ops.with_scalar import reference as torch_with_scalar
+from sidewinder.ops.with_scalar import with_scalar as with_scalar_operator
+from sidewinder.ops.with_scalar.reference import scalar_columns
 from sidewinder.ops.workspace import empty
 from sidewinder.packing import PackedWeight
 from sidewinder.quantise import Int8Weight
@@ -174,12 +177,23 @@ def gated_squares(
     return u, squares
 
 
-def scaled_rows(x: Tensor, factor: Tensor) -> Tensor:
+def with_scalar(partial: Tensor, squares: Tensor, divisor: float, rank: int, ranks: int) -> Tensor:
+    """As `reference.with_scalar`; float16, which our kernels lack, by torch."""
+    if not partial.is_cpu or partial.dtype == torch.float16:
+        return torch_with_scalar.with_scalar(partial, squares, divisor, rank, ranks)
+    rows, width = partial.shape
+    columns = scalar_columns(partial.dtype, ranks)
+    message = empty((rows, width + columns), partial.dtype)
+    _native.with_scalar(partial, squares, divisor, rank, ranks, message)
+    return message
+
+
+def scaled_rows(x: Tensor, mean_squares: Tensor, eps: float) -> Tensor:
     """As `reference.scaled_rows`."""
     if not x.is_cpu:
-        return torch_scaled_rows.scaled_rows(x, factor)
+        return torch_scaled_rows.scaled_rows(x, mean_squares, eps)
     y = empty(x.shape, x.dtype)
-    _native.scaled_rows(x, factor, y)
+    _native.scaled_rows(x, mean_squares, eps, y)
     return y
 
 
@@ -231,6 +245,7 @@ def _register() -> None:
     norm_operator.register("native", rms_norm)
     gated_norm_operator.register("native", gated_rms_norm)
     gated_squares_operator.register("native", gated_squares)
+    with_scalar_operator.register("native", with_scalar)
     scaled_rows_operator.register("native", scaled_rows)
     linear_operator.register("native", linear)
 

@@ -184,14 +184,12 @@ class Counter:
 
     def norm_over_ranks(self) -> Iterator[Work]:
         """What a norm over all ranks costs around `out_proj`'s sum (`layers/gated_output.py`):
-        torch's operators on one number a row, the message of both, and the scale."""
+        the message of both sums, or the mean of the squares that travel apart, and the scale."""
         layers, width = self.config.n_layers, self.config.d_model
         if self.apart:
-            small = 3  # mean, plus eps, root
+            yield Work("mean of squares", "memory", layers, 8.0 * self.step.tokens)
         else:
             yield self.rows("squares join the sum", layers, 2 * width)
-            small = 4 if self.item == 4 else 11  # 16 bits: sent in two parts, a rank's own columns
-        yield Work("squares", "memory", small * layers, 8.0 * self.step.tokens)
         yield self.rows("scale", layers, 2 * width)
 
     def block(self, attention: AttentionConfig) -> Iterator[Work]:

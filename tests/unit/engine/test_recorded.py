@@ -25,15 +25,16 @@ STACKS = ("mamba", "falcon_mamba", "mamba2")
 STEPS = ([0, 3, 1], [2], [1, 0, 2], [3], [3, 1, 2], [0])
 """Slots of each step; batches of three and of one are recorded once and repeated twice."""
 SLOTS = 5
-WITHOUT_BIAS = {"falcon_mamba": {"use_bias": False}}
+CHANGES = {"falcon_mamba": {"use_bias": False}, "mamba2, one group": {"n_groups": 1}}
+"""Published models have no bias there; torch adds it, which is not repeated."""
 
 
 class Rank:
     """A model with two pools: of steps that may be repeated, and of plain ones."""
 
     def __init__(self, family, collectives, dtype=torch.float32):
-        # Published models have no bias there; torch adds it, which is not repeated.
-        config, tp = tiny_config(family, **WITHOUT_BIAS.get(family, {})), collectives.tp
+        config = tiny_config(family.split(",")[0], **CHANGES.get(family, {}))
+        tp = collectives.tp
         self.counter = CallCounter()
         counted = CountedCollectives(collectives, self.counter)
         self.model = build_model(config, tp, random_shard(config, tp, dtype), counted)
@@ -80,11 +81,12 @@ def test_repeated_steps_are_plain_steps(family, dtype):
     assert sorted(rank.recorded._steps) == [1, 3]
 
 
-@pytest.mark.parametrize("family", ["mamba", "falcon_mamba"])
-def test_sums_over_shared_memory_are_repeated_too(family):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+@pytest.mark.parametrize("family", [*STACKS, "mamba2, one group"])
+def test_sums_over_shared_memory_are_repeated_too(family, dtype):
     @torch.inference_mode()
     def run(collectives):
-        rank = Rank(family, collectives)
+        rank = Rank(family, collectives, dtype)
         assert all(rank.check_all())
         return rank.recorded.refused, sorted(rank.recorded._steps)
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from sidewinder.layers.gated_output import gated_output, with_scalar, without_scalar
+from sidewinder.layers.gated_output import gated_output
 from sidewinder.layers.weights import Weights
 from sidewinder.ops.gated_rms_norm.reference import gated_rms_norm
+from sidewinder.ops.with_scalar import with_scalar
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import pack
 from sidewinder.testing import assert_close, run_ranks, tiny_config
@@ -53,8 +54,9 @@ def test_a_scalar_travels_in_a_narrow_message_without_losing_precision(dtype):
     partial, scalar = torch.randn(3, 5, 8).to(dtype), torch.rand(3, 5, 1) * 7
 
     def rank(tp, collectives):
-        message = with_scalar(partial[tp.rank], scalar[tp.rank], tp)
-        return without_scalar(collectives.all_reduce(message), tp)
+        message = with_scalar(partial[tp.rank], scalar[tp.rank], 1.0, tp.rank, tp.size)
+        total = collectives.all_reduce(message)
+        return total[:, :8], total[:, 8:].float().sum(1, keepdim=True)
 
     for total, summed in run_ranks(3, rank):
         assert total.dtype == dtype

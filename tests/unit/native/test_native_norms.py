@@ -1,7 +1,8 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_cases import DTYPES, LEVELS, TOLERANCE, kernels_of
+from native_cases import DTYPES, LEVELS, TOLERANCE, _native, kernels_of
 from ops_cases import make_case
 
 from sidewinder.ops import native
@@ -9,6 +10,7 @@ from sidewinder.ops.gated_rms_norm import reference as gated_reference
 from sidewinder.ops.gated_squares import reference as squares_reference
 from sidewinder.ops.rms_norm import reference
 from sidewinder.ops.scaled_rows import reference as scaled_reference
+from sidewinder.ops.with_scalar import reference as message_reference
 from sidewinder.testing import assert_close
 
 
@@ -72,10 +74,58 @@ def test_gated_squares_are_the_reference(level, dtype, tokens, width, norm_befor
 @LEVELS
 @DTYPES
 @settings(max_examples=15)
-@given(st.integers(1, 5), st.integers(1, 140), st.integers(0, 99))
-def test_scaled_rows_are_the_reference(level, dtype, tokens, width, seed):
+@given(st.integers(1, 5), st.integers(1, 140), st.integers(1, 9), st.data())
+def test_a_message_with_a_scalar_is_the_reference(level, dtype, tokens, width, ranks, data):
+    rank, seed = data.draw(st.integers(0, ranks - 1)), data.draw(st.integers(0, 99))
     case = make_case([tokens], seed)
-    x, factor = case.strided(tokens, width, dtype=dtype), case.randn(tokens, 1)
+    partial = case.strided(tokens, width, dtype=dtype)
+    squares = case.strided(tokens, 1).exp2() * 10.0 ** data.draw(st.integers(-40, 36))
+    arguments = (partial, squares, 2560, rank, ranks)
     with kernels_of(level):
-        result = native.scaled_rows(x, factor)
-    assert torch.equal(result, scaled_reference.scaled_rows(x, factor))
+        result = native.with_scalar(*arguments)
+    assert torch.equal(result, message_reference.with_scalar(*arguments))
+
+
+@LEVELS
+@DTYPES
+@settings(max_examples=30)
+@given(
+    st.integers(1, 5), st.integers(1, 140), st.integers(1, 150), st.booleans(), st.integers(0, 99)
+)
+def test_scaled_rows_are_the_reference(level, dtype, tokens, width, parts, apart, seed):
+    case = make_case([tokens], seed)
+    x = case.strided(tokens, width, dtype=dtype)
+    mean_squares = case.strided(tokens, parts, dtype=torch.float32 if apart else dtype).abs()
+    if not apart:
+        message = torch.cat([x, mean_squares], dim=1)
+        x, mean_squares = message.split([width, parts], dim=1)
+    with kernels_of(level):
+        result = native.scaled_rows(x, mean_squares, 1e-5)
+    assert result.is_contiguous()
+    assert torch.equal(result, scaled_reference.scaled_rows(x, mean_squares, 1e-5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"squares": torch.ones(3, 2)}, r"squares has shape \[ 3 2 \], not \[ 3 1 \]"),
+        ({"squares": torch.ones(3, 1, dtype=torch.bfloat16)}, "squares is bfloat16"),
+        ({"rank": 2}, "rank is not one of the ranks"),
+        ({"rank": -1}, "rank is not one of the ranks"),
+        ({"ranks": 3}, r"message has shape \[ 3 9 \], not \[ 3 11 \]"),
+        ({"message": torch.ones(3, 9)}, "message is float32, not bfloat16"),
+    ],
+    ids=["squares", "their dtype", "rank", "rank below", "columns", "dtype"],
+)
+def test_messages_that_do_not_fit_are_errors(changes, message):
+    arguments = {
+        "partial": torch.ones(3, 5, dtype=torch.bfloat16),
+        "squares": torch.ones(3, 1),
+        "divisor": 5.0,
+        "rank": 1,
+        "ranks": 2,
+        "message": torch.ones(3, 9, dtype=torch.bfloat16),
+    }
+    _native.with_scalar(**arguments)
+    with pytest.raises(ValueError, match=message):
+        _native.with_scalar(**arguments | changes)

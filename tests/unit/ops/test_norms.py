@@ -10,6 +10,7 @@ from sidewinder.ops.gated_squares import reference as squares_reference
 from sidewinder.ops.gated_squares import vectorized as squares_vectorized
 from sidewinder.ops.rms_norm import reference, rms_norm, vectorized
 from sidewinder.ops.scaled_rows import reference as scaled_reference
+from sidewinder.ops.with_scalar import reference as message_reference
 from sidewinder.testing import assert_close
 
 SIZES = (st.integers(1, 5), st.integers(1, 50), st.integers(0, 99))
@@ -87,5 +88,27 @@ def test_gated_squares_and_their_scale_are_the_norm_of_one_group(norm_before_gat
     x, z, weight = case.randn(5, 24), case.randn(5, 24), case.randn(24)
     expected = gated_reference.gated_rms_norm(x, z, weight, 1e-5, 24, norm_before_gate)
     u, squares = squares_reference.gated_squares(x, z, weight, norm_before_gate)
-    result = scaled_reference.scaled_rows(u, torch.rsqrt(squares / 24 + 1e-5))
+    result = scaled_reference.scaled_rows(u, squares / 24, 1e-5)
     assert_close("y", expected, result, 1e-6)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_summed_messages_are_the_sum_and_its_scale(dtype, ranks):
+    """Columns of each rank's own, zero in others' messages, so that only partials are rounded."""
+    case = make_case([5], seed=ranks)
+    partials = [case.strided(5, 7, dtype=dtype) for _ in range(ranks)]
+    squares = [case.randn(5, 1).square() * 9 for _ in range(ranks)]
+    messages = [
+        message_reference.with_scalar(partial, square, 24, rank, ranks)
+        for rank, (partial, square) in enumerate(zip(partials, squares, strict=True))
+    ]
+    total = torch.stack(messages).float().sum(0)
+    columns = message_reference.scalar_columns(dtype, ranks)
+    assert {each.shape for each in messages} == {(5, 7 + columns)}
+    if dtype != torch.float32:
+        assert torch.equal(total[:, 7:], total[:, 7:].to(dtype).float()), "no part is rounded"
+        assert sum((each[:, 7:] != 0).sum() for each in messages) <= 5 * columns
+    root = (sum(square.double() for square in squares) / 24 + 1e-5).sqrt()
+    result = scaled_reference.scaled_rows(total[:, :7], total[:, 7:], 1e-5)
+    assert_close("y", sum(each.double() for each in partials) / root, result, 1e-5)

@@ -22,6 +22,7 @@ from sidewinder.ops.scaled_rows.triton import scaled_rows
 from sidewinder.ops.selective_scan.triton import selective_scan
 from sidewinder.ops.ssd_scan.triton import ssd_scan
 from sidewinder.ops.tuning import candidate
+from sidewinder.ops.with_scalar.triton import with_scalar
 from sidewinder.state.batch import pack
 
 Case = tuple[Callable[[], None], list[int]]
@@ -81,7 +82,9 @@ def norms(dtype: torch.dtype) -> None:
         x, weight = _rows(5120, dtype), torch.empty(5120, dtype=dtype)
         gated_rms_norm(x, x, weight, 1e-5, 5120, norm_before_gate)
         gated_squares(x, x, torch.empty(5120), norm_before_gate)
-    scaled_rows(_rows(2564, dtype)[:, :2560], torch.empty(T, 1))
+    message = with_scalar(_rows(2560, dtype), torch.empty(T, 1), 5120, 1, 2)
+    scaled_rows(message[:, :2560], message[:, 2560:], 1e-5)
+    scaled_rows(_rows(2560, dtype), torch.empty(T, 1), 1e-5)
 
 
 def codecs(dtype: torch.dtype) -> None:
@@ -136,7 +139,8 @@ def sizes_of_one(dtype: torch.dtype) -> None:
     rms_norm(one, None, 1e-5, one)
     gated_rms_norm(one, one, vector, 1e-5, 1)
     gated_squares(one, one, vector)
-    scaled_rows(one, torch.empty(10, 1))
+    with_scalar(one, torch.empty(10, 1), 1, 0, 1)
+    scaled_rows(one, torch.empty(10, 1), 1.0)
     for codec in (CODECS["int6"], CODECS["int8"]):
         message = encode(one[:1], codec, 1)
         reduce(message, codec)

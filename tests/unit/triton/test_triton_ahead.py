@@ -18,6 +18,7 @@ KERNELS = {
     "rms_norm": ["normalise"],
     "gated_rms_norm": ["normalise"],
     "gated_squares": ["gate"],
+    "with_scalar": ["join"],
     "scaled_rows": ["scale"],
     "codec": ["encode", "reduce", "decode", "decode_normalise"],
     "paged_attention": ["attend_split", "join_splits"],

@@ -52,7 +52,9 @@ def test_a_cpu_tensor_goes_to_triton_only_where_it_is_named_and_interpreted(oper
 
 
 def test_every_operator_has_one():
-    assert {"selective_scan", "gated_squares", "scaled_rows"} <= set(dispatch.available())
+    assert {"selective_scan", "gated_squares", "with_scalar", "scaled_rows"} <= set(
+        dispatch.available()
+    )
     assert all("triton" in backends for backends in dispatch.available().values())
 
 

@@ -12,6 +12,8 @@ from sidewinder.ops.gated_squares import triton as squares_triton
 from sidewinder.ops.rms_norm import reference, triton
 from sidewinder.ops.scaled_rows import reference as scaled_reference
 from sidewinder.ops.scaled_rows import triton as scaled_triton
+from sidewinder.ops.with_scalar import reference as message_reference
+from sidewinder.ops.with_scalar import triton as message_triton
 from sidewinder.testing import assert_close
 
 
@@ -80,15 +82,46 @@ def test_gated_squares_are_the_reference(dtype, width, norm_before_gate):
 @pytest.mark.parametrize("width", [1, 77, 1500, 2048], ids=lambda n: f"{n} columns")
 def test_scaled_rows_are_the_reference(dtype, width):
     case = make_case([3], seed=width)
-    arguments = {"x": case.strided(3, width, dtype=dtype), "factor": case.strided(3, 1)}
-    result = on_device(scaled_triton.scaled_rows, **arguments)
-    assert result.dtype == dtype
-    assert torch.equal(scaled_reference.scaled_rows(**arguments), result)
+    for parts, kind in ((1, torch.float32), (4, dtype), (37, dtype)):
+        arguments = {
+            "x": case.strided(3, width, dtype=dtype),
+            "mean_squares": case.strided(3, parts, dtype=kind).abs(),
+            "eps": 1e-5,
+        }
+        result = on_device(scaled_triton.scaled_rows, **arguments)
+        assert result.dtype == dtype
+        assert torch.equal(scaled_reference.scaled_rows(**arguments), result), parts
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("width", [1, 77, 1022, 1023, 2048], ids=lambda n: f"{n} columns")
+def test_a_message_with_a_scalar_is_the_reference(dtype, width):
+    case = make_case([3], seed=width)
+    for rank, ranks in ((0, 1), (0, 2), (1, 2), (2, 5)):
+        arguments = {
+            "partial": case.strided(3, width, dtype=dtype),
+            "squares": case.strided(3, 1).abs() * 1000,
+            "divisor": 2560,
+            "rank": rank,
+            "ranks": ranks,
+        }
+        result = on_device(message_triton.with_scalar, **arguments)
+        assert result.dtype == dtype
+        assert torch.equal(message_reference.with_scalar(**arguments), result), (rank, ranks)
+
+
+def test_partial_sums_are_copied_bit_for_bit():
+    """Subnormal and not finite values too."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(64, 1024)
+    partial, squares = here(bits).view(torch.bfloat16), here(torch.ones(64, 1))
+    message = message_triton.with_scalar(partial, squares, 1.0, 0, 2)
+    assert torch.equal(message[:, :1024].contiguous().view(torch.int16).cpu(), bits)
 
 
 def test_a_few_columns_are_one_program_and_many_several():
     for width, programs in ((77, 1), (1024, 1), (1025, 2), (2560, 3)):
-        x, factor = here(torch.ones(2, width)), here(torch.ones(2, 1))
+        x, one = here(torch.ones(2, width)), here(torch.ones(2, 1))
         with launching.recording() as launches:
-            scaled_triton.scaled_rows(x, factor)
-        assert [launch.grid for launch in launches] == [(2, programs)]
+            scaled_triton.scaled_rows(x, one, 1e-5)
+            message_triton.with_scalar(x[:, 1:], one, 1.0, 0, 2)
+        assert [launch.grid for launch in launches] == [(2, programs)] * 2

@@ -29,13 +29,16 @@ OPERATORS = {
     ("scan",): ["selective_scan", "ssd_scan"],
     ("dt_proj and scan",): ["projected_scan"],
     ("gated norm",): ["gated_rms_norm", "gated_squares"],
+    ("squares join the sum",): ["with_scalar"],
     ("scale",): ["scaled_rows"],
     ("attention", "attention's splits"): ["paged_attention"],
 }
 """Work by name, and the operators whose kernels it stands for; matrix products apart."""
 
 AFTER_FORWARD = {"lm_head", "sampling"}
-END = {"gated norm", "out_proj", "out_proj bias", "squares join the sum", "squares", "scale"}
+END = {
+    "gated norm", "out_proj", "out_proj bias", "squares join the sum", "mean of squares", "scale",
+}  # fmt: skip
 """Of a Mamba-2 layer: from the gate on."""
 
 

@@ -1,4 +1,4 @@
-"""Rows times a factor each."""
+"""Rows over the root of their mean square, which several ranks have summed."""
 
 from sidewinder.ops.dispatch import Operator
 from sidewinder.ops.scaled_rows import reference
@@ -9,4 +9,4 @@ scaled_rows = Operator(
     torch=reference.scaled_rows,
     triton="sidewinder.ops.scaled_rows.triton:scaled_rows",
 )
-"""Each row times its own factor."""
+"""Each row over the root of its own mean square."""

@@ -1,14 +1,15 @@
-"""Triton kernel of rows times a factor each; `triton.py` launches it."""
+"""Triton kernel of rows over the root of their mean square; `triton.py` launches it."""
 
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import begin, put
+from sidewinder.ops.triton_math import begin, exact, put
 
 
 @triton.jit
 def scale(
-    x, x_row, factor, factor_row, y, width, BLOCK: tl.constexpr, EARLY: tl.constexpr,
+    x, x_row, mean_squares, mean_squares_row, y, width, eps,
+    PARTS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """`BLOCK` elements of one row. Floor: bytes, those of x and y."""
     begin(EARLY)
@@ -16,5 +17,7 @@ def scale(
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     used = c < width
     value = tl.load(x + row * x_row + c, mask=used, other=0.0).to(tl.float32)
-    value *= tl.load(factor + row * factor_row)
-    put(y + row * width + c, value, used)
+    mean_square = 0.0
+    for part in tl.static_range(PARTS):
+        mean_square += exact(tl.load(mean_squares + row * mean_squares_row + part))
+    put(y + row * width + c, value * tl.div_rn(1.0, tl.sqrt_rn(mean_square + eps)), used)

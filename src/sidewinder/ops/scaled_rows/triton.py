@@ -1,4 +1,4 @@
-"""Rows times a factor each in Triton: one program per row and block of columns."""
+"""Rows over the root of their mean square in Triton: one program per row and block of columns."""
 
 import torch
 from torch import Tensor
@@ -11,16 +11,18 @@ MOST_COLUMNS = 1024
 """Of a program: a single row is spread over several multiprocessors."""
 
 
-def scaled_rows(x: Tensor, factor: Tensor) -> Tensor:
+def scaled_rows(x: Tensor, mean_squares: Tensor, eps: float) -> Tensor:
     """As `reference.scaled_rows`."""
     rows, width = x.shape
+    parts = mean_squares.shape[1]
     assert x.stride(1) == 1, "rows are contiguous"
+    assert parts == 1 or mean_squares.stride(1) == 1, "parts of a row are contiguous"
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     block = power_of_two(width, most=MOST_COLUMNS)
     launch(
         kernels.scale,
         (rows, blocks(width, block)),
-        x, x.stride(0), factor, factor.stride(0), y, width, BLOCK=block,
-        num_warps=row_warps(block), **early(),
+        x, x.stride(0), mean_squares, mean_squares.stride(0), y, width, eps,
+        PARTS=parts, BLOCK=block, num_warps=row_warps(block), **early(),
     )  # fmt: skip
     return y
