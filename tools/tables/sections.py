@@ -133,7 +133,7 @@ def _recorded() -> Section:
 
 def _scaling(family: str) -> Section:
     shape, target = FAMILIES[family]
-    one_core = "machine, one core"
+    one_core, engines = "machine, one core", "two engines, a core each"
     batches = [
         Case(
             f"batch {batch}, 512 + 64 tokens",
@@ -144,6 +144,7 @@ def _scaling(family: str) -> Section:
                 *(rate(name, TOTAL) for name in (ONE, RANKS, TWO)),
                 ratio("tp=2 over one core", (RANKS, TOTAL), (ONE, TOTAL), target),
                 ratio("tp=2 over two threads", (RANKS, TOTAL), (TWO, TOTAL), 0.95),
+                ratio(f"{engines}, over one", (engines, TOTAL), (ONE, TOTAL)),
             ),
             rounds=3,
             budget_s=budget,
@@ -159,6 +160,7 @@ def _scaling(family: str) -> Section:
         (
             *(rate(name, PREFILL) for name in (ONE, RANKS, TWO)),
             ratio("tp=2 over one core", (RANKS, PREFILL), (ONE, PREFILL), 1.9),
+            ratio(f"{engines}, over one", (engines, PREFILL), (ONE, PREFILL)),
         ),
         budget_s=50,
     )
@@ -184,13 +186,16 @@ def _scaling(family: str) -> Section:
     )
     entrants = (ours(ONE, cores="0"), ours(RANKS), ours(TWO))
     machines = (machine(cores=("0", "1")), machine(one_core, ("0",)))
+    # What the cores allow: they share memory, caches and the host.
+    apart = Entrant(engines, "sidewinder", ("--tp", "1", "--threads", "1"), ("0", "1"))
     return Section(
         f"scaling-{family}",
         f"Two ranks against one core: {family}",
         f"bf16, {shape}'s width; {SCALING_LAYERS} layers, all of them at batch 1. `tp=2` has a "
-        "core for each rank.",
+        "core for each rank. Two engines, each with a core and the whole load, show what cores that "
+        "share their memory allow.",
         (
-            Group(shape, entrants, (*batches, prefill), SCALING_LAYERS),
+            Group(shape, (*entrants, apart), (*batches, prefill), SCALING_LAYERS),
             Group(shape, (*entrants, *machines), (decode,)),
         ),
     )
