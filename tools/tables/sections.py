@@ -192,8 +192,8 @@ def _scaling(family: str) -> Section:
         f"scaling-{family}",
         f"Two ranks against one core: {family}",
         f"bf16, {shape}'s width; {SCALING_LAYERS} layers, all of them at batch 1. `tp=2` has a "
-        "core for each rank. Two engines, each with a core and the whole load, show what cores that "
-        "share their memory allow.",
+        "core for each rank. Two engines, each with a core and the whole load, show what cores "
+        "that share their memory allow.",
         (
             Group(shape, (*entrants, apart), (*batches, prefill), SCALING_LAYERS),
             Group(shape, (*entrants, *machines), (decode,)),
