@@ -29,7 +29,7 @@ from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.cores import prepare_for_steps
-from sidewinder.parallel.devices import DTYPES
+from sidewinder.parallel.devices import DTYPES, torch_device
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sampling.params import TokenLogprobs
 from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
@@ -63,7 +63,7 @@ def build_runner(
     """
     use_thresholds(collectives, engine.thresholds)
     collectives = quantised(collectives, policy_for(engine, model), model)
-    device, dtype = _torch_device(engine.device), DTYPES[engine.dtype]
+    device, dtype = torch_device(engine.device), DTYPES[engine.dtype]
     weights = load_weights(engine, model, tp, dtype, device)
     weight_bytes = sum(tensor.nbytes for tensor in weights.values())
     counter = CallCounter()
@@ -124,12 +124,6 @@ def build_runner(
     prepare_for_steps(model)
     recorded = recorded_steps(engine.cuda_graphs, built, pool, counter)
     return Runner(built, pool, store, report, counter, answers, graphs, recorded)
-
-
-def _torch_device(name: str) -> torch.device:
-    if name == "cuda":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device(name)
 
 
 class Runner:

@@ -67,3 +67,10 @@ def resolve_dtype(name: str, checkpoint: str, device: torch.device) -> torch.dty
 @functools.cache
 def _say_float16_becomes_bfloat16() -> None:
     warnings.warn("float16 on the CPU: computing in bfloat16 instead", stacklevel=3)
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of that name; "cuda" is this process's current GPU."""
+    if name == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(name)
