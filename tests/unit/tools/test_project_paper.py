@@ -37,7 +37,9 @@ def test_the_committed_comparison_is_what_its_results_give():
         "shared memory", "", report["link"]["gb_per_s"] * 1e9, report["link"]["exchange_us"] / 1e6
     )
     rows = compare(report["results"], link, fit(*fitted_results(report["results"]), link))
-    assert fit(*fitted_results(report["results"]), link).skew_s == report["fitted"]["skew_s"]
+    skew_s = fit(*fitted_results(report["results"]), link).skew_s
+    # All but the last digit: Python 3.12 adds floats with more care than 3.11.
+    assert skew_s == pytest.approx(report["fitted"]["skew_s"], rel=1e-14)
     for now, then in zip(rows, report["rows"], strict=True):
         for name in ("ttft", "tpot"):
             assert now[name]["projected_s"] == pytest.approx(then[name]["projected_s"], rel=1e-3)
