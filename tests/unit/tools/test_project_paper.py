@@ -1,6 +1,7 @@
 """The projected tables in docs/projection.md are those that the code gives."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def test_the_committed_comparison_is_what_its_results_give():
     )
     rows = compare(report["results"], link, fit(*fitted_results(report["results"]), link))
     skew_s = fit(*fitted_results(report["results"]), link).skew_s
-    # All but the last digit: Python 3.12 adds floats with more care than 3.11.
-    assert skew_s == pytest.approx(report["fitted"]["skew_s"], rel=1e-14)
+    # Python 3.12 adds floats with more care than 3.11, so the last bit may differ, and no other.
+    assert abs(skew_s - report["fitted"]["skew_s"]) <= math.ulp(skew_s)
     for now, then in zip(rows, report["rows"], strict=True):
         for name in ("ttft", "tpot"):
             assert now[name]["projected_s"] == pytest.approx(then[name]["projected_s"], rel=1e-3)
