@@ -102,12 +102,13 @@ def main() -> int:
     report = _header(args.dry_run)
     output = args.output or _default_output(args.dry_run)
     os.environ.setdefault("SIDEWINDER_TUNING", str(output.with_suffix(".tuning.json").resolve()))
-    deadline = time.monotonic() + TOTAL_S
+    deadline = time.monotonic() + args.total
     names = args.sections.split(",") if args.sections else list(SECTIONS)
+    scale = min(1.0, (args.total - GRACE_S) / sum(SECTIONS[name][1] for name in names))
     for index, name in enumerate(names):
-        later = sum(SECTIONS[other][1] for other in names[index + 1 :])
+        later = scale * sum(SECTIONS[other][1] for other in names[index + 1 :])
         left = deadline - time.monotonic() - GRACE_S
-        budget = min(max(SECTIONS[name][1], left - later), left)
+        budget = min(max(scale * SECTIONS[name][1], left - later), left)
         report["sections"][name] = _section(name, args.dry_run, budget)
         report["calibration"] = report["sections"].get("kernels", {}).get("calibration", {})
         report["verdicts"] = [] if args.dry_run else verdicts(report["sections"])
@@ -184,6 +185,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--sections", help=f"comma-separated, of {', '.join(SECTIONS)}")
+    parser.add_argument("--total", type=float, default=TOTAL_S, help="seconds for all sections")
     parser.add_argument("--output", type=Path, help="where the result goes")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     parser.add_argument("--budget", type=float, default=60.0, help=argparse.SUPPRESS)

@@ -12,7 +12,7 @@ import triton_cases
 KERNELS = {
     "causal_conv1d": ["prefill", "update"],
     "selective_scan": ["chunk_ends", "pass_states", "finish", "update"],
-    "ssd_scan": ["steps", "chunk_states", "pass_states", "outputs", "update"],
+    "ssd_scan": ["steps", "chunk_states", "pass_states", "scores", "outputs", "update"],
     "linear": ["row_product"],
     "projected_scan": ["update"],
     "rms_norm": ["normalise"],

@@ -11,9 +11,9 @@ def prefill(
     x, x_row, weight, bias, state, state_slot, state_row, cu_seqlens, slots, fresh, y,
     channels, first, n_seqs,
     TAPS: tl.constexpr, ACTIVATION: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_T: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_T tokens of one sequence, BLOCK_C channels; sequences from `first` on.
+    """BLOCK_T tokens of one sequence, ROWS at a time, BLOCK_C channels; sequences from `first` on.
 
     The program of a sequence's first tokens reads the slot and then writes it, so that no other
     program can see what is half written. BLOCK_T is at least TAPS - 1.
@@ -31,23 +31,27 @@ def prefill(
     kept = below_if(c, channels, tl.load(fresh + seq) == 0)  # where the slot counts
     inputs = x + start.to(tl.int64) * x_row + c
 
-    t = chunk * BLOCK_T + tl.arange(0, BLOCK_T)
-    total = tl.zeros([BLOCK_T, BLOCK_C], dtype=tl.float32)
-    for k in tl.static_range(TAPS):
-        source = t - (TAPS - 1) + k
-        inside = (source >= 0) & (source < length)
-        at = inputs[None, :] + source.to(tl.int64)[:, None] * x_row
-        value = tl.load(at, mask=inside[:, None] & used[None, :], other=0.0).to(tl.float32)
-        at = stored[None, :] + (TAPS - 1 + source)[:, None] * state_row
-        value += tl.load(at, mask=(source < 0)[:, None] & kept[None, :], other=0.0).to(tl.float32)
-        tap = tl.load(weight + k * channels + c, mask=used, other=0.0).to(tl.float32)
-        total += tap[None, :] * value
-    if bias is not None:
-        total += tl.load(bias + c, mask=used, other=0.0).to(tl.float32)[None, :]
-    if ACTIVATION:
-        total = silu(total)
-    at = y + (start + t).to(tl.int64)[:, None] * channels + c[None, :]
-    put(at, total, (t < length)[:, None] & used[None, :])
+    top = chunk * BLOCK_T
+    for base in range(top, tl.minimum(top + BLOCK_T, length), ROWS):
+        t = base + tl.arange(0, ROWS)
+        total = tl.zeros([ROWS, BLOCK_C], dtype=tl.float32)
+        for k in tl.static_range(TAPS):
+            source = t - (TAPS - 1) + k
+            inside = (source >= 0) & (source < length)
+            at = inputs[None, :] + source.to(tl.int64)[:, None] * x_row
+            value = tl.load(at, mask=inside[:, None] & used[None, :], other=0.0).to(tl.float32)
+            if base < TAPS - 1:
+                older = stored[None, :] + (TAPS - 1 + source)[:, None] * state_row
+                before = (source < 0)[:, None] & kept[None, :]
+                value += tl.load(older, mask=before, other=0.0).to(tl.float32)
+            tap = tl.load(weight + k * channels + c, mask=used, other=0.0).to(tl.float32)
+            total += tap[None, :] * value
+        if bias is not None:
+            total += tl.load(bias + c, mask=used, other=0.0).to(tl.float32)[None, :]
+        if ACTIVATION:
+            total = silu(total)
+        at = y + (start + t).to(tl.int64)[:, None] * channels + c[None, :]
+        put(at, total, (t < length)[:, None] & used[None, :])
 
     if chunk == 0:
         tl.debug_barrier()  # every thread has read the slot

@@ -9,15 +9,19 @@ from sidewinder.ops.launching import blocks, chunks_bound, early, launch, power_
 from sidewinder.state.batch import Sequences
 
 PREFILL: tuple[tuning.Config, ...] = tuple(
-    {"block_t": block_t, "block_c": block_c, "num_warps": warps}
-    for block_t, block_c, warps in [
-        (16, 128, 4),
-        (32, 64, 4),
-        (32, 128, 4),
-        (64, 64, 4),
-        (8, 256, 4),
+    {"block_t": block_t, "rows": rows, "block_c": block_c, "num_warps": warps}
+    for block_t, rows, block_c, warps in [
+        (64, 16, 128, 4),
+        (64, 8, 128, 4),
+        (128, 16, 128, 4),
+        (32, 8, 256, 4),
+        (64, 8, 256, 4),
+        (64, 8, 128, 2),
+        (16, 16, 128, 4),
+        (64, 16, 64, 4),
     ]
 )
+"""Longer blocks wait less often for a place in the batch; fewer rows at a time take fewer registers."""
 UPDATE: tuple[tuning.Config, ...] = tuple(
     {"block_c": block_c, "num_warps": warps}
     for block_c, warps in [(256, 2), (128, 1), (128, 4), (512, 4), (1024, 8)]
@@ -86,11 +90,12 @@ def _prefill(
 ) -> None:
     taps, channels = weight.shape
     block_t = power_of_two(taps - 1, least=config["block_t"])
+    rows = min(config["rows"], block_t)
     launch(
         kernels.prefill,
         (chunks_bound(seqs, block_t), blocks(channels, config["block_c"])),
         x, x.stride(0), weight, bias, state, *state.stride()[:2], seqs.cu_seqlens, seqs.slots,
         seqs.fresh.view(torch.uint8), y, channels, seqs.n_decodes, seqs.n_seqs,
-        TAPS=taps, ACTIVATION=activation, BLOCK_T=block_t, BLOCK_C=config["block_c"],
+        TAPS=taps, ACTIVATION=activation, BLOCK_T=block_t, ROWS=rows, BLOCK_C=config["block_c"],
         BLOCK_S=power_of_two(seqs.n_seqs - seqs.n_decodes), num_warps=config["num_warps"],
     )  # fmt: skip

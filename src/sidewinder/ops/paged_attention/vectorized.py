@@ -12,8 +12,10 @@ def paged_attention(
     counts = torch.arange(read.shape[1], device=read.device) < lengths[:, None]
     # Beyond the length: the first token's place, which holds something finite.
     places = torch.where(counts, read, read[:, :1])
+    # A column slice may start anywhere; torch's kernels for GPUs want rows that are aligned.
+    queries = q.clone(memory_format=torch.contiguous_format)
     attended = F.scaled_dot_product_attention(
-        q[:, :, None],
+        queries[:, :, None],
         k[places].transpose(1, 2),
         v[places].transpose(1, 2),
         attn_mask=counts[:, None, None],

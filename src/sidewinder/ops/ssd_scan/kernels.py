@@ -5,13 +5,15 @@ nearly all work is matrix products. With c the running sum of Δ A from a chunk'
 1. `steps`: Δ and c, `[T, H]` float32;
 2. `chunk_states`: what a chunk adds to the state, `B^T (exp(c_end - c) Δ x)`;
 3. `pass_states`: over a sequence's chunks in order: the state each starts from, the slot's last;
-4. `outputs`: `(C B^T ∘ exp(c_t - c_s) Δ_s) x + exp(c) C h + D x`, 64 rows at a time.
+4. `scores`: `C B^T` of each group, once for all of its heads;
+5. `outputs`: `(C B^T ∘ exp(c_t - c_s) Δ_s) x + exp(c) C h + D x`, 64 rows at a time.
 Only exponentials of differences `c_t - c_s ≤ 0` are formed. Products of 16-bit models take 16-bit
 operands with float32 sums; float32 models take float32 ones without rounding (no TF32).
 
-Floors, for T tokens, H heads of P channels, N states, itemsize b, chunks of Q tokens. FLOPs:
-`2 T H P (2 N + Q / 2)`, and `T H Q N` for the scores. Bytes: `2 b T H P`, and for the states of
-chunks `H N P (8 + 2 b) / Q` a token.
+Floors, for T tokens, G groups of H heads in all, P channels a head, N states, itemsize b, chunks of
+Q tokens. FLOPs: `2 T H P (2 N + Q / 2)`, and `T G Q N` for the scores. Bytes: `2 b T H P`; for the
+states of chunks `H N P (8 + 2 b) / Q` a token; and, out of the second-level cache, `2 H Q` a token
+for the scores, which every head reads.
 """
 
 import triton
@@ -112,19 +114,59 @@ def pass_states(
     kept = below_if(i, size, tl.load(fresh + seq) == 0)
     h = tl.load(slot_at, mask=kept, other=0.0).to(tl.float32)
     at = (number * heads + head) * size + i
+    new = tl.load(added + at, mask=used, other=0.0)
     for base in range(begin, stop, CHUNK):
-        put(starts + at, h, used)
+        # The next chunk's are asked for before this one's are stored; the last one's come twice.
+        next_at = at + tl.where(base + CHUNK < stop, heads * size, 0)
+        next_new = tl.load(added + next_at, mask=used, other=0.0)
         last = tl.minimum(base + CHUNK, stop) - 1
         decay = tl.exp(tl.load(sums + last.to(tl.int64) * heads + head))
-        h = decay * h + tl.load(added + at, mask=used, other=0.0)
-        at += heads * size
+        put(starts + at, h, used)
+        h = decay * h + new
+        at, new = next_at, next_new
     put(slot_at, h, used)
 
 
 @triton.jit(do_not_specialize=["first", "n_seqs"])
+def scores(
+    B, B_row, C, C_row, cu_seqlens, products, groups, states, first, n_seqs,
+    DOT: tl.constexpr, CHUNK: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """A tile of one group's `C B^T` within a chunk: `products` `[chunks, G, CHUNK, CHUNK]` float32.
+
+    Tiles above the diagonal are left out: nothing there is seen.
+    """
+    row_blocks: tl.constexpr = CHUNK // BLOCK_T
+    number, group, column = tl.program_id(0) // row_blocks, tl.program_id(1), tl.program_id(2)
+    row = tl.program_id(0) % row_blocks
+    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S)
+    if seq >= n_seqs:
+        return
+    begin, stop = tl.load(cu_seqlens + seq) + chunk * CHUNK, tl.load(cu_seqlens + seq + 1)
+    if (column > row) | (begin + row * BLOCK_T >= stop):
+        return
+    i, n = row * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_N)
+    j = column * BLOCK_T + tl.arange(0, BLOCK_T)
+    t, s = begin + i, begin + j
+    C_at = C + group * states + t.to(tl.int64)[:, None] * C_row
+    B_at = B + group * states + s.to(tl.int64)[None, :] * B_row
+    total = tl.zeros([BLOCK_T, BLOCK_T], dtype=tl.float32)
+    for base in range(0, states, BLOCK_N):
+        k = base + n
+        used = (t < stop)[:, None] & (k < states)[None, :]
+        C_t = tl.load(C_at + k[None, :], mask=used, other=0.0)
+        used = (s < stop)[None, :] & (k < states)[:, None]
+        B_s = tl.load(B_at + k[:, None], mask=used, other=0.0)
+        total += product(C_t, B_s, DOT)
+    at = products + (number.to(tl.int64) * groups + group) * CHUNK * CHUNK
+    tl.store(at + i[:, None] * CHUNK + j[None, :], total)
+
+
+@triton.jit(do_not_specialize=["first", "n_seqs"])
 def outputs(
-    x, x_row, B, B_row, C, C_row, D, head_group, cu_seqlens, deltas, sums, starts, y,
-    heads, width, states, first, n_seqs,
+    x, x_row, C, C_row, D, head_group, cu_seqlens, deltas, sums, products, starts, y,
+    heads, groups, width, states, first, n_seqs,
     DOT: tl.constexpr, CHUNK: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
@@ -144,7 +186,9 @@ def outputs(
     some_t, some_p, row = t < end, p < width, t.to(tl.int64)
     group = tl.load(head_group + head)
     sum_t = tl.load(sums + row * heads + head, mask=some_t, other=0.0)
-    C_at, B_at = C + group * states + row[:, None] * C_row, B + group * states
+    C_at = C + group * states + row[:, None] * C_row
+    product_at = products + (number.to(tl.int64) * groups + group) * CHUNK * CHUNK
+    product_at += (t - begin)[:, None] * CHUNK
     start_at = starts + (number.to(tl.int64) * heads + head) * states * width
 
     total = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.float32)
@@ -159,21 +203,14 @@ def outputs(
     for base in range(begin, tl.minimum(top + BLOCK_T, end), BLOCK_T):
         s = base + tl.arange(0, BLOCK_T)
         some_s, row_s = s < end, s.to(tl.int64)
-        scores = tl.zeros([BLOCK_T, BLOCK_T], dtype=tl.float32)
-        for n_base in range(0, states, BLOCK_N):
-            i = n_base + n
-            used = some_t[:, None] & (i < states)[None, :]
-            C_t = tl.load(C_at + i[None, :], mask=used, other=0.0)
-            used = some_s[None, :] & (i < states)[:, None]
-            B_s = tl.load(B_at + row_s[None, :] * B_row + i[:, None], mask=used, other=0.0)
-            scores += product(C_t, B_s, DOT)
+        scores_ts = tl.load(product_at + (s - begin)[None, :])
         at = row_s * heads + head
         delta = tl.load(deltas + at, mask=some_s, other=0.0)
         sum_s = tl.load(sums + at, mask=some_s, other=0.0)
         seen = (t[:, None] >= s[None, :]) & some_t[:, None] & some_s[None, :]
         # Other differences are positive, and could overflow.
         between = tl.where(seen, sum_t[:, None] - sum_s[None, :], 0.0)
-        weights = tl.where(seen, scores * tl.exp(between) * delta[None, :], 0.0)
+        weights = tl.where(seen, scores_ts * tl.exp(between) * delta[None, :], 0.0)
         at = x + row_s[:, None] * x_row + head * width + p[None, :]
         x_s = tl.load(at, mask=some_s[:, None] & some_p[None, :], other=0.0)
         total += product(weights, x_s, DOT)

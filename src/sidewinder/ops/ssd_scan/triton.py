@@ -146,11 +146,19 @@ def _prefill(a: _Arguments, config: tuning.Config) -> None:
         *_rows(a.state), seqs.cu_seqlens, seqs.slots, a.fresh, sums, added, starts,
         heads, states * width, first, BLOCK=PASS_BLOCK, **fixed,
     )  # fmt: skip
+    groups, row_blocks = a.B.shape[1], chunk // config["block_t"]
+    products = torch.empty(n_chunks, groups, chunk, chunk, dtype=torch.float32, device=device)
+    launch(
+        kernels.scores,
+        (n_chunks * row_blocks, groups, row_blocks),
+        *_rows(a.B), *_rows(a.C), seqs.cu_seqlens, products, groups, states, first, seqs.n_seqs,
+        **{name: tile[name] for name in tile if name != "BLOCK_P"},
+    )  # fmt: skip
     launch(
         kernels.outputs,
-        (n_chunks * (chunk // config["block_t"]), heads, p_blocks),
-        *_rows(a.x), *_rows(a.B), *_rows(a.C), a.D, a.head_group, seqs.cu_seqlens, deltas, sums,
-        starts, a.y, heads, width, states, first, seqs.n_seqs, **tile,
+        (n_chunks * row_blocks, heads, p_blocks),
+        *_rows(a.x), *_rows(a.C), a.D, a.head_group, seqs.cu_seqlens, deltas, sums, products,
+        starts, a.y, heads, groups, width, states, first, seqs.n_seqs, **tile,
     )  # fmt: skip
 
 
