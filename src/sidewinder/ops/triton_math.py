@@ -14,7 +14,11 @@ numbers for others, and cannot multiply matrices of it."""
 @triton.jit
 def begin(EARLY: tl.constexpr):
     """What a kernel that was launched with `launching.early()` does before it touches anything that
-    others write: lets the next one's programs start, and waits for the kernels before it."""
+    others write: lets the next one's programs start, and waits for the kernels before it.
+
+    Before it come weights, slots, and the states of slots, which only the last step has written: a
+    step's first kernels are torch's, which wait for everything and let nothing start early.
+    """
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()

@@ -74,29 +74,29 @@ def update(
 
     Floor: bytes, `n * C * (2 * (TAPS - 1) + 2) * itemsize`.
     """
-    begin(EARLY)
     seq = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     used = c < channels
     stored = state + tl.load(slots + seq) * state_slot + c
     kept = below_if(c, channels, tl.load(fresh + seq) == 0)  # where the slot counts
-    newest = tl.load(x + seq.to(tl.int64) * x_row + c, mask=used, other=0.0).to(tl.float32)
     total = tl.zeros([BLOCK_C], dtype=tl.float32)
-    for k in tl.static_range(TAPS):
-        value = newest
-        if k < TAPS - 1:
-            at = stored + k * state_row
-            value = tl.load(at, mask=kept, other=0.0).to(tl.float32)
-            if k > 0:
-                put(at - state_row, value, used)
+    for k in tl.static_range(TAPS - 1):
+        at = stored + k * state_row
+        value = tl.load(at, mask=kept, other=0.0).to(tl.float32)
+        if k > 0:
+            put(at - state_row, value, used)
         tap = tl.load(weight + k * channels + c, mask=used, other=0.0).to(tl.float32)
         total += tap * value
-    if TAPS > 1:
-        at = stored + (TAPS - 2) * state_row
-        put(at, newest, used)
+    last_tap = tl.load(weight + (TAPS - 1) * channels + c, mask=used, other=0.0).to(tl.float32)
+    added = tl.zeros([BLOCK_C], dtype=tl.float32)
     if bias is not None:
-        total += tl.load(bias + c, mask=used, other=0.0).to(tl.float32)
+        added = tl.load(bias + c, mask=used, other=0.0).to(tl.float32)
+    begin(EARLY)
+    newest = tl.load(x + seq.to(tl.int64) * x_row + c, mask=used, other=0.0).to(tl.float32)
+    if TAPS > 1:
+        put(stored + (TAPS - 2) * state_row, newest, used)
+    total += last_tap * newest
+    total += added
     if ACTIVATION:
         total = silu(total)
-    at = y + seq.to(tl.int64) * channels + c
-    put(at, total, used)
+    put(y + seq.to(tl.int64) * channels + c, total, used)

@@ -12,17 +12,18 @@ def normalise(
     NORM_BEFORE_GATE: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One group of one row. Floor: bytes, those of x, z and y."""
-    begin(EARLY)
     row = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, BLOCK)
     used = i < group_size
     c = tl.program_id(1) * group_size + i
+    scale = tl.load(weight + c, mask=used, other=0.0).to(tl.float32)
+    begin(EARLY)
     value = tl.load(x + row * x_row + c, mask=used, other=0.0).to(tl.float32)
     gate = silu(tl.load(z + row * z_row + c, mask=used, other=0.0).to(tl.float32))
     if not NORM_BEFORE_GATE:
         value *= gate
     value *= 1.0 / tl.sqrt(tl.sum(value * value, 0) / group_size + eps)
-    value *= tl.load(weight + c, mask=used, other=0.0).to(tl.float32)
+    value *= scale
     if NORM_BEFORE_GATE:
         value *= gate
     put(y + row * width + c, value, used)

@@ -35,24 +35,24 @@ def update(
     some_d = d < channels
     at = weight + d.to(tl.int64)[:, None] * weight_row + r[None, :]
     w = tl.load(at, mask=some_d[:, None] & (r < RANK)[None, :], other=0.0)
+    slot, kept = tl.load(slots + seq), tl.load(fresh + seq) == 0
+    h = load_slot(state, slot, state_slot, state_row, n, d, channels, kept, STATES)
+    rates = load_rates(A, A_row, n, d, channels, STATES)
+    bias = tl.zeros([BLOCK_D], dtype=tl.float32)
+    if dt_bias is not None:
+        bias = tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
+    skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
     begin(EARLY)
     row = seq.to(tl.int64)
     low_at = low + row * low_row
     dt = load_normed(low_at, r, RANK, eps, NORMED)
     B_t = load_normed(low_at + RANK, n, STATES, eps, NORMED)
     C_t = load_normed(low_at + RANK + STATES, n, STATES, eps, NORMED)
-    step = tl.sum(w.to(tl.float32) * dt[None, :], 1)
-    step = rounded(step, x.dtype.element_ty).to(tl.float32)
-    if dt_bias is not None:
-        step += tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
-    delta = softplus(step)
-    slot, kept = tl.load(slots + seq), tl.load(fresh + seq) == 0
-    h = load_slot(state, slot, state_slot, state_row, n, d, channels, kept, STATES)
-    rates = load_rates(A, A_row, n, d, channels, STATES)
     x_t = tl.load(x + row * x_row + d, mask=some_d, other=0.0).to(tl.float32)
+    step = tl.sum(w.to(tl.float32) * dt[None, :], 1)
+    delta = softplus(rounded(step, x.dtype.element_ty).to(tl.float32) + bias)
     h = exp2(delta[None, :] * rates) * h + B_t[:, None] * (delta * x_t)[None, :]
-    out = tl.sum(C_t[:, None] * h, 0)
-    out += tl.load(D + d, mask=some_d, other=0.0).to(tl.float32) * x_t
+    out = tl.sum(C_t[:, None] * h, 0) + skip * x_t
     if z is not None:
         out *= silu(tl.load(z + row * z_row + d, mask=some_d, other=0.0).to(tl.float32))
     put(y + row * channels + d, out, some_d)

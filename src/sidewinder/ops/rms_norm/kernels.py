@@ -15,10 +15,13 @@ def normalise(
 
     Floor: bytes, those of x, y, and with a residual of it and the sum.
     """
-    begin(EARLY)
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)
     used = c < width
+    scale = tl.full([BLOCK], 1.0, dtype=tl.float32)
+    if weight is not None:
+        scale = tl.load(weight + c, mask=used, other=0.0).to(tl.float32)
+    begin(EARLY)
     value = tl.load(x + row * x_row + c, mask=used, other=0.0)
     if residual is not None:
         added = tl.load(residual + row * residual_row + c, mask=used, other=0.0)
@@ -28,6 +31,5 @@ def normalise(
         tl.store(total + row * width + c, value, mask=used)
     value = value.to(tl.float32)
     value *= 1.0 / tl.sqrt(tl.sum(value * value, 0) / width + eps)
-    if weight is not None:
-        value *= tl.load(weight + c, mask=used, other=0.0).to(tl.float32)
+    value *= scale
     put(y + row * width + c, value, used)

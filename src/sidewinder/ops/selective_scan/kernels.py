@@ -218,24 +218,25 @@ def update(
 
     Floor: bytes, `n * D * (2 N * state's itemsize + 4 b)`, and A once.
     """
-    begin(EARLY)
     seq = tl.program_id(0)
-    row = seq.to(tl.int64)
     n, d = tl.arange(0, BLOCK_N), channels_of(tl.program_id(1), BLOCK_D, EACH)
     some_d = d < channels
     slot, kept = tl.load(slots + seq), tl.load(fresh + seq) == 0
     h = load_slot(state, slot, state_slot, state_row, n, d, channels, kept, STATES)
     rates = load_rates(A, A_row, n, d, channels, STATES)
+    bias = tl.zeros([BLOCK_D], dtype=tl.float32)
+    if dt_bias is not None:
+        bias = tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
+    skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
+    begin(EARLY)
+    row = seq.to(tl.int64)
     x_t = tl.load(x + row * x_row + d, mask=some_d, other=0.0).to(tl.float32)
     step = tl.load(dt + row * dt_row + d, mask=some_d, other=0.0).to(tl.float32)
-    if dt_bias is not None:
-        step += tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
     B_t = load_states(B + row * B_row + n, n, STATES, BLOCK_N).to(tl.float32)
     C_t = load_states(C + row * C_row + n, n, STATES, BLOCK_N).to(tl.float32)
-    delta = softplus(step)
+    delta = softplus(step + bias)
     h = exp2(delta[None, :] * rates) * h + B_t[:, None] * (delta * x_t)[None, :]
-    out = tl.sum(C_t[:, None] * h, 0)
-    out += tl.load(D + d, mask=some_d, other=0.0).to(tl.float32) * x_t
+    out = tl.sum(C_t[:, None] * h, 0) + skip * x_t
     if z is not None:
         out *= silu(tl.load(z + row * z_row + d, mask=some_d, other=0.0).to(tl.float32))
     put(y + row * channels + d, out, some_d)

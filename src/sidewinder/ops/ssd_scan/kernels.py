@@ -233,25 +233,24 @@ def update(
 
     Floor: bytes, `n * H * P * (2 N * state's itemsize + 2 b)`.
     """
-    begin(EARLY)
     seq, head = tl.program_id(0), tl.program_id(1)
-    row = seq.to(tl.int64)
     n, p = tl.arange(0, BLOCK_N), tl.program_id(2) * BLOCK_P + tl.arange(0, BLOCK_P)
     some_n, some_p = n < states, p < width
     group = tl.load(head_group + head)
-    bias = tl.load(dt_bias + head).to(tl.float32)
+    bias, rate = tl.load(dt_bias + head).to(tl.float32), tl.load(A + head).to(tl.float32)
+    skip = tl.load(D + head).to(tl.float32)
+    slot_at = state + tl.load(slots + seq) * state_slot + head * states * width
+    slot_at += n[:, None] * width + p[None, :]
+    kept = some_n[:, None] & below_if(p, width, tl.load(fresh + seq) == 0)[None, :]
+    h = tl.load(slot_at, mask=kept, other=0.0).to(tl.float32)
+    begin(EARLY)
+    row = seq.to(tl.int64)
     delta = step_size(tl.load(dt + row * dt_row + head), bias, lowest, highest)
-    decay = tl.exp(delta * tl.load(A + head).to(tl.float32))
     at = x + row * x_row + head * width + p
     x_t = tl.load(at, mask=some_p, other=0.0).to(tl.float32)
     B_t = tl.load(B + row * B_row + group * states + n, mask=some_n, other=0.0).to(tl.float32)
     C_t = tl.load(C + row * C_row + group * states + n, mask=some_n, other=0.0).to(tl.float32)
-    at = state + tl.load(slots + seq) * state_slot + head * states * width
-    at += n[:, None] * width + p[None, :]
-    kept = some_n[:, None] & below_if(p, width, tl.load(fresh + seq) == 0)[None, :]
-    h = tl.load(at, mask=kept, other=0.0).to(tl.float32)
-    h = decay * h + B_t[:, None] * (delta * x_t)[None, :]
-    put(at, h, some_n[:, None] & some_p[None, :])
-    out = tl.sum(C_t[:, None] * h, 0) + tl.load(D + head).to(tl.float32) * x_t
-    at = y + (row * heads + head) * width + p
-    put(at, out, some_p)
+    h = tl.exp(delta * rate) * h + B_t[:, None] * (delta * x_t)[None, :]
+    put(slot_at, h, some_n[:, None] & some_p[None, :])
+    out = tl.sum(C_t[:, None] * h, 0) + skip * x_t
+    put(y + (row * heads + head) * width + p, out, some_p)
