@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from sidewinder.checkpoint.reader import load_shard
@@ -113,7 +114,20 @@ def random_tokens(config_vocab: int, lengths: list[int], seed: int = 0) -> list[
 
 @torch.no_grad()
 def oracle_logits(oracle: Any, sequences: list[list[int]]) -> list[Tensor]:
-    """The oracle's whole, uncached forward of each sequence alone."""
+    """The oracle's whole, uncached forward of each sequence alone.
+
+    Raises:
+        RuntimeError: for an oracle that is known to be wrong: Mamba-2 with several groups before
+            transformers 5.23 gave heads the wrong groups' B and C.
+    """
+    groups = getattr(oracle.config, "n_groups", 1)
+    if oracle.config.model_type == "mamba2" and groups > 1:
+        release = tuple(map(int, transformers.__version__.split(".")[:2]))
+        if release < (5, 23):
+            raise RuntimeError(
+                f"transformers {transformers.__version__} computes Mamba-2 with {groups} groups "
+                "wrongly: these tests need 5.23 or newer"
+            )
     return [
         oracle(torch.tensor([tokens], dtype=torch.int64), use_cache=False).logits[0]
         for tokens in sequences
