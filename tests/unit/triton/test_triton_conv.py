@@ -37,7 +37,9 @@ def test_conv_is_the_reference(dtype, lengths, channels, taps, biased, activatio
         "activation": activation,
     }
     expected = reference.causal_conv1d(**arguments, state=expected_state)
-    with overridden(conv_prefill={"block_t": 8, "rows": 4, "block_c": 16}, conv_update={"block_c": 32}):
+    with overridden(
+        conv_prefill={"block_t": 8, "rows": 4, "block_c": 16}, conv_update={"block_c": 32}
+    ):
         result = on_device(triton.causal_conv1d, **arguments, state=state)
     assert_close("y", expected, result, TOLERANCE[dtype])
     if taps > 1:

@@ -21,7 +21,7 @@ PREFILL: tuple[tuning.Config, ...] = tuple(
         (64, 16, 64, 4),
     ]
 )
-"""Longer blocks wait less often for a place in the batch; fewer rows at a time take fewer registers."""
+"""Longer blocks find their place less often; fewer rows at once take fewer registers."""
 UPDATE: tuple[tuning.Config, ...] = tuple(
     {"block_c": block_c, "num_warps": warps}
     for block_c, warps in [(256, 2), (128, 1), (128, 4), (512, 4), (1024, 8)]

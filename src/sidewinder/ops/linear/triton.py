@@ -22,13 +22,13 @@ CANDIDATES: tuple[tuning.Config, ...] = (
         {"block_o": block_o, "block_i": 256 * warps, "num_warps": warps}
         for block_o, warps in [(4, 2), (8, 2), (2, 4), (4, 4), (8, 1), (4, 1), (16, 1), (2, 2)]
     ),
-    # Few outputs, as of x_proj: many inputs at once, so that all that is read is asked for together.
+    # Few outputs, as of x_proj: many inputs at once, so that all is asked for together.
     {"block_o": 1, "block_i": 2048, "num_warps": 4},
     {"block_o": 2, "block_i": 2048, "num_warps": 4},
     {"block_o": 1, "block_i": 4096, "num_warps": 8},
 )
-"""The first is torch. A thread has eight inputs at a time (or twice that): one wide load of weights,
-and its own inputs need no exchange."""
+"""The first is torch. A thread has eight or sixteen inputs at a time: wide loads of weights, and
+its own inputs need no exchange."""
 
 
 def linear(x: Tensor, weight: "Weight", bias: Tensor | None = None) -> Tensor:
