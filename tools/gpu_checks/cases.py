@@ -131,7 +131,7 @@ def scan_case(context: Context, config: ModelConfig, name: str, seqs: Sequences)
         _, B, C = normal(context, tokens, config.dt_rank + 2 * n).split([config.dt_rank, n, n], 1)
         A = -torch.rand(n, width, device=context.device)
         ones = torch.ones(width, device=context.device)
-        state = torch.zeros(seqs.n_seqs, n, width, device=context.device)
+        state = torch.randn(seqs.n_seqs, n, width, device=context.device)
         return lambda: selective_scan(x, dt, A, B, C, ones, z, -ones, state, seqs)
 
     moved = (4 * width + 2 * n) * tokens * context.dtype.itemsize + 8 * seqs.n_seqs * n * width
@@ -150,7 +150,7 @@ def projected_case(context: Context, config: ModelConfig, name: str, seqs: Seque
         low, weight = normal(context, tokens, rank + 2 * n), normal(context, width, rank)
         A = -torch.rand(n, width, device=context.device)
         ones = torch.ones(width, device=context.device)
-        state = torch.zeros(seqs.n_seqs, n, width, device=context.device)
+        state = torch.randn(seqs.n_seqs, n, width, device=context.device)
         eps = config.mixer_norm_eps
         return lambda: projected_scan(x, low, weight, eps, A, ones, z, -ones, state, seqs)
 
@@ -167,7 +167,7 @@ def ssd_case(context: Context, config: ModelConfig, name: str, seqs: Sequences) 
         x = normal(context, tokens, width).view(tokens, heads, -1)
         dt, b_c = normal(context, tokens, heads), normal(context, tokens, 2, groups, n)
         ones = torch.ones(heads, device=context.device)
-        state = torch.zeros(seqs.n_seqs, heads, n, config.head_dim, device=context.device)
+        state = torch.randn(seqs.n_seqs, heads, n, config.head_dim, device=context.device)
         return lambda: ssd_scan(
             x, dt, -ones, b_c[:, 0], b_c[:, 1], ones, -ones, state, seqs, (0.0, float("inf")), group
         )
@@ -282,9 +282,9 @@ def codec_cases(context: Context) -> Iterator[Case]:
 
 
 def sequences(context: Context, tokens: int, n_seqs: int) -> Sequences:
-    """A packed batch of equal sequences in slots of their own."""
+    """A packed batch of equal sequences in slots of their own, which hold states to go on from."""
     each = [[0] * (tokens // n_seqs)] * n_seqs
-    return pack(each, list(range(n_seqs)), device=context.device).seqs
+    return pack(each, list(range(n_seqs)), [1] * n_seqs, device=context.device).seqs
 
 
 def normal(context: Context, *shape: int) -> Tensor:

@@ -57,14 +57,14 @@ def measured(context: Context, model: str, read: float) -> dict[str, Any]:
             if model != MODELS[0]:
                 break
         if context.has(12) and model in MODELS[:2]:
-            row["latency, kernels started early"] = early(context, folder)
+            row["latency, kernels that wait"] = waiting(context, folder)
             release()
     return row | floors(context, model, loads(context)["latency"], row, read)
 
 
-def early(context: Context, folder: str) -> dict[str, Any]:
-    """Latency with kernels that start while those before them end."""
-    os.environ[EARLY_VARIABLE] = "1"
+def waiting(context: Context, folder: str) -> dict[str, Any]:
+    """Latency without kernels that start while those before them end."""
+    os.environ[EARLY_VARIABLE] = "0"
     try:
         with engine(context, folder, "auto") as llm:
             return measure(llm, loads(context)["latency"], context.pick(2, 1))

@@ -6,10 +6,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
-from gpu_checks.cases import PREFILL
 from gpu_checks.context import MODELS, Context
-from gpu_checks.shards import decode_step, prepared
-from sidewinder.state.batch import pack
+from gpu_checks.shards import decode_step, prefill_batch, prepared
 
 STEPS = 5
 MOST_KERNELS = 25
@@ -19,7 +17,7 @@ MOST_KERNELS = 25
 def run(context: Context) -> dict[str, Any]:
     """A decode step at batch 1 and 32, and a prefill step, of one rank alone."""
     rows = []
-    for model in (MODELS[0], MODELS[1], MODELS[3]):
+    for model in MODELS:
         if not context.has(8):
             rows.append({"model": model, "skipped": "out of time"})
             continue
@@ -34,12 +32,11 @@ def run(context: Context) -> dict[str, Any]:
 def profiles(context: Context, model: str) -> list[dict[str, Any]]:
     """One row per kind of step."""
     built, pool = prepared(context, model, 1)
-    tokens = context.pick(PREFILL, 12)
-    batch = pack([[1] * tokens], [0], device=context.device)
+    batch = prefill_batch(context, built.config)
     steps: dict[str, Callable[[], object]] = {
         "decode 1": decode_step(context, built, pool, 1),
         "decode 32": decode_step(context, built, pool, context.pick(32, 3)),
-        f"prefill {tokens}": lambda: built.forward(batch, pool),
+        f"prefill {batch.seqs.n_tokens}": lambda: built.forward(batch, pool),
     }
     return [{"model": model, "step": name} | profile(context, run) for name, run in steps.items()]
 

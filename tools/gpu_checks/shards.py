@@ -9,8 +9,9 @@ from torch import Tensor
 from gpu_checks.cases import PREFILL
 from gpu_checks.context import MODELS, Context
 from sidewinder.checkpoint.random import random_shard
-from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.rank_order import sum_in_rank_order
+from sidewinder.config import ModelConfig
 from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.graphs import CudaRecorder, DecodeGraphs, EagerRecorder, Spare
 from sidewinder.engine.plan import Admission, SequenceStep
@@ -21,7 +22,7 @@ from sidewinder.sampling import SamplingParams
 from sidewinder.sampling.sampler import Sampler
 from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.sharding.dims import LocalDims
-from sidewinder.state.batch import pack
+from sidewinder.state.batch import PackedBatch, pack
 from sidewinder.state.pool import StatePool
 from sidewinder.state.spec import PAGE_SIZE
 
@@ -80,17 +81,20 @@ def run(context: Context) -> dict[str, Any]:
 def shard_times(context: Context, model: str, size: int) -> dict[str, Any]:
     """Seconds of one prefill step and of decode steps of rank 0."""
     built, pool = prepared(context, model, size)
-    config, result = built.config, dict[str, Any]()
-    hybrid = config.attention is not None
-    tokens = context.pick(PAGES_PER_SEQUENCE * PAGE_SIZE if hybrid else PREFILL, 12)
-    pages = [list(range(PAGES_PER_SEQUENCE))] if config.attention else None
-    batch = pack([[1] * tokens], [0], page_tables=pages, device=context.device)
-    result["prefill_tokens"] = tokens
+    batch = prefill_batch(context, built.config)
+    result: dict[str, Any] = {"prefill_tokens": batch.seqs.n_tokens}
     result["prefill_s"] = context.eager_seconds(lambda: built.forward(batch, pool), 5)
     for n in batch_sizes(context):
         step = decode_step(context, built, pool, n)
         result[f"decode_{n}_s"] = context.eager_seconds(step)
     return result
+
+
+def prefill_batch(context: Context, config: ModelConfig) -> PackedBatch:
+    """One long prompt, in the first slot and the first pages."""
+    tokens = context.pick(PREFILL, 12)
+    pages = [list(range(-(-tokens // PAGE_SIZE)))] if config.attention else None
+    return pack([[1] * tokens], [0], page_tables=pages, device=context.device)
 
 
 def batch_sizes(context: Context) -> tuple[int, int]:
@@ -103,7 +107,7 @@ def prepared(context: Context, model: str, size: int) -> tuple[Model, StatePool]
     config = context.config(model)
     tp = TensorParallel(0, size) if size > 1 else SINGLE
     weights = random_shard(config, tp, context.dtype, context.device)
-    built = build_model(config, tp, weights, LocalCost(tp))
+    built = build_model(config, tp, weights, LocalCost(tp) if size > 1 else SingleRank())
     slots = batch_sizes(context)[-1] + 1
     pool = StatePool(
         config, LocalDims.of(config, tp), slots, context.dtype, context.device,

@@ -25,10 +25,6 @@ def _end_to_end(sections: dict[str, Row]) -> list[Row]:
             _target(f"{model}: prefill of 8,192 tokens, percent of torch's GEMM rate on its shapes",
                     row.get("prefill_percent"), 60)
         )  # fmt: skip
-        started_early = _median(row.get("latency, kernels started early"), "tpot_s")
-        if started_early is not None and "decode_floor_s" in row:
-            percent = 100 * row["decode_floor_s"] / started_early
-            found.append(_target(f"{model}: the same, kernels started early", percent, 70))
         eager = theirs.get(model, {}).get("tpot_s")
         mine = _median(row.get("latency, graphs auto"), "tpot_s")
         ratio = None if eager is None or mine is None else eager / mine

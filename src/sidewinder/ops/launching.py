@@ -21,8 +21,8 @@ OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 """Keyword arguments of `launch` that are not the kernel's: how it is compiled."""
 
 EARLY_VARIABLE = "SIDEWINDER_EARLY_LAUNCH"
-"""Set to 1, it lets a decode step's kernels start while those before them end (Hopper and later).
-Off until a card has shown that it is right and faster."""
+"""On Hopper and later GPUs a decode step's kernels start while those before them end; 0 stops that.
+1 also lets launches that are recorded for compilation start so."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,12 @@ def early() -> dict[str, bool]:
 
 
 def _starts_early() -> bool:
-    if os.environ.get(EARLY_VARIABLE) != "1" or is_interpreting():
+    setting = os.environ.get(EARLY_VARIABLE)
+    if is_interpreting():
         return False
-    return _records is not None or _capability() >= 9
+    if _records is not None:  # for a GPU that is not here
+        return setting == "1"
+    return setting != "0" and _capability() >= 9
 
 
 @cache

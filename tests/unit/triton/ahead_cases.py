@@ -13,7 +13,7 @@ from sidewinder.ops.codec.triton import decode, decode_add, decode_rms_norm, enc
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
 from sidewinder.ops.gated_squares.triton import gated_squares
 from sidewinder.ops.launching import EARLY_VARIABLE
-from sidewinder.ops.linear.triton import CANDIDATES, linear
+from sidewinder.ops.linear.triton import TORCH, candidates, linear
 from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.projected_scan.triton import CANDIDATES as PROJECTED
 from sidewinder.ops.projected_scan.triton import projected_scan
@@ -104,9 +104,11 @@ def attention(dtype: torch.dtype) -> None:
 
 
 def row(dtype: torch.dtype) -> None:
-    for index in range(1, len(CANDIDATES)):
-        with candidate(index):
-            for outputs, inputs in ((10240, 2560), (192, 5120), (5120, 160)):
+    for outputs, inputs in ((10240, 2560), (192, 5120), (5120, 160)):
+        for index, config in enumerate(candidates(inputs)):
+            if config == TORCH:
+                continue
+            with candidate(index):
                 x, weight = torch.empty(1, inputs, dtype=dtype), torch.empty(outputs, inputs)
                 linear(x, weight.to(dtype), torch.empty(outputs, dtype=dtype))
 
@@ -115,8 +117,7 @@ def started_early(dtype: torch.dtype) -> None:
     """A decode step's kernels, each of which may start before the one before it has ended."""
     os.environ[EARLY_VARIABLE] = "1"
     try:
-        with candidate(1):
-            linear(torch.empty(1, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
+        linear(torch.empty(1, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
         conv(dtype)
         projected(dtype, None)
         scan(dtype)

@@ -40,14 +40,41 @@ def test_several_rows_and_other_weights_are_torchs():
     assert launches_of(x, weight) == 0
     assert launches_of(x[:1], quantise(weight)) == 0
     assert launches_of(x[:1].bfloat16(), weight.bfloat16()) == 1
-    assert torch.equal(triton.linear(x[:1], weight), x[:1] @ weight.T), "without a table: torch"
+
+
+def test_torchs_product_runs_where_it_is_chosen():
+    x, weight = torch.randn(1, 64), torch.randn(8, 64)
+    with overridden(row_product=triton.TORCH), launching.recording() as launches:
+        assert torch.equal(triton.linear(x, weight), x @ weight.T)
+    assert launches == []
+
+
+@pytest.mark.parametrize("inputs", [160, 2560, 8192])
+def test_the_default_suits_the_length_of_a_row(inputs):
+    sizes = triton.candidates(inputs)
+    others = [tuple(config.items()) for config in sizes]
+    assert triton.TORCH in sizes
+    assert len(set(others)) == len(others) <= 16
+    assert sizes[0]["block_i"] / 4 <= inputs * 2, "not mostly idle"
+    assert inputs / sizes[0]["block_i"] <= 3, "few waits"
 
 
 def test_early_starts_are_asked_for_where_they_can_be(monkeypatch):
+    monkeypatch.delenv(launching.EARLY_VARIABLE, raising=False)
+    monkeypatch.setattr(launching, "_capability", lambda: 9)
+    monkeypatch.setattr(launching, "is_interpreting", lambda: True)
     assert launching.early() == {"EARLY": False}
-    monkeypatch.setenv(launching.EARLY_VARIABLE, "1")
     monkeypatch.setattr(launching, "is_interpreting", lambda: False)
     for capability, expected in ((8, False), (9, True), (0, False)):
         monkeypatch.setattr(launching, "_capability", lambda capability=capability: capability)
         assert launching.early()["EARLY"] is expected
         assert launching.early().get("launch_pdl", False) is expected
+    monkeypatch.setattr(launching, "_capability", lambda: 9)
+    with launching.recording():
+        assert launching.early() == {"EARLY": False}, "recorded for whichever GPU"
+    monkeypatch.setenv(launching.EARLY_VARIABLE, "0")
+    assert launching.early() == {"EARLY": False}
+    monkeypatch.setenv(launching.EARLY_VARIABLE, "1")
+    monkeypatch.setattr(launching, "_capability", lambda: 0)
+    with launching.recording():
+        assert launching.early() == {"EARLY": True, "launch_pdl": True}

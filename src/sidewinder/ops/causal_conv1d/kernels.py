@@ -13,12 +13,15 @@ def prefill(
     TAPS: tl.constexpr, ACTIVATION: tl.constexpr,
     BLOCK_T: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_T tokens of one sequence, ROWS at a time, BLOCK_C channels; sequences from `first` on.
+    """BLOCK_T tokens of one sequence, BLOCK_C channels; sequences from `first` on.
+
+    The inputs of ROWS tokens are asked for together, and each is read once but for the overlap of
+    TAPS - 1 rows: a thread has the same channels of all of them.
 
     The program of a sequence's first tokens reads the slot and then writes it, so that no other
     program can see what is half written. BLOCK_T is at least TAPS - 1.
 
-    Floor: bytes, `2 * T * C * itemsize` (the overlap of TAPS - 1 rows stays in the caches).
+    Floor: bytes, `2 * T * C * itemsize` (the overlap stays in the caches).
     """
     seq, chunk = find_chunk(cu_seqlens, first, n_seqs, tl.program_id(0), BLOCK_T, BLOCK_S)
     if seq >= n_seqs:
@@ -29,29 +32,35 @@ def prefill(
     used = c < channels
     stored = state + tl.load(slots + seq) * state_slot + c
     kept = below_if(c, channels, tl.load(fresh + seq) == 0)  # where the slot counts
-    inputs = x + start.to(tl.int64) * x_row + c
+    inputs, outputs = x + start.to(tl.int64) * x_row + c, y + start.to(tl.int64) * channels + c
+    added = tl.zeros([BLOCK_C], dtype=tl.float32)
+    if bias is not None:
+        added = tl.load(bias + c, mask=used, other=0.0).to(tl.float32)
+    taps = ()
+    for k in tl.static_range(TAPS):
+        taps += (tl.load(weight + k * channels + c, mask=used, other=0.0).to(tl.float32),)
 
     top = chunk * BLOCK_T
     for base in range(top, tl.minimum(top + BLOCK_T, length), ROWS):
-        t = base + tl.arange(0, ROWS)
-        total = tl.zeros([ROWS, BLOCK_C], dtype=tl.float32)
-        for k in tl.static_range(TAPS):
-            source = t - (TAPS - 1) + k
-            inside = (source >= 0) & (source < length)
-            at = inputs[None, :] + source.to(tl.int64)[:, None] * x_row
-            value = tl.load(at, mask=inside[:, None] & used[None, :], other=0.0).to(tl.float32)
-            if base < TAPS - 1:
-                older = stored[None, :] + (TAPS - 1 + source)[:, None] * state_row
-                before = (source < 0)[:, None] & kept[None, :]
-                value += tl.load(older, mask=before, other=0.0).to(tl.float32)
-            tap = tl.load(weight + k * channels + c, mask=used, other=0.0).to(tl.float32)
-            total += tap[None, :] * value
-        if bias is not None:
-            total += tl.load(bias + c, mask=used, other=0.0).to(tl.float32)[None, :]
-        if ACTIVATION:
-            total = silu(total)
-        at = y + (start + t).to(tl.int64)[:, None] * channels + c[None, :]
-        put(at, total, (t < length)[:, None] & used[None, :])
+        rows = ()
+        for i in tl.static_range(ROWS + TAPS - 1):
+            t = base - (TAPS - 1) + i
+            inside = below_if(c, channels, (t >= 0) & (t < length))
+            row = tl.load(inputs + t.to(tl.int64) * x_row, mask=inside, other=0.0)
+            if i < TAPS - 1:
+                before = kept & below_if(c, channels, t < 0)
+                older = tl.load(stored + (TAPS - 1 + t) * state_row, mask=before, other=0.0)
+                row = tl.where(before, older.to(row.dtype), row)
+            rows += (row,)
+        for j in tl.static_range(ROWS):
+            total = tl.zeros([BLOCK_C], dtype=tl.float32)
+            for k in tl.static_range(TAPS):
+                total += taps[k] * rows[j + k].to(tl.float32)
+            total += added
+            if ACTIVATION:
+                total = silu(total)
+            t = base + j
+            put(outputs + t.to(tl.int64) * channels, total, below_if(c, channels, t < length))
 
     if chunk == 0:
         tl.debug_barrier()  # every thread has read the slot

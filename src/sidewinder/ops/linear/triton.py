@@ -1,6 +1,7 @@
-"""Linear map on GPUs: torch's matrix product; for one row a kernel in Triton where it is faster.
+"""Linear map on GPUs: torch's matrix product; for one row a kernel in Triton.
 
-Which is the faster is measured (`ops.tuning`); without a measurement torch's product runs.
+On an H100 it reads a decode step's matrices at 75 to 100 % of the bandwidth, torch's product at 60
+to 88 % (docs/kernels.md). Where `ops.tuning` has measured torch's to be the faster, that runs.
 """
 
 from typing import TYPE_CHECKING
@@ -16,19 +17,29 @@ if TYPE_CHECKING:
     from sidewinder.layers.weights import Weight
 
 TORCH: tuning.Config = {"block_o": 0}
-CANDIDATES: tuple[tuning.Config, ...] = (
-    TORCH,
+LONG: tuning.Config = {"block_o": 1, "block_i": 4096, "num_warps": 8}
+MIDDLE: tuning.Config = {"block_o": 2, "block_i": 1024, "num_warps": 4}
+SHORT: tuning.Config = {"block_o": 4, "block_i": 256, "num_warps": 1}
+"""For rows of so many inputs; torch where nothing is multiplied by Triton."""
+OTHERS: tuple[tuning.Config, ...] = (
     *(
         {"block_o": block_o, "block_i": 256 * warps, "num_warps": warps}
-        for block_o, warps in [(4, 2), (8, 2), (2, 4), (4, 4), (8, 1), (4, 1), (16, 1), (2, 2)]
+        for block_o, warps in [(4, 2), (8, 2), (4, 4), (8, 1), (16, 1), (2, 2)]
     ),
-    # Few outputs, as of x_proj: many inputs at once, so that all is asked for together.
     {"block_o": 1, "block_i": 2048, "num_warps": 4},
     {"block_o": 2, "block_i": 2048, "num_warps": 4},
-    {"block_o": 1, "block_i": 4096, "num_warps": 8},
 )
-"""The first is torch. A thread has eight or sixteen inputs at a time: wide loads of weights, and
-its own inputs need no exchange."""
+"""A thread has eight or sixteen inputs at a time: wide loads of weights, and its own inputs need no
+exchange."""
+
+
+def candidates(inputs: int) -> tuple[tuning.Config, ...]:
+    """For rows of so many inputs: the default first, which was the fastest on an H100 for most."""
+    if inputs <= 512:
+        return (SHORT, MIDDLE, LONG, TORCH, *OTHERS)
+    if inputs < 3072:
+        return (MIDDLE, LONG, SHORT, TORCH, *OTHERS)
+    return (LONG, MIDDLE, SHORT, TORCH, *OTHERS)
 
 
 def linear(x: Tensor, weight: "Weight", bias: Tensor | None = None) -> Tensor:
@@ -41,7 +52,7 @@ def linear(x: Tensor, weight: "Weight", bias: Tensor | None = None) -> Tensor:
         return _run(x, weight, bias, config)
 
     sizes = (x.dtype, *weight.shape)
-    return run(tuning.choose("row_product", sizes, CANDIDATES, run))
+    return run(tuning.choose("row_product", sizes, candidates(weight.shape[1]), run))
 
 
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None, config: tuning.Config) -> Tensor:

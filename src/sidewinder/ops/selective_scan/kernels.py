@@ -118,9 +118,13 @@ def chunk_ends(
 @triton.jit(do_not_specialize=["first"])
 def pass_states(
     A, A_row, state, state_slot, state_row, cu_seqlens, slots, fresh, ends, sums, channels, first,
-    STATES: tl.constexpr, CHUNK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
+    STATES: tl.constexpr, CHUNK: tl.constexpr, AHEAD: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Replace each chunk's end in `ends` by the state that the chunk starts from; one state n."""
+    """Replace each chunk's end in `ends` by the state that the chunk starts from; one state n.
+
+    The ends of AHEAD chunks are asked for together: one after the other, all is waiting.
+    """
     seq, n = first + tl.program_id(0), tl.program_id(2)
     n_chunks = tl.cdiv(tl.load(cu_seqlens + seq + 1) - tl.load(cu_seqlens + seq), CHUNK)
     number = chunks_before(cu_seqlens, first, seq, CHUNK, BLOCK_S).to(tl.int64)
@@ -131,17 +135,18 @@ def pass_states(
     at = state + tl.load(slots + seq) * state_slot + n * state_row + d
     h = tl.load(at, mask=kept, other=0.0).to(tl.float32)
     end_at, sum_at = ends + (number * STATES + n) * channels + d, sums + number * channels + d
-    # Of the last chunk nothing was written, and nothing is used.
-    end, total = tl.load(end_at, mask=used, other=0.0), tl.load(sum_at, mask=used, other=0.0)
-    for k in range(n_chunks):
-        more = k + 1 < n_chunks
-        next_at = end_at + tl.where(more, STATES * channels, 0)
-        sum_at += tl.where(more, channels, 0)
-        next_end = tl.load(next_at, mask=used, other=0.0)
-        next_total = tl.load(sum_at, mask=used, other=0.0)
-        tl.store(end_at, h, mask=used)
-        h = exp2(total * rates) * h + end
-        end_at, end, total = next_at, next_end, next_total
+    for k in range(0, n_chunks, AHEAD):
+        some, end, total = (), (), ()
+        for j in tl.static_range(AHEAD):
+            # Of the last chunk nothing was written, and nothing is used. Beyond it all is zero.
+            some += (below_if(d, channels, k + j < n_chunks),)
+            end += (tl.load(end_at + j * STATES * channels, mask=some[j], other=0.0),)
+            total += (tl.load(sum_at + j * channels, mask=some[j], other=0.0),)
+        for j in tl.static_range(AHEAD):
+            tl.store(end_at, h, mask=some[j])
+            h = exp2(total[j] * rates) * h + end[j]
+            end_at += STATES * channels
+        sum_at += AHEAD * channels
 
 
 @triton.jit(do_not_specialize=["first", "n_seqs"])

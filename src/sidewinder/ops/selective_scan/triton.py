@@ -20,8 +20,8 @@ UPDATE: tuple[tuning.Config, ...] = tuple(
     {"block_d": block_d, "num_warps": warps}
     for block_d, warps in [(64, 1), (32, 1), (128, 2), (128, 4), (256, 4)]
 )
-PASS_BLOCK = 128
-"""Channels of a program that passes states on: 4 a thread."""
+PASS_BLOCK, PASS_AHEAD = 128, 8
+"""Channels of a program that passes states on, 4 a thread, and chunks that it asks for at once."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _prefill(a: _Arguments, config: tuning.Config) -> None:
             kernels.pass_states,
             (seqs.n_seqs - first, blocks(channels, PASS_BLOCK), states),
             *_rows(a.A), *a.slots, seqs.cu_seqlens, seqs.slots, a.fresh, starts, sums,
-            channels, first, **fixed, BLOCK_D=PASS_BLOCK, num_warps=1,
+            channels, first, **fixed, AHEAD=PASS_AHEAD, BLOCK_D=PASS_BLOCK, num_warps=1,
         )  # fmt: skip
     launch(
         kernels.finish,

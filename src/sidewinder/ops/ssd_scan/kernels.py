@@ -102,9 +102,12 @@ def chunk_states(
 @triton.jit(do_not_specialize=["first"])
 def pass_states(
     state, state_slot, cu_seqlens, slots, fresh, sums, added, starts, heads, size, first,
-    CHUNK: tl.constexpr, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr,
+    CHUNK: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK elements of one head's state (`size = N P`): `starts` of each chunk, and the slot."""
+    """BLOCK elements of one head's state (`size = N P`): `starts` of each chunk, and the slot.
+
+    What AHEAD chunks add is asked for together: one after the other, all is waiting.
+    """
     seq, head = first + tl.program_id(0), tl.program_id(1)
     begin, stop = tl.load(cu_seqlens + seq), tl.load(cu_seqlens + seq + 1)
     number = chunks_before(cu_seqlens, first, seq, CHUNK, BLOCK_S).to(tl.int64)
@@ -114,16 +117,18 @@ def pass_states(
     kept = below_if(i, size, tl.load(fresh + seq) == 0)
     h = tl.load(slot_at, mask=kept, other=0.0).to(tl.float32)
     at = (number * heads + head) * size + i
-    new = tl.load(added + at, mask=used, other=0.0)
-    for base in range(begin, stop, CHUNK):
-        # The next chunk's are asked for before this one's are stored; the last one's come twice.
-        next_at = at + tl.where(base + CHUNK < stop, heads * size, 0)
-        next_new = tl.load(added + next_at, mask=used, other=0.0)
-        last = tl.minimum(base + CHUNK, stop) - 1
-        decay = tl.exp(tl.load(sums + last.to(tl.int64) * heads + head))
-        put(starts + at, h, used)
-        h = decay * h + new
-        at, new = next_at, next_new
+    for base in range(begin, stop, AHEAD * CHUNK):
+        some, new, decay = (), (), ()
+        for j in tl.static_range(AHEAD):
+            top = base + j * CHUNK
+            some += (below_if(i, size, top < stop),)
+            new += (tl.load(added + at + j * heads * size, mask=some[j], other=0.0),)
+            last = tl.minimum(top + CHUNK, stop) - 1  # Beyond the end: the last token's, unused.
+            decay += (tl.exp(tl.load(sums + last.to(tl.int64) * heads + head)),)
+        for j in tl.static_range(AHEAD):
+            put(starts + at, h, some[j])
+            h = tl.where(some[j], decay[j] * h + new[j], h)
+            at += heads * size
     put(slot_at, h, used)
 
 

@@ -12,12 +12,33 @@ from sidewinder.ops.ssd_scan import kernels
 from sidewinder.state.batch import Sequences
 
 PREFILL: tuple[tuning.Config, ...] = tuple(
-    {"chunk": chunk, "block_t": 64, "block_n": block_n, "block_p": 64, "num_warps": warps}
-    for chunk in (256, 128)
-    for block_n, warps in [(64, 4), (32, 4), (64, 8), (128, 8)]
+    {
+        "chunk": chunk,
+        "block_t": block_t,
+        "block_n": block_n,
+        "block_p": 64,
+        "num_warps": warps,
+        "num_stages": stages,
+    }
+    for chunk in (128, 256)
+    for block_t, block_n, warps, stages in [
+        (64, 64, 4, 3),
+        (64, 64, 4, 2),
+        (64, 128, 4, 2),
+        (64, 32, 4, 3),
+        (64, 64, 8, 3),
+        (128, 64, 8, 2),
+    ]
 )
 PREFILL_FLOAT32: tuple[tuning.Config, ...] = tuple(
-    {"chunk": chunk, "block_t": 32, "block_n": 32, "block_p": block_p, "num_warps": 4}
+    {
+        "chunk": chunk,
+        "block_t": 32,
+        "block_n": 32,
+        "block_p": block_p,
+        "num_warps": 4,
+        "num_stages": 3,
+    }
     for chunk in (256, 128)
     for block_p in (32, 64)
 )
@@ -26,7 +47,7 @@ UPDATE: tuple[tuning.Config, ...] = tuple(
     {"block_p": block_p, "num_warps": warps}
     for block_p, warps in [(64, 4), (32, 4), (16, 2), (64, 8)]
 )
-PASS_BLOCK = 512
+PASS_BLOCK, PASS_AHEAD = 512, 4
 STEP_HEADS = 8
 
 
@@ -130,6 +151,7 @@ def _prefill(a: _Arguments, config: tuning.Config) -> None:
         "BLOCK_N": block_n,
         "BLOCK_P": block_p,
         "num_warps": config["num_warps"],
+        "num_stages": config["num_stages"],
     }
     added = torch.empty(n_chunks, heads, states, width, dtype=torch.float32, device=device)
     launch(
@@ -144,7 +166,7 @@ def _prefill(a: _Arguments, config: tuning.Config) -> None:
         kernels.pass_states,
         (seqs.n_seqs - first, heads, blocks(states * width, PASS_BLOCK)),
         *_rows(a.state), seqs.cu_seqlens, seqs.slots, a.fresh, sums, added, starts,
-        heads, states * width, first, BLOCK=PASS_BLOCK, **fixed,
+        heads, states * width, first, AHEAD=PASS_AHEAD, BLOCK=PASS_BLOCK, **fixed,
     )  # fmt: skip
     groups, row_blocks = a.B.shape[1], chunk // config["block_t"]
     products = torch.empty(n_chunks, groups, chunk, chunk, dtype=torch.float32, device=device)
