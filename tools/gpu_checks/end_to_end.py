@@ -13,6 +13,7 @@ from gpu_checks.context import MODELS, Context
 from gpu_checks.kernels import gemm_rate, model_gemm_rate, read_rate
 from sidewinder.bench.roofline import model_work
 from sidewinder.bench.speed import Load, measure
+from sidewinder.config import ModelConfig
 from sidewinder.llm import LLM
 from sidewinder.ops.launching import EARLY_VARIABLE
 from sidewinder.planning import plan_report
@@ -101,13 +102,16 @@ def write_config(context: Context, model: str, folder: Path) -> None:
 def floors(
     context: Context, model: str, load: Load, row: dict[str, Any], read: float
 ) -> dict[str, Any]:
-    """Bytes of a decode step over the bandwidth; operations of the prefill over the rate that torch
-    reaches on this model's matrices."""
+    """Bytes of a decode step over the bandwidth (a hybrid's keys and values half way through the
+    text, too); operations of the prefill over the rate that torch reaches on this model's matrices.
+    """
     config = context.config(model)
     rank = plan_report(config, 1, context.dtype)["ranks"][0]
     moved = rank["decode_weight_bytes"] + 2 * rank["state_bytes_per_sequence"]
+    moved += rank["kv_bytes_per_token"] * (load.prompt_tokens + load.output_tokens // 2)
     work, rate = model_work(config, context.dtype.itemsize), model_gemm_rate(context, config)
-    prefill = load.prompt_tokens * work.flops_per_token / rate
+    operations = load.prompt_tokens * work.flops_per_token + attention_flops(config, load)
+    prefill = operations / rate
     latency = row["latency, graphs auto"]
     return {
         "decode_bytes": moved,
@@ -117,3 +121,11 @@ def floors(
         "decode_percent": 100 * moved / read / latency["tpot_s"]["median"],
         "prefill_percent": 100 * prefill / latency["prefill_s"]["median"],
     }
+
+
+def attention_flops(config: ModelConfig, load: Load) -> float:
+    """Operations of a hybrid's causal attention over the prompt; half of the scores are masked."""
+    if config.attention is None:
+        return 0.0
+    width = config.attention.n_heads * config.attention.head_dim
+    return 2.0 * load.prompt_tokens**2 * width * len(config.attention.layers)
