@@ -1,6 +1,5 @@
 """Every operator at the sizes of the models, against its floor in bytes or operations."""
 
-import statistics
 from typing import Any
 
 import torch
@@ -11,11 +10,8 @@ from gpu_checks.fast_kernels import mamba_ssm_rows
 from sidewinder.bench.roofline import model_work
 from sidewinder.config import ModelConfig
 from sidewinder.ops import tuning
-from sidewinder.projection.calibration import NAMES
-from sidewinder.projection.devices import DEVICES, Device
-
-LARGE_BYTES = 4e6
-"""What moves less is mostly launch and latency, which the calibration has as `kernel_s`."""
+from sidewinder.projection.devices import device_of_product
+from sidewinder.projection.timed_kernels import constants_of
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -101,34 +97,11 @@ def report(
 
 def calibration(context: Context, rows: list[dict[str, Any]]) -> dict[str, float]:
     """What `sidewinder plan --calibration` reads: medians by kind, and the cost of a kernel."""
-    device = sheet(torch.cuda.get_device_name())
+    device = device_of_product(torch.cuda.get_device_name())
     if device is None:
         return {}
-    reached: dict[str, list[float]] = {}
-    for row in rows:
-        if "seconds" not in row or row.get("bytes", 0.0) < LARGE_BYTES:
-            continue
-        seconds = min(row["seconds"], row.get("tuned_seconds") or row["seconds"])
-        times = {
-            row["kind"]: max(
-                row["bytes"] / device.bytes_per_s, row["flops"] / device.flops(context.dtype)
-            ),
-            "special": row["special"] / device.special_per_s,
-        }
-        # A scan's prefill says how fast exponentials are, its decode steps and convolutions, bytes.
-        kind = max(times, key=lambda name: times[name])
-        reached.setdefault(kind, []).append(times[kind] / seconds)
-    known = {name: statistics.median(each) for name, each in reached.items() if name in NAMES}
-    return known | {"kernel_s": kernel_cost(context)}
-
-
-def sheet(product: str) -> Device | None:
-    """The data sheet of a product, if it is one that we know."""
-    words = product.lower().replace(" ", "")
-    if "a100" in words and "40gb" in words:
-        return DEVICES["a100-40gb"]
-    names = [name for name in DEVICES if name in words]
-    return DEVICES[max(names, key=len)] if names else None
+    # A kernel that does nothing takes no time to start: real ones, if there are any, cost more.
+    return {"kernel_s": kernel_cost(context)} | constants_of(rows, device, context.dtype)
 
 
 def kernel_cost(context: Context) -> float:

@@ -6,6 +6,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from sidewinder.projection.devices import device_of_product
+from sidewinder.projection.timed_kernels import EFFICIENCIES, constants_of
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -14,12 +19,15 @@ class Calibration:
     Attributes:
         gemm: matrix products with many rows, of the FLOP rate.
         memory: products with few rows, norms and the like, of the memory's bandwidth.
-        scan: selective scan, convolution and state updates, of the bandwidth.
+        conv: convolutions, of the bandwidth.
+        scan: selective scan and state updates, of the bandwidth.
         special: exponentials of the scan, of the special units' rate. (By the instructions of our
             kernels: 0.87 to 1 of the cycles; some of it is lost to waiting.)
-        ssd: Mamba-2's chunked scan, of the FLOP rate.
+        ssd: Mamba-2's scan in chunks, of the FLOP rate or the bandwidth, whichever bounds it.
         codec: encode and decode, of the bandwidth.
         kernel_s: what a kernel costs beyond its work, in a CUDA graph.
+        product_s: the same of a product, whose sums wait for the last of its loads.
+        update_s: the least that a scan of single tokens takes, whose loads follow each other.
         skew_s: what ranks wait for each other at a collective, beyond its exchanges.
         host_s: what a step costs on the host: scheduling, messages to ranks, sampled tokens back.
         reserve_bytes: per device for the driver's context, libraries and fragmentation.
@@ -29,11 +37,14 @@ class Calibration:
 
     gemm: float = 0.7
     memory: float = 0.8
+    conv: float = 0.6
     scan: float = 0.6
     special: float = 0.8
     ssd: float = 0.35
     codec: float = 0.6
     kernel_s: float = 2.0e-6
+    product_s: float = 3.5e-6
+    update_s: float = 5.5e-6
     skew_s: float = 0.0
     host_s: float = 2.0e-4
     reserve_bytes: float = 1.5 * (1 << 30)
@@ -65,7 +76,6 @@ class Calibration:
 
 
 NAMES = tuple(each.name for each in fields(Calibration) if each.name not in ("source", "measured"))
-EFFICIENCIES = ("gemm", "memory", "scan", "special", "ssd", "codec")
 
 
 def read_calibration(file: Path) -> Calibration:
@@ -73,17 +83,32 @@ def read_calibration(file: Path) -> Calibration:
 
     Args:
         file: JSON with `calibration`, an object of the fields of `Calibration`, as
-            `tools/gpu_suite.py` writes it.
+            `tools/gpu_suite.py` writes it. Where it also holds the suite's timed kernels, the
+            constants are worked out of them again, as they are now understood.
 
     Raises:
         ValueError: if the file cannot be read or holds something else.
     """
     try:
-        values = json.loads(file.read_text())["calibration"]
+        content = json.loads(file.read_text())
+        values = content["calibration"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"--calibration {file} is not a readable calibration: {error!r}"
         ) from error
     if not isinstance(values, dict):
         raise ValueError(f"--calibration {file}: 'calibration' is an object of names and numbers")
-    return Calibration().with_measured(values, str(file))
+    return Calibration().with_measured(values | _of_kernels(content, file), str(file))
+
+
+def _of_kernels(content: dict[str, Any], file: Path) -> dict[str, float]:
+    """The constants of kernels that a card's suite timed; none of a file that is no such."""
+    try:
+        rows = content.get("sections", {}).get("kernels", {}).get("rows", [])
+        device = device_of_product(content.get("machine", {}).get("gpu") or "")
+        return {} if device is None else constants_of(rows, device, torch.bfloat16)
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"--calibration {file}: its timed kernels are not as tools/gpu_suite.py writes them: "
+            f"{error!r}"
+        ) from error

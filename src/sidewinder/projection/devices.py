@@ -20,7 +20,8 @@ class Device:
         flops_32bit: float32 outside the matrix units (torch's default for float32).
         special_per_s: exponentials and the like.
         cuts_scans: long sequences are scanned in chunks, whose ends are computed in a first pass.
-        fuses_scans: for a few single tokens the scan takes dt_proj and the norms before it along.
+        fuses_scans: for a few single tokens the scan takes dt_proj and the norms before it along,
+            and a decode step is a graph that also draws.
     """
 
     name: str
@@ -87,3 +88,12 @@ def device_of(name: str) -> Device:
     if name not in DEVICES:
         raise ValueError(f"--gpu {name!r} is unknown; known: {', '.join(DEVICES)}")
     return DEVICES[name]
+
+
+def device_of_product(product: str) -> Device | None:
+    """The device that a driver calls `product`, if it is one that we know."""
+    words = product.lower().replace(" ", "")
+    if "a100" in words and "40gb" in words:
+        return DEVICES["a100-40gb"]
+    names = [name for name in DEVICES if name in words]
+    return DEVICES[max(names, key=len)] if names else None

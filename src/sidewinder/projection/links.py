@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sidewinder.projection.lines import fitted_line
+
 
 @dataclass(frozen=True)
 class Link:
@@ -67,14 +69,7 @@ def fitted_link(name: str, ranks: int, rows: Sequence[dict[str, Any]], source: s
         rows: of `bench_all_reduce`: `bytes` and `median_us`.
         source: where the rows come from.
     """
-    # Least squares of (alpha + x beta) / t against 1, with x the bytes that reach a rank.
-    points = [(row["bytes"] * (ranks - 1), row["median_us"] * 1e-6) for row in rows]
-    s_aa = sum(1 / t**2 for _, t in points)
-    s_ab = sum(x / t**2 for x, t in points)
-    s_bb = sum((x / t) ** 2 for x, t in points)
-    s_a, s_b = sum(1 / t for _, t in points), sum(x / t for x, t in points)
-    determinant = s_aa * s_bb - s_ab**2
-    alpha = (s_a * s_bb - s_b * s_ab) / determinant
-    beta = (s_b * s_aa - s_a * s_ab) / determinant
+    # x: the bytes that reach a rank.
+    alpha, beta = fitted_line((row["bytes"] * (ranks - 1), row["median_us"] * 1e-6) for row in rows)
     assert min(alpha, beta) > 0, "sums that cost nothing"
     return Link(name, name, 1 / beta, alpha, source)

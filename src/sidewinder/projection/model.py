@@ -173,17 +173,26 @@ def _rank_work(setting: Setting, rank: int, step: Step, policy: PhaseCodecs) -> 
 
 
 def kernel_time(setting: Setting, work: Work) -> float:
-    """Seconds of one kernel: its slowest resource, and the fixed cost."""
+    """Seconds of one operator: its slowest resource, and the fixed cost of its kernels.
+
+    A product waits for the last of its loads before it can end. A scan of single tokens takes its
+    time for loads that follow each other, so few bytes do not make it shorter.
+    """
     device, reached = setting.device, setting.calibration
-    bandwidth = reached.scan if work.kind in ("scan", "ssd") else reached.memory
+    bandwidths = {"conv": reached.conv, "scan": reached.scan, "ssd": reached.ssd}
+    bandwidth = bandwidths.get(work.kind, reached.memory)
     rate = reached.ssd if work.kind == "ssd" else reached.gemm
-    special = work.special + (work.special_before if device.cuts_scans else 0.0)
+    special = work.special
+    fixed = reached.product_s if work.weight_elements else reached.kernel_s
+    if device.cuts_scans:
+        special += work.special_before
+        fixed += work.kernels_before * reached.kernel_s
     busy = max(
         work.bytes / (device.bytes_per_s * bandwidth),
         work.flops / (device.flops(setting.dtype) * rate),
         special / (device.special_per_s * reached.special),
     )
-    return busy + reached.kernel_s
+    return max(busy + fixed, reached.update_s if work.updates else 0.0)
 
 
 def _exposed(

@@ -112,6 +112,8 @@ def sum_times(
     times = []
     for each in found:
         if each.operation == "all_gather":
+            if not step.sampled:
+                continue
             cost = wire.gather(each.bytes * step.sampled, each.ranks)
         elif codec is not None and each.name in DELTAS:
             cost = wire.quantised(step.tokens, each.elements, dtype.itemsize, each.ranks, codec)

@@ -1,8 +1,8 @@
 """What one step asks of one rank's device: the bytes, operations and kernels of each operator.
 
 The operators are those that `layers/` calls, in that order; `tests/unit/projection` holds their
-matrices to the parameters of the plan, `tests/unit/triton/test_triton_projection.py` decode steps'
-kernels to those that are launched. Symbols as in docs/sharding.md; `item` is bytes per element.
+matrices to the parameters of the plan, `tests/unit/triton/test_triton_projection.py` the kernels to
+those that are launched. Symbols as in docs/sharding.md; `item` is bytes per element.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,18 @@ from sidewinder.ops.projected_scan.parts import MOST_FUSED
 from sidewinder.sharding.dims import LocalDims
 
 SSD_CHUNK = 64
-"""Tokens of a chunk of Mamba-2's scan; its products inside a chunk grow with it."""
+"""Tokens of a chunk of Mamba-2's scan; its products inside a chunk grow with it. The fewest that
+fill matrix units: what the suite counts, too, so that its efficiency (`Calibration.ssd`) fits."""
+
+SCAN_CHUNK = 128
+"""Tokens of a chunk of Mamba-1's scan; no more than that are scanned in one pass."""
+
+SCAN_PASSES, SSD_PASSES = 2, 4
+"""Kernels of the scans in chunks before the last one."""
+
+DRAW_KERNELS = 17
+"""Small kernels of a decode step's graph around the model: tokens and slots out of the buffers that
+the host fills; each rank's most likely token, and the best of all ranks'."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +53,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Work:
-    """`count` equal kernels.
+    """`count` equal operators of one kernel each, on devices that cut long sequences also several.
 
     Attributes:
         name: the operator.
-        kind: which efficiency it has: "gemm", "memory", "scan" or "ssd".
+        kind: which efficiency it has: "gemm", "memory", "conv", "scan" or "ssd".
         count: how many in a step.
         bytes: memory traffic of one.
         flops: of its matrix products.
         special: exponentials and the like.
         special_before: those of a first pass, on devices that cut long sequences into chunks.
+        kernels_before: kernels before the last one, on those devices.
         weight_elements: of its matrix, once.
+        updates: it scans single tokens.
     """
 
     name: str
@@ -62,7 +75,9 @@ class Work:
     flops: float = 0.0
     special: float = 0.0
     special_before: float = 0.0
+    kernels_before: int = 0
     weight_elements: int = 0
+    updates: bool = False
 
 
 class Counter:
@@ -73,7 +88,8 @@ class Counter:
         step: the rows.
         dtype: of weights and activations.
         state_dtype: of the SSM state.
-        fuses: the device has one kernel for a few single tokens, from x_proj's output on.
+        fuses: a GPU: it has one kernel for a few single tokens, from x_proj's output on, and draws
+            in a decode step's graph.
         apart: some deltas are quantised, so Mamba-2's squares do not travel with them.
     """
 
@@ -89,11 +105,12 @@ class Counter:
     ) -> None:
         self.config, self.dims, self.step = config, dims, step
         self.item, self.state_item = dtype.itemsize, state_dtype.itemsize
+        self.has_graphs = fuses
         self.fuses = fuses and step.is_decode and step.tokens <= MOST_FUSED
         self.apart = apart
 
     def all(self) -> list[Work]:
-        """Every kernel of the step."""
+        """Every kernel of the step; without `sampled` rows those of the layers alone."""
         config, step = self.config, self.step
         mixer = self.mamba2 if config.family == "mamba2" else self.mamba1
         found = [*self.embedding(), *mixer()]
@@ -102,10 +119,15 @@ class Counter:
         if config.attention is not None:
             found += self.block(config.attention)
         found.append(self.norm("final norm", 1))
-        head = self.gemm("lm_head", 1, self.dims.vocab_local, config.d_model, step.sampled)
-        # Every rank samples from all logits, in float32: gathered, converted, read again.
-        sampling = Work("sampling", "memory", 3, step.sampled * config.vocab_size * 6)
-        return [*found, head, sampling]
+        if step.sampled:
+            found.append(
+                self.gemm("lm_head", 1, self.dims.vocab_local, config.d_model, step.sampled)
+            )
+            # Every rank samples from all logits, in float32: gathered, converted, read again.
+            found.append(Work("sampling", "memory", 3, step.sampled * config.vocab_size * 6))
+            if step.is_decode and self.has_graphs:
+                found.append(Work("draw", "memory", DRAW_KERNELS, 0.0))
+        return found
 
     def embedding(self) -> Iterator[Work]:
         """The lookup, what masks other ranks' ids, and the residual stream's beginning."""
@@ -144,8 +166,12 @@ class Counter:
         yield self.gemm("dt_proj", layers, size, config.dt_rank)
         moved = tokens * (4 * size + 2 * config.d_state) * self.item + self.states(size)
         special = float(tokens * size * (config.d_state + 3))
-        before = 0.0 if self.step.is_decode else float(tokens * size * (config.d_state + 1))
-        yield Work("scan", "scan", layers, moved, special=special, special_before=before)
+        cut = not self.step.is_decode and tokens > SCAN_CHUNK
+        yield Work(
+            "scan", "scan", layers, moved, special=special,
+            special_before=float(tokens * size * (config.d_state + 1)) if cut else 0.0,
+            kernels_before=SCAN_PASSES if cut else 0, updates=self.step.is_decode,
+        )  # fmt: skip
 
     def fused_scan(self, size: int) -> Work:
         """The same in one kernel. Its bytes are mostly matrices: dt_proj's (which later sequences
@@ -155,7 +181,7 @@ class Counter:
         moved = (size * rank + rows) * self.item + 4 * config.d_state * size + self.states(size)
         return Work(
             "dt_proj and scan", "memory", config.n_layers, moved, 2.0 * tokens * size * rank,
-            float(tokens * size * (config.d_state + 3)), weight_elements=size * rank,
+            float(tokens * size * (config.d_state + 3)), weight_elements=size * rank, updates=True,
         )  # fmt: skip
 
     def states(self, width: int) -> float:
@@ -170,13 +196,14 @@ class Counter:
         yield self.norm("norm", layers)
         yield self.gemm("in_proj", layers, 2 * width + 2 * groups + heads, config.d_model)
         yield self.convolution(dims.conv_dim_local)
-        moved = tokens * (2 * width + 2 * groups + heads) * self.item
-        flops = special = 0.0
-        if not self.step.is_decode:
+        moved = tokens * (2 * width + 2 * groups + heads) * self.item + self.states(width)
+        if self.step.is_decode:
+            yield Work("scan", "scan", layers, moved, updates=True)
+        else:
             chunk = min(SSD_CHUNK, tokens)
             flops = 2.0 * tokens * (chunk * (groups + width) + 2 * width * config.d_state)
             special = tokens * heads * (chunk + 3.0)
-        yield Work("scan", "ssd", layers, moved + self.states(width), flops, special)
+            yield Work("scan", "ssd", layers, moved, flops, special, kernels_before=SSD_PASSES)
         yield self.rows("gated norm", layers, 3 * width)
         yield self.gemm("out_proj", layers, config.d_model, width)
         if config.gated_norm and config.n_groups == 1 < dims.tp.size:
@@ -194,7 +221,7 @@ class Counter:
 
     def block(self, attention: AttentionConfig) -> Iterator[Work]:
         """Every call of Zamba's shared block, and what joins the residual stream before it."""
-        config, dims, step = self.config, self.dims, self.step
+        config, dims = self.config, self.dims
         calls, d, head_dim = len(attention.layers), config.d_model, attention.head_dim
         heads, kv_heads = dims.n_attention_heads_local, dims.n_kv_heads_local
         yield self.rows("no delta yet", 1, d)
@@ -204,18 +231,31 @@ class Counter:
         yield self.gemm("q", calls, heads * head_dim, 2 * d)
         yield self.gemm("k, v", 2 * calls, kv_heads * head_dim, 2 * d)
         yield self.rows("KV write", 2 * calls, 2 * kv_heads * head_dim)
-        read = step.sequences * step.context * 2 * kv_heads * head_dim * self.item
-        flops = 4.0 * step.tokens * step.context * heads * head_dim
-        yield Work("attention", "gemm", calls, read, flops)
-        if step.is_decode:
-            yield self.rows("attention's splits", calls, 2 * heads * head_dim)
-            yield Work("places of keys", "memory", 8, 8.0 * step.sequences * step.context)
+        yield from self.attention(calls, heads * head_dim, kv_heads * head_dim)
         yield self.gemm("o", calls, d, heads * head_dim)
         yield self.rows("norm before the MLP", calls, 2 * d)
         yield self.gemm("gate, up", 2 * calls, dims.d_ff_local, d)
         yield self.rows("activation", 2 * calls, 2.5 * dims.d_ff_local)
         yield self.gemm("down", calls, d, dims.d_ff_local)
         yield self.gemm("linear", calls, d, d)
+
+    def attention(self, calls: int, width: int, kv_width: int) -> Iterator[Work]:
+        """Single tokens read their pages in place, all together. A prompt's keys and values are put
+        side by side first, and each has a kernel of its own."""
+        step = self.step
+        read = step.context * 2 * kv_width * self.item
+        flops = 4.0 * step.tokens * step.context * width
+        if step.is_decode:
+            yield Work("attention", "gemm", calls, step.sequences * read, flops)
+            yield self.rows("attention's splits", calls, 2 * width)
+            yield Work("places of keys", "memory", 8, 8.0 * step.sequences * step.context)
+            return
+        prompts, tokens = step.sequences, step.tokens / step.sequences
+        yield Work("places of keys", "memory", 6 * prompts + 1, 8.0 * tokens)
+        side_by_side = 2.0 * tokens * kv_width * self.item
+        yield Work("keys, values side by side", "memory", 2 * calls * prompts, side_by_side)
+        yield Work("attention", "gemm", calls * prompts, read, flops / prompts)
+        yield self.rows("join sequences", calls, 2 * width)
 
     def gemm(self, name: str, count: int, out: int, inner: int, rows: int | None = None) -> Work:
         """`count` products of `rows` rows with an `[out, inner]` matrix."""
@@ -238,4 +278,4 @@ class Counter:
         step, config = self.step, self.config
         states = 2 * step.sequences * (config.d_conv - 1) * width
         moved = (2 * step.tokens * width + states) * self.item
-        return Work("conv", "scan", config.n_layers, moved)
+        return Work("conv", "conv", config.n_layers, moved)

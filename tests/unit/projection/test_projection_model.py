@@ -20,7 +20,7 @@ from sidewinder.projection.work import Step
 
 BF16 = torch.bfloat16
 CONFIG = parse_model_config(SHAPES["mamba-2.8b"])
-IDEAL = Calibration(1, 1, 1, 1, 1, 1, kernel_s=0, host_s=0)
+IDEAL = Calibration(1, 1, 1, 1, 1, 1, 1, kernel_s=0, product_s=0, update_s=0, host_s=0)
 FREE = Link("free", "free", 1e30, 0)
 INT8 = PhaseCodecs(CODECS["int8"], CODECS["int8"])
 
@@ -206,15 +206,59 @@ def test_long_scans_take_their_exponentials_twice_where_they_are_cut():
 
 def test_devices_that_fuse_a_few_scans_save_their_kernels():
     """Of each layer dt_proj's product; on falcon-mamba also three norms."""
-    for name, saved in (("mamba-2.8b", 1), ("falcon-mamba-7b", 4)):
+    for name, norms in (("mamba-2.8b", 0), ("falcon-mamba-7b", 3)):
         config = parse_model_config(SHAPES[name])
         fused = setting(1, gpu="h100", config=config)
         apart = replace(fused, device=replace(fused.device, fuses_scans=False))
         fewer, more = (
             sum(step_time(each, Step(4, 4, 4), EXACT).work.values()) for each in (fused, apart)
         )
-        kernels_s = saved * config.n_layers * fused.calibration.kernel_s
+        costs = fused.calibration
+        kernels_s = config.n_layers * (costs.product_s + norms * costs.kernel_s)
         assert 0.9 * kernels_s < more - fewer < 1.5 * kernels_s
+
+
+def test_fixed_costs_of_products_and_updates():
+    """Of a layer's kernels three are products, two small ones, and one scans."""
+    instant = setting(1, gpu="h100", calibration=replace(IDEAL, memory=1e9, conv=1e9, special=1e9))
+    costs = {"kernel_s": 2e-6, "product_s": 3e-6, "update_s": 7e-6}
+    step = Step(1, 1, 0)
+    slow = replace(instant, calibration=replace(instant.calibration, **costs))
+    work = step_time(slow, step, EXACT).work
+    layer = sum(work.values()) - work["embedding"] - work["residual in float32"]
+    assert layer - work["final norm"] == pytest.approx(64 * (3 * 3e-6 + 2 * 2e-6 + 7e-6), rel=0.01)
+    late = replace(slow, calibration=replace(slow.calibration, scan=1, memory=1))
+    assert step_time(late, Step(64, 64, 0), EXACT).work["scan"] > work["dt_proj and scan"]
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "kernels"),
+    [
+        ("mamba-2.8b", 128, 1),
+        ("mamba-2.8b", 129, 3),
+        ("mamba2-2.7b", 129, 5),
+        ("mamba2-2.7b", 2, 5),
+    ],
+)
+def test_scans_of_prompts_are_several_kernels(name, tokens, kernels):
+    config = parse_model_config(SHAPES[name])
+    where = setting(1, gpu="h100", config=config, calibration=replace(IDEAL, kernel_s=1.0))
+    on_cpu = replace(where, device=replace(where.device, cuts_scans=False))
+    for each, expected in ((where, kernels), (on_cpu, 1)):
+        scan = step_time(each, Step(tokens, 1, 0), EXACT).work["scan"]
+        assert scan == pytest.approx(64 * expected, rel=1e-3)
+
+
+def test_mamba2s_scan_in_chunks_has_one_efficiency_whatever_bounds_it():
+    """Its bytes on an H100; its operations, if memory were ten times as fast."""
+    config = parse_model_config(SHAPES["mamba2-2.7b"])
+    where = setting(1, gpu="h100", config=config, calibration=IDEAL)
+    device = where.device
+    faster = replace(where, device=replace(device, bytes_per_s=10 * device.bytes_per_s))
+    for each in (where, faster):
+        half = replace(each, calibration=replace(IDEAL, ssd=0.5))
+        whole, twice = (step_time(a, Step(8192, 1, 0), EXACT).work["scan"] for a in (each, half))
+        assert twice == pytest.approx(2 * whole)
 
 
 def test_squares_travel_apart_in_decode_too_where_only_prefill_is_quantised():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sidewinder.ops.dispatch import available
+from sidewinder.projection.devices import device_of
 
 TOOLS = Path(__file__).parents[3] / "tools"
 sys.path.insert(0, str(TOOLS))
@@ -17,7 +18,7 @@ import gpu_suite  # noqa: E402
 from gpu_checks.cases import all_cases  # noqa: E402
 from gpu_checks.compile import try_candidate  # noqa: E402
 from gpu_checks.context import Context  # noqa: E402
-from gpu_checks.kernels import calibration, sheet  # noqa: E402
+from gpu_checks.kernels import calibration  # noqa: E402
 from gpu_checks.tests_on_gpu import result_of  # noqa: E402
 from gpu_checks.verdicts import verdicts  # noqa: E402
 
@@ -151,7 +152,7 @@ class Probe:
 
 
 def test_calibration_takes_each_kernel_for_what_bounds_it(monkeypatch):
-    device = sheet("NVIDIA H100 80GB HBM3")
+    device = device_of("h100")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
     monkeypatch.setattr("gpu_checks.kernels.kernel_cost", lambda _: 2e-6)
 
@@ -167,13 +168,3 @@ def test_calibration_takes_each_kernel_for_what_bounds_it(monkeypatch):
     ]
     found = calibration(Context(dry_run=False, budget_s=1), rows)
     assert found == pytest.approx({"special": 0.75, "scan": 0.6, "gemm": 0.7, "kernel_s": 2e-6})
-
-
-def test_products_are_found_among_the_data_sheets():
-    assert sheet("NVIDIA H100 80GB HBM3").name == "h100"
-    assert sheet("NVIDIA H200").name == "h200"
-    assert sheet("NVIDIA A100-SXM4-80GB").name == "a100"
-    assert sheet("NVIDIA A100-PCIE-40GB").name == "a100-40gb"
-    assert sheet("NVIDIA L40S").name == "l40s"
-    assert sheet("NVIDIA RTX A6000").name == "a6000"
-    assert sheet("Some other card") is None

@@ -1,4 +1,4 @@
-"""The projection counts the kernels that a decode step launches."""
+"""The projection counts the kernels that a step launches."""
 
 from collections import Counter as Counts
 from dataclasses import replace
@@ -9,16 +9,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton_cases import DEVICE, DTYPES, launching
 
 from sidewinder.checkpoint.random import random_shard
-from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.base import Collectives, SingleRank
+from sidewinder.engine.counted import CallCounter
+from sidewinder.engine.graphs import FEWEST_PAGES, DecodeGraphs, EagerRecorder, Spare
 from sidewinder.layers.gated_output import gated_output
 from sidewinder.layers.weights import Weights
 from sidewinder.models.registry import build_model
 from sidewinder.ops.dispatch import forced
+from sidewinder.ops.selective_scan.triton import PREFILL
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.projection.work import Counter, Step
+from sidewinder.projection.work import SCAN_CHUNK, Counter, Step
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import DecodeTables, pack
 from sidewinder.state.pool import StatePool
+from sidewinder.state.spec import PAGE_SIZE
 from sidewinder.testing import TINY, tiny_config
 
 OPERATORS = {
@@ -35,7 +39,6 @@ OPERATORS = {
 }
 """Work by name, and the operators whose kernels it stands for; matrix products apart."""
 
-AFTER_FORWARD = {"lm_head", "sampling"}
 END = {
     "gated norm", "out_proj", "out_proj bias", "squares join the sum", "mean of squares", "scale",
 }  # fmt: skip
@@ -52,7 +55,7 @@ class Kernels(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         name = function._schema.name.removeprefix("aten::")
-        if not (name.startswith("empty") or self._is_view(function, args, result)):
+        if not (name.startswith(("empty", "detach")) or self._is_view(function, args, result)):
             self.names.append(name)
         return result
 
@@ -91,11 +94,15 @@ def launched(run):
     return Counts(ours) + Counts(torchs.names)
 
 
-def work_of(config, tp, n, dtype, apart=False):
-    """The counted kernels of a decode step of `n` sequences on the first rank."""
+def work_of(config, tp, step, dtype, apart=False):
+    """The counted kernels of the layers in a step on the first rank."""
     dims = LocalDims.of(config, TensorParallel(0, tp))
-    step = Step(n, n, n, 4.0)
     return Counter(config, dims, step, dtype, torch.float32, fuses=True, apart=apart).all()
+
+
+def decode_work(config, tp, n, dtype, apart=False):
+    """The same of a decode step of `n` sequences."""
+    return work_of(config, tp, Step(n, n, 0, 4.0), dtype, apart)
 
 
 def decode(config, tp, n, dtype):
@@ -111,6 +118,18 @@ def decode(config, tp, n, dtype):
     return lambda: model.forward(batch, pool)
 
 
+def prefill(config, tp, lengths, dtype):
+    """A step of whole prompts, as something to call."""
+    tp = TensorParallel(0, tp)
+    model = build_model(config, tp, random_shard(config, tp, dtype, DEVICE), Alone(tp))
+    each = -(-max(lengths) // PAGE_SIZE)
+    slots = range(len(lengths))
+    pages = [list(range(i * each, (i + 1) * each)) for i in slots] if config.attention else None
+    pool = StatePool(config, model.dims, len(lengths), dtype, DEVICE, n_pages=len(lengths) * each)
+    batch = pack([[1] * n for n in lengths], list(slots), None, pages, DEVICE)
+    return lambda: model.forward(batch, pool)
+
+
 @DTYPES
 @pytest.mark.parametrize("n", [1, 4, 5])
 @pytest.mark.parametrize("tp", [1, 2])
@@ -119,13 +138,52 @@ def test_a_decode_step_launches_the_kernels_that_are_counted(family, tp, n, dtyp
     family, *one_group = family.split(", ")
     config = tiny_config(family, **({"n_groups": 1} if one_group else {}))
     found = launched(decode(config, tp, n, dtype))
-    works = [w for w in work_of(config, tp, n, dtype) if w.name not in AFTER_FORWARD]
+    works = decode_work(config, tp, n, dtype)
     for names, operators in OPERATORS.items():
         counted = sum(work.count for work in works if work.name in names)
         assert sum(found[operator] for operator in operators) == counted, operators
     products = [work for work in works if work.weight_elements and work.kind == "gemm"]
     assert found["linear"] == sum(work.count for work in products)
     assert found.total() == sum(work.count for work in works), found
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_a_greedy_graph_launches_the_kernels_that_are_counted(family):
+    """From the buffers that the host fills to the tokens that it reads."""
+    config, n, dtype = tiny_config(family), 2, torch.bfloat16
+    alone = SingleRank()
+    model = build_model(config, alone.tp, random_shard(config, alone.tp, dtype, DEVICE), alone)
+    pool = StatePool(config, model.dims, n + 1, dtype, DEVICE, n_pages=FEWEST_PAGES)
+    graphs = DecodeGraphs(model, pool, EagerRecorder(), Spare(n, FEWEST_PAGES - 1), CallCounter())
+    n_pages = FEWEST_PAGES if config.attention else 0
+    with torch.inference_mode(), forced("triton"), launching.recording():
+        replay = graphs._record(n, n_pages, "greedy").replay
+    found = launched(replay)
+    works = work_of(config, 1, Step(n, n, n, 4.0), dtype)
+    assert found.total() == sum(work.count * (1 + work.kernels_before) for work in works), found
+
+
+@DTYPES
+@pytest.mark.parametrize("lengths", [[100], [300], [40, 300]], ids=str)
+@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize("family", [*TINY, "mamba2, one group"])
+def test_a_prefill_launches_the_kernels_that_are_counted(family, tp, lengths, dtype):
+    family, *one_group = family.split(", ")
+    config = tiny_config(family, **({"n_groups": 1} if one_group else {}))
+    found = launched(prefill(config, tp, lengths, dtype))
+    step = Step(sum(lengths), len(lengths), 0, 50.0)
+    works = work_of(config, tp, step, dtype)
+    kernels = Counts()
+    for work in works:
+        kernels[work.name] += work.count * (1 + work.kernels_before)
+    assert found["selective_scan"] + found["ssd_scan"] == kernels["scan"]
+    assert found["scaled_dot_product_attention"] == kernels["attention"]
+    assert found.total() == kernels.total(), found
+
+
+def test_scans_are_cut_where_the_projection_cuts_them():
+    """Until a card has been tuned, which may choose longer chunks."""
+    assert PREFILL[0]["chunk"] == SCAN_CHUNK
 
 
 @DTYPES
@@ -140,5 +198,5 @@ def test_the_end_of_a_mamba2_layer(dtype, tp, exact):
     output = gated_output(config, dims, mixer, Alone(ranks, exact))
     x = torch.ones(2, dims.d_inner_local, dtype=dtype, device=DEVICE)
     found = launched(lambda: output(x, x, seqs))
-    works = [w for w in work_of(config, tp, 2, dtype, not exact) if w.name in END]
+    works = [w for w in decode_work(config, tp, 2, dtype, not exact) if w.name in END]
     assert found.total() * config.n_layers == sum(work.count for work in works), found
