@@ -3,6 +3,7 @@
     .venv/bin/python tools/project_paper.py            # needs the `bench` extra for the plot
 
 Tables go between `<!-- begin NAME -->` and `<!-- end NAME -->`; nothing else of the page changes.
+Efficiencies are those of cards whose suite is in benchmarks/results, and assumed for all others.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from card_tables import calibration_of, constants_lines, gpu_table
 
 from sidewinder.bench.shapes import SHAPES
 from sidewinder.checkpoint.config_readers import parse_model_config
@@ -55,7 +57,7 @@ def setting(model: str, tp: int, place: tuple[str, str], dtype: torch.dtype) -> 
     """A published shape on GPUs."""
     config = parse_model_config(SHAPES[model] | {"dtype": "bfloat16"})
     gpu, link = place
-    return Setting(config, tp, dtype, DEVICES[gpu], LINKS[link])
+    return Setting(config, tp, dtype, DEVICES[gpu], LINKS[link], calibration_of(gpu))
 
 
 def gain(one: Speed, other: Speed) -> float:
@@ -217,7 +219,14 @@ def plot(file: Path) -> None:
     figure.savefig(file, metadata={"Date": None})
 
 
-TABLES = {"cpu": cpu_table, "paper": paper_table, "scaling": scaling_table, "links": link_table}
+TABLES = {
+    "constants": constants_lines,
+    "cpu": cpu_table,
+    "gpu": gpu_table,
+    "paper": paper_table,
+    "scaling": scaling_table,
+    "links": link_table,
+}
 """The page's blocks by name."""
 
 

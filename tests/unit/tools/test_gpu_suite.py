@@ -10,14 +10,16 @@ import torch
 
 from sidewinder.ops.dispatch import available
 from sidewinder.projection.devices import device_of
+from sidewinder.projection.one_card import compare_suite, read_suite
 
 TOOLS = Path(__file__).parents[3] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import gpu_suite  # noqa: E402
+from card_tables import ENGINE  # noqa: E402
 from gpu_checks.cases import all_cases  # noqa: E402
 from gpu_checks.compile import try_candidate  # noqa: E402
-from gpu_checks.context import Context  # noqa: E402
+from gpu_checks.context import MODELS, Context  # noqa: E402
 from gpu_checks.kernels import calibration  # noqa: E402
 from gpu_checks.tests_on_gpu import result_of  # noqa: E402
 from gpu_checks.verdicts import verdicts  # noqa: E402
@@ -26,7 +28,7 @@ from gpu_checks.verdicts import verdicts  # noqa: E402
 def test_dry_run_writes_every_section_asked_for(tmp_path):
     output = tmp_path / "result.json"
     command = [sys.executable, str(TOOLS / "gpu_suite.py"), "--dry-run"]
-    command += ["--sections", "kernels,shards", "--output", str(output)]
+    command += ["--sections", "kernels,end_to_end,shards", "--output", str(output)]
     subprocess.run(command, check=True, capture_output=True)
     report = json.loads(output.read_text())
     assert report["versions"]["dry_run"]
@@ -38,6 +40,23 @@ def test_dry_run_writes_every_section_asked_for(tmp_path):
             assert all(row["seconds"] > 0 for row in rows)
     assert report["verdicts"] == [], "nor does it judge"
     assert report["calibration"] == {}, "a dry run calibrates nothing"
+    check_that_the_projection_finds_every_figure(report, output)
+
+
+def check_that_the_projection_finds_every_figure(report, file):
+    """As if a card had written the dry run; `tests/unit/projection` has the errors."""
+    report["versions"]["dry_run"] = False
+    report["machine"]["gpu"] = "NVIDIA H100 80GB HBM3"
+    file.write_text(json.dumps(report))
+    found = {(row["model"], row["tp"], row["what"]) for row in compare_suite(read_suite(file))}
+    whole = {(model, 1, what) for model in MODELS for what in ENGINE}
+    shards = {
+        (model, tp, what)
+        for model in MODELS
+        for tp in (1, 2, 4)
+        for what in ("prefill", "decode 1", "decode 3")
+    }
+    assert found == whole | shards
 
 
 def test_every_operator_is_timed():
