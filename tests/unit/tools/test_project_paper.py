@@ -18,7 +18,8 @@ from sidewinder.projection.measured import (
     setting_of_result,
 )
 from sidewinder.projection.model import project
-from tools.check_projection import fitted_results
+from tools.card_tables import GPU_RESULT, RESULTS
+from tools.check_projection import card_report, fitted_results
 from tools.project_paper import TABLES, fill
 
 ROOT = Path(__file__).parents[3]
@@ -44,6 +45,18 @@ def test_the_committed_comparison_is_what_its_results_give():
     for now, then in zip(rows, report["rows"], strict=True):
         for name in ("ttft", "tpot"):
             assert now[name]["projected_s"] == pytest.approx(then[name]["projected_s"], rel=1e-3)
+
+
+@pytest.mark.skipif(not (ROOT / GPU_RESULT).exists(), reason="no result of a card is committed")
+def test_the_committed_comparison_with_a_card_is_what_its_suite_gives():
+    report = json.loads((ROOT / GPU_RESULT).read_text())
+    now = card_report(ROOT / RESULTS / report["suite"])
+    for row, then in zip(now["rows"], report["rows"], strict=True):
+        assert [row[name] for name in ("model", "tp", "what")] == [
+            then[name] for name in ("model", "tp", "what")
+        ]
+        for name in ("measured_s", "projected_s"):
+            assert row[name] == pytest.approx(then[name]), "run tools/check_projection.py"
 
 
 def result(name: str, tp: int, truth: Calibration) -> dict:
