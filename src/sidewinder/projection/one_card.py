@@ -7,7 +7,7 @@ and single shards, which were not fitted, are predicted from them.
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ class Suite:
         name: of the file, without its folder.
         gpu: the card, as its driver calls it.
         device: its data sheet.
-        calibration: its efficiencies.
+        calibration: its efficiencies and fixed costs.
+        add_s: seconds of a kernel that adds to a few numbers in place, in a CUDA graph. A model's
+            kernels take longer (`Calibration.kernel_s`); those of a shard's sums are just that.
         sections: what was measured, by name.
     """
 
@@ -45,6 +47,7 @@ class Suite:
     gpu: str
     device: Device
     calibration: Calibration
+    add_s: float
     sections: Mapping[str, Any]
 
 
@@ -92,7 +95,9 @@ def read_suite(file: Path) -> Suite:
     if not calibration.measured:
         why = sections.get("kernels", {}).get("error", "the section 'kernels' is missing")
         raise ValueError(f"{file} holds no efficiencies ({why}); run that section again")
-    return Suite(file.name, gpu, device, calibration, sections)
+    noted = {"kernel_s": result["calibration"].get("kernel_s", calibration.kernel_s)}
+    add_s = Calibration().with_measured(noted, str(file)).kernel_s
+    return Suite(file.name, gpu, device, calibration, add_s, sections)
 
 
 def compare_suite(suite: Suite) -> list[dict[str, Any]]:
@@ -149,16 +154,18 @@ def _shards(suite: Suite) -> Iterator[dict[str, Any]]:
             else:
                 continue
             measured = _positive(suite, row, key)
-            yield _compared(row["model"], tp, what, measured, shard_seconds(setting, step))
+            projected = shard_seconds(setting, step, suite.add_s)
+            yield _compared(row["model"], tp, what, measured, projected)
 
 
-def shard_seconds(setting: Setting, step: Step) -> float:
-    """One step of a shard alone, whose sums are local copies.
+def shard_seconds(setting: Setting, step: Step, add_s: float) -> float:
+    """One step of a shard alone, whose sums are local copies of kernels that take `add_s`.
 
     A decode step is started and waited for by itself, so nothing hides the host; a prefill's layers
     are called without an engine.
     """
-    wire = LocalSums(setting.device, setting.link, setting.calibration)
+    adding = replace(setting.calibration, kernel_s=add_s)
+    wire = LocalSums(setting.device, setting.link, adding)
     sums = sum_times(setting.config, setting.tp, setting.dtype, step, EXACT, wire)
     host = setting.calibration.host_s if step.is_decode else 0.0
     work = step_time(setting, step, EXACT).work

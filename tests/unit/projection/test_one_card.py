@@ -80,7 +80,7 @@ def test_whole_models(tmp_path):
 @pytest.mark.parametrize("model", ["falcon-mamba-7b", "zamba-7b", "mamba2-2.7b"])
 def test_shards(tmp_path, model):
     def seconds(tp, step):
-        return shard_seconds(ideal(model, tp), step)
+        return shard_seconds(ideal(model, tp), step, 0.0)
 
     rows = [
         {"model": model, "tp": tp, "prefill_tokens": 1024,
@@ -103,7 +103,10 @@ def test_a_shard_alone_has_the_work_of_a_rank_and_copies_for_its_sums():
     # 64 layers sum d_model and dt, B, C; the embedding is summed once, logits are gathered.
     values = 64 * (2560 + 160 + 2 * 16) + 2560
     copied = values * (6 + 3 * 10 + 6) + 50280 * 2
-    assert shard_seconds(where, step) == pytest.approx(work + copied / 3350e9)
+    assert shard_seconds(where, step, 0.0) == pytest.approx(work + copied / 3350e9)
+    # 129 sums of four parts, and the gather.
+    adding = shard_seconds(where, step, 1.0) - shard_seconds(where, step, 0.0)
+    assert adding == pytest.approx(129 * 5 + 1)
 
 
 def test_a_prefill_of_a_shard_ends_before_the_logits():
@@ -117,7 +120,7 @@ def test_a_shards_decode_step_waits_for_the_host_and_its_prefill_does_not():
     where = ideal("mamba-2.8b")
     slow = replace(where, calibration=replace(IDEAL, host_s=1.0))
     for step, host in ((Step(1, 1, 1), 1.0), (Step(64, 1, 0), 0.0)):
-        late = shard_seconds(slow, step) - shard_seconds(where, step)
+        late = shard_seconds(slow, step, 0.0) - shard_seconds(where, step, 0.0)
         assert late == pytest.approx(host)
 
 
@@ -199,6 +202,21 @@ def test_what_failed_or_is_missing_has_no_row(tmp_path):
 def test_broken_results(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         errors(tmp_path, suite() | changes)
+
+
+def test_sums_take_the_time_of_a_kernel_that_only_adds(tmp_path):
+    """As the suite noted it; the model's own kernels are those that were timed."""
+    file = tmp_path / "suite.json"
+    norm = {"kind": "memory", "case": "rms_norm, decode 1", "seconds": 2e-6, "bytes": 3e4}
+    kernels = {"rows": [norm | {"flops": 0.0, "special": 0.0}]}
+    file.write_text(json.dumps(suite(kernels=kernels) | {"calibration": {"kernel_s": 1e-6}}))
+    found = read_suite(file)
+    assert (found.calibration.kernel_s, found.add_s) == (2e-6, 1e-6)
+    file.write_text(json.dumps(suite() | {"calibration": {"gemm": 0.5}}))
+    assert read_suite(file).add_s == Calibration().kernel_s
+    file.write_text(json.dumps(suite(kernels=kernels) | {"calibration": {"kernel_s": "short"}}))
+    with pytest.raises(ValueError, match="kernel_s='short'"):
+        read_suite(file)
 
 
 def test_a_file_that_is_no_json(tmp_path):
