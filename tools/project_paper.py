@@ -42,8 +42,9 @@ PLACES = (
     ("h100", "nvlink4"), ("h200", "nvlink4"),
 )  # fmt: skip
 SLOW = Calibration(
-    gemm=0.35, memory=0.35, conv=0.15, scan=0.15, special=0.25, ssd=0.15, kernel_s=1e-5,
-    product_s=1e-5, update_s=1e-5, host_s=2e-3, source="an eager, unfused baseline",
+    gemm=0.35, memory=0.35, row=0.35, conv=0.15, scan=0.15, attention=0.35, special=0.25, ssd=0.15,
+    kernel_s=1e-5, product_s=1e-5, row_s=1e-5, update_s=1e-5, host_s=2e-3,
+    source="an eager, unfused baseline",
 )  # fmt: skip
 """Assumed: kernels half as good, each launched from Python; what a research baseline looks like."""
 

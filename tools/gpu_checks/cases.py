@@ -79,13 +79,15 @@ def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
 
 
 def linear_cases(context: Context, config: ModelConfig, tokens: int) -> Iterator[Case]:
-    """One row by every matrix that a decode step reads, the logits' too; many by the widest."""
+    """One row and several by every matrix that a decode step reads, the logits' too; many by the
+    widest."""
     work = model_work(config, context.dtype.itemsize)
     shapes = {(out, inner) for out, inner, _ in work.gemms}
     shapes |= {(config.vocab_size, config.d_model)}
     widest = (2 * config.d_inner, config.d_model)
     for out, inner in sorted(shapes, reverse=True):
-        yield linear_case(context, 1, out, inner)
+        for rows in DECODES:
+            yield linear_case(context, rows, out, inner)
     yield linear_case(context, tokens, *widest)
 
 
@@ -95,7 +97,7 @@ def linear_case(context: Context, rows: int, out: int, inner: int) -> Case:
         return lambda: linear(x, weight)
 
     moved = (out * inner + rows * (inner + out)) * context.dtype.itemsize
-    kind, many = ("memory", "") if rows == 1 else ("gemm", "s")
+    kind, many = "memory" if rows in DECODES else "gemm", "" if rows == 1 else "s"
     return Case(kind, f"{rows} row{many} by {out} x {inner}", make, moved, 2.0 * rows * out * inner)
 
 

@@ -19,14 +19,17 @@ class Calibration:
     Attributes:
         gemm: matrix products with many rows, of the FLOP rate.
         memory: products with few rows, norms and the like, of the memory's bandwidth.
+        row: products with one row, of the bandwidth.
         conv: convolutions, of the bandwidth.
         scan: selective scan and state updates, of the bandwidth.
+        attention: that of single tokens over stored keys and values, of the bandwidth.
         special: exponentials of the scan, of the special units' rate. (By the instructions of our
             kernels: 0.87 to 1 of the cycles; some of it is lost to waiting.)
         ssd: Mamba-2's scan in chunks, of the FLOP rate or the bandwidth, whichever bounds it.
         codec: encode and decode, of the bandwidth.
         kernel_s: what a kernel costs beyond its work, in a CUDA graph.
         product_s: the same of a product, whose sums wait for the last of its loads.
+        row_s: the same of a product with one row.
         update_s: the least that a scan of single tokens takes, whose loads follow each other.
         skew_s: what ranks wait for each other at a collective, beyond its exchanges.
         host_s: what a step costs on the host: scheduling, messages to ranks, sampled tokens back.
@@ -37,13 +40,16 @@ class Calibration:
 
     gemm: float = 0.7
     memory: float = 0.8
+    row: float = 0.8
     conv: float = 0.6
     scan: float = 0.6
+    attention: float = 0.6
     special: float = 0.8
     ssd: float = 0.35
     codec: float = 0.6
     kernel_s: float = 2.0e-6
     product_s: float = 3.5e-6
+    row_s: float = 2.5e-6
     update_s: float = 5.5e-6
     skew_s: float = 0.0
     host_s: float = 2.0e-4

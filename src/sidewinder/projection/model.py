@@ -179,11 +179,12 @@ def kernel_time(setting: Setting, work: Work) -> float:
     time for loads that follow each other, so few bytes do not make it shorter.
     """
     device, reached = setting.device, setting.calibration
-    bandwidths = {"conv": reached.conv, "scan": reached.scan, "ssd": reached.ssd}
-    bandwidth = bandwidths.get(work.kind, reached.memory)
+    bandwidth = reached.memory if work.kind == "gemm" else getattr(reached, work.kind)
     rate = reached.ssd if work.kind == "ssd" else reached.gemm
     special = work.special
     fixed = reached.product_s if work.weight_elements else reached.kernel_s
+    if work.kind == "row":
+        fixed = reached.row_s
     if device.cuts_scans:
         special += work.special_before
         fixed += work.kernels_before * reached.kernel_s

@@ -166,9 +166,9 @@ def shard_seconds(setting: Setting, step: Step, add_s: float) -> float:
     """
     adding = replace(setting.calibration, kernel_s=add_s)
     wire = LocalSums(setting.device, setting.link, adding)
-    sums = sum_times(setting.config, setting.tp, setting.dtype, step, EXACT, wire)
     host = setting.calibration.host_s if step.is_decode else 0.0
     work = step_time(setting, step, EXACT).work
+    sums = sum_times(setting.config, setting.tp, setting.dtype, step, EXACT, wire)
     return sum(work.values()) + sum(each.count * each.seconds for each in sums) + host
 
 

@@ -9,7 +9,7 @@ import torch
 from sidewinder.projection.devices import Device
 from sidewinder.projection.lines import fitted_line
 
-EFFICIENCIES = ("gemm", "memory", "conv", "scan", "special", "ssd", "codec")
+EFFICIENCIES = ("gemm", "memory", "row", "conv", "scan", "attention", "special", "ssd", "codec")
 """The constants that are parts of a peak."""
 
 LARGE_BYTES, SMALL_BYTES = 4e6, 2e5
@@ -26,13 +26,14 @@ def constants_of(rows: Sequence[Row], device: Device, dtype: torch.dtype) -> dic
 
     Args:
         rows: of the suite's kernels: `kind`, `case`, `seconds`, `tuned_seconds`, `bytes`, `flops`,
-            `special`. Rows without `seconds` do not count.
+            `special`. Rows without `seconds` and `bytes` do not count: those that failed, and other
+            people's kernels.
         device: the card, whose data sheet the efficiencies relate to.
         dtype: of the operands.
     """
-    timed = [row for row in rows if "seconds" in row]
+    timed = [row for row in rows if "seconds" in row and "bytes" in row]
     fixed = fixed_costs(timed)
-    return fixed | efficiencies(timed, device, dtype, fixed.get("product_s", 0.0))
+    return fixed | efficiencies(timed, device, dtype, fixed)
 
 
 def fixed_costs(rows: Sequence[Row]) -> dict[str, float]:
@@ -42,7 +43,7 @@ def fixed_costs(rows: Sequence[Row]) -> dict[str, float]:
         for row in rows
         if _kind(row) in ("memory", "conv")
         and row["bytes"] < SMALL_BYTES
-        and not (_is_product(row) or row.get("case") in UPDATES)
+        and not (_multiplies(row) or row.get("case") in UPDATES)
     ]
     updates = [seconds(row) for row in rows if row.get("case") in UPDATES]
     found = {}
@@ -50,27 +51,33 @@ def fixed_costs(rows: Sequence[Row]) -> dict[str, float]:
         found["kernel_s"] = statistics.median(small)
     if updates:
         found["update_s"] = statistics.median(updates)
-    products = [(row["bytes"], seconds(row)) for row in rows if _is_product(row)]
-    if len({size for size, _ in products}) > 1:
-        start, _ = fitted_line(products)
-        found["product_s"] = max(start, 0.0)
+    for name, points in (
+        ("row_s", [(row["bytes"], seconds(row)) for row in rows if _is_row(row)]),
+        ("product_s", [(row["bytes"], row["seconds"]) for row in _products(rows)]),
+    ):
+        if len({size for size, _ in points}) > 1:
+            found[name] = max(fitted_line(points)[0], 0.0)
     return found
 
 
 def efficiencies(
-    rows: Sequence[Row], device: Device, dtype: torch.dtype, product_s: float
+    rows: Sequence[Row], device: Device, dtype: torch.dtype, fixed: Mapping[str, float]
 ) -> dict[str, float]:
     """Medians of data sheet over measured time; small kernels do not count.
 
     Args:
         rows, device, dtype: as of `constants_of`.
-        product_s: the fixed cost of a product of one row, which is not its bandwidth's fault.
+        fixed: costs of products, which are not their bandwidth's fault.
     """
     reached: dict[str, list[float]] = {}
+    for row in _products(rows):
+        if row["bytes"] >= LARGE_BYTES:
+            took = row["seconds"] - fixed.get("product_s", 0.0)
+            reached.setdefault("memory", []).append(row["bytes"] / device.bytes_per_s / took)
     for row in rows:
-        if row["bytes"] < LARGE_BYTES or row.get("case") in UPDATES:
+        if row["bytes"] < LARGE_BYTES or row.get("case") in UPDATES or _is_products(row):
             continue
-        took = seconds(row) - (product_s if _is_product(row) else 0.0)
+        took = seconds(row) - (fixed.get("row_s", 0.0) if _is_row(row) else 0.0)
         times = {
             _kind(row): max(row["bytes"] / device.bytes_per_s, row["flops"] / device.flops(dtype)),
             "special": row["special"] / device.special_per_s,
@@ -78,7 +85,6 @@ def efficiencies(
         # A scan's prefill says how fast exponentials are, its decode steps, bytes.
         kind = max(times, key=lambda name: times[name])
         reached.setdefault(kind, []).append(times[kind] / took)
-    # Rows of other kinds are of other people's kernels.
     return {name: statistics.median(reached[name]) for name in EFFICIENCIES if name in reached}
 
 
@@ -91,11 +97,29 @@ def _kind(row: Row) -> str:
     """Mamba-2's scan of single tokens has no products: it moves states, as Mamba-1's does. And
     convolutions are not as fast as what moves states."""
     kind: str = row["kind"]
-    if str(row.get("case")).startswith("causal_conv1d"):
-        return "conv"
-    return "scan" if kind == "ssd" and not row["flops"] else kind
+    for operator, name in (("causal_conv1d", "conv"), ("paged_attention", "attention")):
+        if str(row.get("case")).startswith(operator):
+            return name
+    if kind == "ssd" and not row["flops"]:
+        return "scan"
+    return "row" if _is_row(row) else kind
 
 
-def _is_product(row: Row) -> bool:
+def _products(rows: Sequence[Row]) -> Sequence[Row]:
+    """Products of a few rows. Where none was timed, those of one row stand for them, as they were
+    before tuning, which is for one row only."""
+    return [row for row in rows if _is_products(row)] or [row for row in rows if _is_row(row)]
+
+
+def _is_row(row: Row) -> bool:
     """One row by a matrix: bound by memory, with operations."""
+    return _multiplies(row) and not _is_products(row)
+
+
+def _is_products(row: Row) -> bool:
+    """Several rows by a matrix, but still bound by memory."""
+    return _multiplies(row) and " rows by " in str(row.get("case"))
+
+
+def _multiplies(row: Row) -> bool:
     return bool(row["kind"] == "memory" and row["flops"])

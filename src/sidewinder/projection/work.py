@@ -57,7 +57,8 @@ class Work:
 
     Attributes:
         name: the operator.
-        kind: which efficiency it has: "gemm", "memory", "conv", "scan" or "ssd".
+        kind: which efficiency its bytes have: "memory", "row", "conv", "scan", "attention", "ssd",
+            which is also that of its operations; or "gemm", whose bytes are as "memory".
         count: how many in a step.
         bytes: memory traffic of one.
         flops: of its matrix products.
@@ -246,7 +247,7 @@ class Counter:
         read = step.context * 2 * kv_width * self.item
         flops = 4.0 * step.tokens * step.context * width
         if step.is_decode:
-            yield Work("attention", "gemm", calls, step.sequences * read, flops)
+            yield Work("attention", "attention", calls, step.sequences * read, flops)
             yield self.rows("attention's splits", calls, 2 * width)
             yield Work("places of keys", "memory", 8, 8.0 * step.sequences * step.context)
             return
@@ -262,7 +263,9 @@ class Counter:
         rows = self.step.tokens if rows is None else rows
         moved = (out * inner + rows * (out + inner)) * self.item
         flops = 2.0 * rows * out * inner
-        return Work(name, "gemm", count, moved, flops, weight_elements=out * inner)
+        # GPUs have a kernel for one row.
+        kind = "row" if rows == 1 and self.has_graphs else "gemm"
+        return Work(name, kind, count, moved, flops, weight_elements=out * inner)
 
     def rows(self, name: str, count: int, elements: float) -> Work:
         """An operator that moves `elements` of each row."""

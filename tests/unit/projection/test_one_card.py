@@ -22,7 +22,7 @@ from sidewinder.projection.work import Step
 
 H100 = device_of("h100")
 HALF = dict.fromkeys(EFFICIENCIES, 0.5)
-IDEAL = Calibration(1, 1, 1, 1, 1, 1, 1, kernel_s=0, product_s=0, update_s=0, host_s=0)
+IDEAL = Calibration(*[1] * 9, kernel_s=0, product_s=0, row_s=0, update_s=0, host_s=0)
 """Half as efficient means twice as long: kernels and the host cost nothing in these tests."""
 
 
@@ -45,7 +45,14 @@ def suite(**sections):
     return {
         "machine": {"gpu": "NVIDIA H100 80GB HBM3"},
         "versions": {"dry_run": False},
-        "calibration": {**HALF, "kernel_s": 0, "product_s": 0, "update_s": 0, "host_s": 0},
+        "calibration": {
+            **HALF,
+            "kernel_s": 0,
+            "product_s": 0,
+            "row_s": 0,
+            "update_s": 0,
+            "host_s": 0,
+        },
         "sections": sections,
     }
 
@@ -124,6 +131,11 @@ def test_a_shards_decode_step_waits_for_the_host_and_its_prefill_does_not():
         assert late == pytest.approx(host)
 
 
+def test_one_rank_alone_has_no_sums():
+    where, step = ideal("zamba-7b"), Step(1, 1, 1, 13.0)
+    assert shard_seconds(where, step, 1.0) == shard_seconds(where, step, 0.0)
+
+
 class Kernels(TorchDispatchMode):
     """Counts what computes."""
 
@@ -136,7 +148,7 @@ class Kernels(TorchDispatchMode):
 
 @pytest.mark.parametrize("ranks", [2, 4, 8])
 def test_local_sums_are_those_of_the_suite(ranks):
-    kernels = Calibration(1, 1, 1, 1, 1, 1, 1, kernel_s=1.0)
+    kernels = Calibration(*[1] * 9, kernel_s=1.0)
     sums = LocalSums(H100, link_of("nvlink4"), kernels)
     group = LocalCost(TensorParallel(0, ranks))
     with Kernels() as counted:

@@ -16,11 +16,12 @@ from sidewinder.projection.links import LINKS, Link, fitted_link, link_of
 from sidewinder.projection.model import Load, Setting, project, project_memory, step_time
 from sidewinder.projection.report import format_projection, projection_report
 from sidewinder.projection.sums import EXACT, Wire, policies, sum_times
+from sidewinder.projection.timed_kernels import EFFICIENCIES
 from sidewinder.projection.work import Step
 
 BF16 = torch.bfloat16
 CONFIG = parse_model_config(SHAPES["mamba-2.8b"])
-IDEAL = Calibration(1, 1, 1, 1, 1, 1, 1, kernel_s=0, product_s=0, update_s=0, host_s=0)
+IDEAL = Calibration(*[1] * 9, kernel_s=0, product_s=0, row_s=0, update_s=0, host_s=0)
 FREE = Link("free", "free", 1e30, 0)
 INT8 = PhaseCodecs(CODECS["int8"], CODECS["int8"])
 
@@ -219,16 +220,24 @@ def test_devices_that_fuse_a_few_scans_save_their_kernels():
 
 
 def test_fixed_costs_of_products_and_updates():
-    """Of a layer's kernels three are products, two small ones, and one scans."""
-    instant = setting(1, gpu="h100", calibration=replace(IDEAL, memory=1e9, conv=1e9, special=1e9))
-    costs = {"kernel_s": 2e-6, "product_s": 3e-6, "update_s": 7e-6}
-    step = Step(1, 1, 0)
+    """Of a layer's kernels three are products, two small ones, and one or two scan."""
+    instant = setting(1, gpu="h100", calibration=replace(IDEAL, **dict.fromkeys(EFFICIENCIES, 1e9)))
+    costs = {"kernel_s": 2e-6, "row_s": 3e-6, "product_s": 4e-6, "update_s": 7e-6}
     slow = replace(instant, calibration=replace(instant.calibration, **costs))
-    work = step_time(slow, step, EXACT).work
-    layer = sum(work.values()) - work["embedding"] - work["residual in float32"]
-    assert layer - work["final norm"] == pytest.approx(64 * (3 * 3e-6 + 2 * 2e-6 + 7e-6), rel=0.01)
-    late = replace(slow, calibration=replace(slow.calibration, scan=1, memory=1))
-    assert step_time(late, Step(64, 64, 0), EXACT).work["scan"] > work["dt_proj and scan"]
+    for n, layer_s in ((1, 3 * 3e-6 + 2 * 2e-6 + 7e-6), (5, 4 * 4e-6 + 2 * 2e-6 + 7e-6)):
+        work = step_time(slow, Step(n, n, 0), EXACT).work
+        outside = sum(work[name] for name in ("embedding", "residual in float32", "final norm"))
+        assert sum(work.values()) - outside == pytest.approx(64 * layer_s, rel=0.01)
+    late = replace(slow, calibration=replace(slow.calibration, scan=1))
+    assert step_time(late, Step(64, 64, 0), EXACT).work["scan"] > 64 * 7e-6
+
+
+def test_attention_of_single_tokens_has_an_efficiency_of_its_own():
+    where = setting(1, gpu="h100", config=parse_model_config(SHAPES["zamba-7b"]), calibration=IDEAL)
+    half = replace(where, calibration=replace(IDEAL, attention=0.5))
+    for step, times in ((Step(1, 1, 0, 8192.0), 2), (Step(8192, 1, 0, 4096.0), 1)):
+        one, other = (step_time(each, step, EXACT).work["attention"] for each in (where, half))
+        assert other == pytest.approx(times * one)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_a_decode_step_launches_the_kernels_that_are_counted(family, tp, n, dtyp
     for names, operators in OPERATORS.items():
         counted = sum(work.count for work in works if work.name in names)
         assert sum(found[operator] for operator in operators) == counted, operators
-    products = [work for work in works if work.weight_elements and work.kind == "gemm"]
+    products = [work for work in works if work.kind in ("gemm", "row") and work.weight_elements]
     assert found["linear"] == sum(work.count for work in products)
     assert found.total() == sum(work.count for work in works), found
 
