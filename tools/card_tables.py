@@ -70,15 +70,16 @@ def gpu_table() -> Iterator[str]:
     report = json.loads(GPU_RESULT.read_text())
     file = f"benchmarks/results/{report['suite']}"
     yield f"{report['gpu']}, `{file}`: measured / projected, ms (error)."
-    yield ""
-    yield from _pivot(report["rows"], ENGINE, "the engine on one rank")
-    yield ""
-    yield from _pivot(report["rows"], SHARD, "one rank's shard alone")
+    for columns, title in ((ENGINE, "the engine on one rank"), (SHARD, "one rank's shard alone")):
+        yield from _pivot(report["rows"], columns, title)
 
 
 def _pivot(rows: Sequence[dict[str, Any]], columns: Sequence[str], title: str) -> Iterator[str]:
-    """A line per model and number of ranks, a column per figure."""
+    """A line per model and number of ranks, a column per figure; nothing if none was measured."""
     cells = {(row["model"], row["tp"], row["what"]): row for row in rows if row["what"] in columns}
+    if not cells:
+        return
+    yield ""
     yield f"| {title} | tp | {' | '.join(columns)} |"
     yield "|---|---|" + "---|" * len(columns)
     for model, tp in dict.fromkeys((model, tp) for model, tp, _ in cells):

@@ -90,6 +90,7 @@ def test_the_comparison_is_written_printed_and_put_on_the_page(monkeypatch, caps
     page = Path("docs/projection.md").read_text()
     assert f"| mamba-2.8b | 2 | 100.00 / {projected:.2f} ({error}) | not measured |" in page
     assert "zamba" not in page
+    assert "engine" not in page, "no whole model was measured"
 
 
 def test_what_cannot_be_compared(monkeypatch, capsys):
