@@ -75,6 +75,14 @@ def _capability() -> int:
     return torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
 
 
+@cache
+def multiprocessors() -> int:
+    """Of this machine's GPU; an H100's where there is none."""
+    if not torch.cuda.is_available():
+        return 132
+    return torch.cuda.get_device_properties(0).multi_processor_count
+
+
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """Start `kernel` on `grid`; `constants` also holds the options of `OPTIONS`.
 

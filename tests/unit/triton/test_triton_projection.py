@@ -16,7 +16,7 @@ from sidewinder.layers.gated_output import gated_output
 from sidewinder.layers.weights import Weights
 from sidewinder.models.registry import build_model
 from sidewinder.ops.dispatch import forced
-from sidewinder.ops.selective_scan.triton import PREFILL
+from sidewinder.ops.selective_scan.triton import prefill_candidates
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.projection.work import SCAN_CHUNK, Counter, Step
 from sidewinder.sharding.dims import LocalDims
@@ -182,8 +182,9 @@ def test_a_prefill_launches_the_kernels_that_are_counted(family, tp, lengths, dt
 
 
 def test_scans_are_cut_where_the_projection_cuts_them():
-    """Until a card has been tuned, which may choose longer chunks."""
-    assert PREFILL[0]["chunk"] == SCAN_CHUNK
+    """Wide ranks cut at twice that at most: sequences in between are few."""
+    assert prefill_candidates(768)[0]["chunk"] == SCAN_CHUNK
+    assert all(prefill_candidates(width)[0]["chunk"] <= 2 * SCAN_CHUNK for width in range(1, 16384))
 
 
 @DTYPES

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ops_cases import Case, assert_untouched, cut, make_case
-from triton_cases import DTYPES, TOLERANCE, here, on_device, overridden
+from triton_cases import DTYPES, TOLERANCE, here, launching, on_device, overridden
 
 from sidewinder.ops.selective_scan import reference, triton
 from sidewinder.testing import assert_close
@@ -93,3 +93,17 @@ def test_extreme_steps_neither_overflow_nor_vanish(step):
     with overridden(**SMALL):
         result = on_device(triton.selective_scan, **arguments, state=state, seqs=case.seqs)
     assert_close("y", expected, result, TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("channels", [5120, 8192, 3712, 2560, 16384])
+def test_a_long_prompt_fills_the_multiprocessors_evenly(channels):
+    config = triton.prefill_candidates(channels)[0]
+    chunk, block = config["chunk"], config["block_d"]
+    at_once = triton.RESIDENT[block] * launching.multiprocessors()
+    rounds = -(-triton.TYPICAL_TOKENS // chunk) * -(-channels // block) / at_once
+    assert rounds % 1 == 0 or rounds % 1 > 0.9, "a last round of few programs"
+    assert triton.LEAST_CHUNK <= chunk <= 2 * triton.LEAST_CHUNK
+
+
+def test_a_narrow_rank_is_cut_into_the_shortest_chunks():
+    assert triton.prefill_candidates(24)[0]["chunk"] == triton.LEAST_CHUNK

@@ -11,13 +11,14 @@ from sidewinder.state.batch import Sequences
 PREFILL: tuple[tuning.Config, ...] = tuple(
     {"block_t": block_t, "rows": rows, "block_c": block_c, "num_warps": warps}
     for block_t, rows, block_c, warps in [
+        (64, 16, 128, 1),
         (64, 8, 256, 1),
         (32, 8, 256, 1),
         (64, 4, 256, 1),
         (32, 8, 512, 2),
         (128, 8, 256, 1),
         (64, 8, 128, 1),
-        (64, 16, 128, 1),
+        (128, 16, 128, 1),
         (32, 4, 512, 2),
     ]
 )

@@ -9,7 +9,7 @@ from sidewinder.ops.paged_attention import kernels
 
 CANDIDATES: tuple[tuning.Config, ...] = tuple(
     {"split": split, "block_n": block_n, "num_warps": warps}
-    for split in (256, 128, 512)
+    for split in (128, 256, 512)
     for block_n, warps in [(16, 4), (8, 4), (32, 8)]
 )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CANDIDATES: tuple[tuning.Config, ...] = tuple(
     {"block_d": block_d, "num_warps": warps}
-    for block_d, warps in [(32, 4), (16, 4), (16, 2), (64, 4), (64, 8), (32, 2)]
+    for block_d, warps in [(16, 4), (16, 2), (32, 4), (64, 4), (64, 8), (32, 2)]
 )
 
 

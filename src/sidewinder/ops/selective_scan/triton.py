@@ -6,22 +6,50 @@ import torch
 from torch import Tensor
 
 from sidewinder.ops import tuning
-from sidewinder.ops.launching import blocks, chunks_bound, early, launch, power_of_two
+from sidewinder.ops.launching import (
+    blocks,
+    chunks_bound,
+    early,
+    launch,
+    multiprocessors,
+    power_of_two,
+)
 from sidewinder.ops.selective_scan import kernels
 from sidewinder.state.batch import Sequences
 
-PREFILL: tuple[tuning.Config, ...] = tuple(
-    {"chunk": chunk, "block_d": block_d, "num_warps": 1}
-    for chunk in (128, 256, 64, 512)
-    for block_d in (64, 128, 32)
-)
-"""More, shorter chunks share the multiprocessors evenly; longer ones pass fewer states on."""
+RESIDENT = {128: 8, 64: 16}
+"""Warps of prefill that a multiprocessor holds, by channels of a warp: registers bound them."""
+LEAST_CHUNK = 128
+"""Shorter chunks pass on more states than they save time."""
+TYPICAL_TOKENS = 8192
+"""Of a step of prefill."""
 UPDATE: tuple[tuning.Config, ...] = tuple(
     {"block_d": block_d, "num_warps": warps}
-    for block_d, warps in [(64, 1), (32, 1), (128, 2), (128, 4), (256, 4)]
+    for block_d, warps in [(128, 2), (64, 1), (32, 1), (128, 4), (256, 4)]
 )
 PASS_BLOCK, PASS_AHEAD = 128, 8
 """Channels of a program that passes states on, 4 a thread, and chunks that it asks for at once."""
+
+
+def prefill_candidates(channels: int) -> tuple[tuning.Config, ...]:
+    """Chunks of such lengths that `TYPICAL_TOKENS` fill the multiprocessors evenly, once or more.
+
+    All programs take equally long, so a last round of few programs is lost time: 14 % at 5,120
+    channels in chunks of 128 tokens on an H100. Lengths depend on the width alone, so that a
+    sequence's results do not depend on the batch around it.
+    """
+    sizes = [(even_chunk(channels, block, n), block) for n in (2, 1, 3, 4) for block in (128, 64)]
+    # Two rounds hide each other's waiting; a narrow rank has too little work for them.
+    sizes.sort(key=lambda each: not LEAST_CHUNK < each[0] <= 2 * LEAST_CHUNK)
+    return tuple(
+        {"chunk": chunk, "block_d": block, "num_warps": 1} for chunk, block in dict.fromkeys(sizes)
+    )
+
+
+def even_chunk(channels: int, block: int, rounds: int) -> int:
+    """Tokens of a chunk with which `TYPICAL_TOKENS` fill all multiprocessors `rounds` times."""
+    chunks = rounds * RESIDENT[block] * multiprocessors() // blocks(channels, block)
+    return max(LEAST_CHUNK, blocks(TYPICAL_TOKENS, max(1, chunks)))
 
 
 @dataclass(frozen=True)
@@ -78,8 +106,9 @@ def selective_scan(
         ))  # fmt: skip
     if seqs.n_seqs > seqs.n_decodes:
         key = (*sizes, tuning.bucket(seqs.n_tokens), tuning.bucket(seqs.n_seqs))
+        candidates = prefill_candidates(A.shape[1])
         _prefill(arguments, tuning.choose(
-            "scan_prefill", key, PREFILL, lambda config: _prefill(arguments, config), (state,)
+            "scan_prefill", key, candidates, lambda config: _prefill(arguments, config), (state,)
         ))  # fmt: skip
     return y
 

@@ -22,9 +22,9 @@ PREFILL: tuple[tuning.Config, ...] = tuple(
     }
     for chunk in (128, 256)
     for block_t, block_n, warps, stages in [
-        (64, 64, 4, 3),
-        (64, 64, 4, 2),
         (64, 128, 4, 2),
+        (64, 64, 4, 2),
+        (64, 64, 4, 3),
         (64, 32, 4, 3),
         (64, 64, 8, 3),
         (128, 64, 8, 2),
