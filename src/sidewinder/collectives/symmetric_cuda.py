@@ -2,7 +2,8 @@
 
 torch maps a buffer of every rank into all of them (over NVLink or PCIe peer access, or CUDA IPC on
 one card) and has kernels that sum them. Its interface is private and still moves: all of it that is
-used is in this file. Written against torch 2.11 to 2.13; it has not run on a GPU yet.
+used is in this file. Written against torch 2.11 to 2.13; it has run on ranks that share one card
+(docs/gpu.md), not on several.
 """
 
 import itertools

@@ -51,6 +51,9 @@ def check_tokens(tokens: Any, vocab_size: int) -> tuple[int, ...]:
         )
     if not items:
         raise ValueError("the prompt is empty; give at least one token")
+    # Long prompts of plain integers, as most are: milliseconds before the first token.
+    if set(map(type, items)) == {int} and min(items) >= 0 and max(items) < vocab_size:
+        return tuple(items)
     for position, token in enumerate(items):
         if not _is_integer(token):
             raise ValueError(f"{token!r} at position {position} is not a token id; use integers")

@@ -99,7 +99,26 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         with _one_at_a_time:
             kernel[grid](*arguments, **constants)
     else:
+        settle_key(kernel)
         kernel[grid](*arguments, **constants)
+
+
+def settle_key(kernel: Any) -> None:
+    """Make a kernel's place in Triton's cache on disk the same in every process.
+
+    In Triton 3.6 it depends on which of the functions that the kernel calls have been hashed
+    before: processes that launch kernels in another order would compile them again. So they are
+    hashed first, those that call others last.
+    """
+    function = kernel.fn
+    if function in _settled:  # Not by the kernel, whose hash is its key.
+        return
+    _settled.add(function)
+    for name in function.__code__.co_names:
+        called = function.__globals__.get(name)
+        if isinstance(called, type(kernel)):
+            settle_key(called)
+    kernel.cache_key  # noqa: B018 computed once, and kept
 
 
 @contextmanager
@@ -137,3 +156,4 @@ def blocks(n: int, block: int) -> int:
 
 _records: list[Launch] | None = None
 _one_at_a_time = Lock()
+_settled: set[Any] = set()

@@ -187,3 +187,22 @@ def test_calibration_takes_each_kernel_for_what_bounds_it(monkeypatch):
     ]
     found = calibration(Context(dry_run=False, budget_s=1), rows)
     assert found == pytest.approx({"special": 0.75, "scan": 0.6, "gemm": 0.7, "kernel_s": 2e-6})
+
+
+def test_less_time_is_shared_in_proportion(tmp_path, monkeypatch):
+    budgets = {}
+
+    def run(name, _, budget):
+        budgets[name] = budget
+        return {"rows": []}
+
+    monkeypatch.setattr(gpu_suite, "run_section", run)
+    names = ("kernels", "end_to_end", "shards")
+    argv = ["gpu_suite.py", "--dry-run", "--total", "60", "--output", str(tmp_path / "r.json")]
+    monkeypatch.setattr(sys, "argv", [*argv, "--sections", ",".join(names)])
+    assert gpu_suite.main() == 0
+    whole = sum(gpu_suite.SECTIONS[name][1] for name in names)
+    scale = (60 - gpu_suite.GRACE_S) / whole
+    assert budgets["kernels"] == pytest.approx(scale * gpu_suite.SECTIONS["kernels"][1], abs=1)
+    # What the first left belongs to those after it.
+    assert budgets["shards"] == pytest.approx(60 - gpu_suite.GRACE_S, abs=1)

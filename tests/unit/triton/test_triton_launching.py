@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -157,3 +158,30 @@ def test_overridden_sizes_end():
     with tuning.overridden("probe", block=7):
         assert _choose() == {"block": 7}
     assert _choose() == {"block": 1}
+
+
+class Hashed:
+    """A compiled function, as far as its key goes: which have been hashed, in what order."""
+
+    order: ClassVar[list[str]] = []
+
+    def __init__(self, fn):
+        self.fn = fn
+
+    @property
+    def cache_key(self):
+        Hashed.order.append(self.fn.__name__)
+        return self.fn.__name__
+
+
+def test_what_a_kernel_calls_is_hashed_before_it():
+    """`outer` calls `middle` and `inner`, `middle` calls `inner`; each is hashed once."""
+    space = {}
+    source = "def inner(): ...\ndef middle(): inner()\ndef outer(): middle(); inner(); len([])"
+    exec(source, space)
+    for name in ("inner", "middle", "outer"):
+        space[name] = Hashed(space[name])
+    Hashed.order.clear()
+    launching.settle_key(space["outer"])
+    launching.settle_key(space["middle"])
+    assert Hashed.order == ["inner", "middle", "outer"]
