@@ -13,7 +13,7 @@ from sidewinder.ops.codec.triton import decode, decode_add, decode_rms_norm, enc
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
 from sidewinder.ops.gated_squares.triton import gated_squares
 from sidewinder.ops.launching import EARLY_VARIABLE
-from sidewinder.ops.linear.triton import TORCH, candidates, linear
+from sidewinder.ops.linear.triton import FEW_ROWS, TORCH, candidates, linear
 from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.projected_scan.triton import CANDIDATES as PROJECTED
 from sidewinder.ops.projected_scan.triton import projected_scan
@@ -113,11 +113,21 @@ def row(dtype: torch.dtype) -> None:
                 linear(x, weight.to(dtype), torch.empty(outputs, dtype=dtype))
 
 
+def few_rows(dtype: torch.dtype) -> None:
+    for index in range(1, len(FEW_ROWS)):
+        with candidate(index):
+            for rows in (3, 32, 64):
+                x, weight = torch.empty(rows, 2560, dtype=dtype), torch.empty(10240, 2560)
+                linear(x, weight.to(dtype), torch.empty(10240, dtype=dtype))
+
+
 def started_early(dtype: torch.dtype) -> None:
     """A decode step's kernels, each of which may start before the one before it has ended."""
     os.environ[EARLY_VARIABLE] = "1"
     try:
         linear(torch.empty(1, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
+        with candidate(1):
+            linear(torch.empty(8, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
         conv(dtype)
         projected(dtype, None)
         scan(dtype)
@@ -176,6 +186,7 @@ CASES: dict[str, Case] = {
     "conv without bias": (partial(conv_without_bias, torch.float32), [HOPPER]),
     "scan of bf16 states": (partial(scan, torch.bfloat16, torch.bfloat16, gated=False), [HOPPER]),
     "ssd of odd sizes": (partial(ssd, torch.bfloat16, torch.bfloat16, n=7, p=72), [HOPPER]),
+    "few rows": (partial(few_rows, torch.bfloat16), [AMPERE, HOPPER]),
     "started early": (partial(started_early, torch.bfloat16), [HOPPER]),
     "sizes of one": (partial(sizes_of_one, torch.bfloat16), [HOPPER]),
 }

@@ -13,7 +13,7 @@ KERNELS = {
     "causal_conv1d": ["prefill", "update"],
     "selective_scan": ["chunk_ends", "pass_states", "finish", "update"],
     "ssd_scan": ["steps", "chunk_states", "pass_states", "scores", "outputs", "update"],
-    "linear": ["row_product"],
+    "linear": ["row_product", "few_rows_product"],
     "projected_scan": ["update"],
     "rms_norm": ["normalise"],
     "gated_rms_norm": ["normalise"],

@@ -10,7 +10,10 @@ from sidewinder.ops.linear import reference, triton
 from sidewinder.quantise import quantise
 from sidewinder.testing import assert_close
 
-SMALL = {"row_product": {"block_o": 4, "block_i": 16, "num_warps": 1}}
+SMALL = {
+    "row_product": {"block_o": 4, "block_i": 16, "num_warps": 1},
+    "few_rows_product": {"block_o": 16, "block_i": 32, "num_warps": 4, "num_stages": 2},
+}
 
 
 @DTYPES
@@ -28,6 +31,25 @@ def test_a_row_is_the_reference(dtype, outputs, inputs, biased):
     assert_close("y", reference.linear(**arguments), result, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "outputs", "inputs"), [(2, 9, 37), (5, 16, 32), (16, 1, 1), (33, 20, 90), (64, 33, 64)]
+)
+def test_a_few_rows_are_the_reference(dtype, rows, outputs, inputs, biased):
+    case = make_case([1], seed=inputs)
+    arguments = {
+        "x": case.strided(rows, inputs, dtype=dtype),
+        "weight": case.strided(outputs, inputs, dtype=dtype),
+        "bias": case.randn(outputs, dtype=dtype) if biased else None,
+    }
+    with overridden(**SMALL):
+        result = on_device(triton.linear, **arguments)
+    assert result.shape == (rows, outputs)
+    assert result.dtype == dtype
+    assert_close("y", reference.linear(**arguments), result, TOLERANCE[torch.bfloat16])
+
+
 def launches_of(x, weight):
     with overridden(**SMALL), launching.recording() as launches:
         triton.linear(x, weight)
@@ -37,14 +59,23 @@ def launches_of(x, weight):
 def test_several_rows_and_other_weights_are_torchs():
     x, weight = torch.randn(3, 64), torch.randn(8, 64)
     assert launches_of(x[:1], weight) == 1
-    assert launches_of(x, weight) == 0
+    assert launches_of(x, weight) == 0, "float32 is not for matrix units"
     assert launches_of(x[:1], quantise(weight)) == 0
     assert launches_of(x[:1].bfloat16(), weight.bfloat16()) == 1
+    assert launches_of(x.bfloat16(), weight.bfloat16()) == 1
+    assert launches_of(torch.randn(65, 64).bfloat16(), weight.bfloat16()) == 0
 
 
 def test_torchs_product_runs_where_it_is_chosen():
     x, weight = torch.randn(1, 64), torch.randn(8, 64)
     with overridden(row_product=triton.TORCH), launching.recording() as launches:
+        assert torch.equal(triton.linear(x, weight), x @ weight.T)
+    assert launches == []
+
+
+def test_torchs_product_runs_for_a_few_rows_until_they_are_measured():
+    x, weight = torch.randn(8, 64).bfloat16(), torch.randn(8, 64).bfloat16()
+    with launching.recording() as launches:
         assert torch.equal(triton.linear(x, weight), x @ weight.T)
     assert launches == []
 

@@ -1,9 +1,9 @@
-"""Triton kernel of the product with one row; `triton.py` launches it."""
+"""Triton kernels of products with one row and with a few; `triton.py` launches them."""
 
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import begin, put
+from sidewinder.ops.triton_math import begin, product, put
 
 
 @triton.jit
@@ -35,3 +35,36 @@ def row_product(
     if bias is not None:
         out += tl.load(bias + o, mask=some_o, other=0.0).to(tl.float32)
     put(y + o, out, some_o)
+
+
+@triton.jit
+def few_rows_product(
+    x, x_row, weight, weight_row, bias, y, rows, outputs, inputs,
+    DOT: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_O outputs of all rows (BLOCK_T at least), by matrix units.
+
+    The first weights are asked for before the kernel waits for those that made its inputs.
+
+    Floor: bytes, those of the weight; every program reads x from the second-level cache.
+    """
+    o, t = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O), tl.arange(0, BLOCK_T)
+    i = tl.arange(0, BLOCK_I)
+    some_o, some_t = o < outputs, t < rows
+    at = weight + o.to(tl.int64)[:, None] * weight_row + i[None, :]
+    x_at = x + t.to(tl.int64)[None, :] * x_row + i[:, None]
+    some_i = i < inputs
+    w_i = tl.load(at, mask=some_o[:, None] & some_i[None, :], other=0.0)
+    begin(EARLY)
+    x_i = tl.load(x_at, mask=some_i[:, None] & some_t[None, :], other=0.0)
+    total = product(w_i, x_i, DOT)
+    for base in range(BLOCK_I, inputs, BLOCK_I):
+        some_i = base + i < inputs
+        w_i = tl.load(at + base, mask=some_o[:, None] & some_i[None, :], other=0.0)
+        x_i = tl.load(x_at + base, mask=some_i[:, None] & some_t[None, :], other=0.0)
+        total += product(w_i, x_i, DOT)
+    if bias is not None:
+        total += tl.load(bias + o, mask=some_o, other=0.0).to(tl.float32)[:, None]
+    out_at = y + t.to(tl.int64)[None, :] * outputs + o[:, None]
+    put(out_at, total, some_o[:, None] & some_t[None, :])

@@ -1,21 +1,24 @@
-"""Linear map on GPUs: torch's matrix product; for one row a kernel in Triton.
+"""Linear map on GPUs: torch's matrix product; for one row, and maybe a few, a kernel in Triton.
 
-On an H100 it reads a decode step's matrices at 75 to 100 % of the bandwidth, torch's product at 60
-to 88 % (docs/kernels.md). Where `ops.tuning` has measured torch's to be the faster, that runs.
+On an H100 `row_product` reads a decode step's matrices at 75 to 100 % of the bandwidth, torch's
+product at 60 to 88 % (docs/kernels.md). For a few rows torch's runs until `ops.tuning` has measured
+`few_rows_product` to be the faster: no card has run that one yet.
 """
 
 from typing import TYPE_CHECKING
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from sidewinder.ops import tuning
-from sidewinder.ops.launching import blocks, early, launch
+from sidewinder.ops.launching import blocks, early, launch, power_of_two
 from sidewinder.ops.linear import kernels, vectorized
 
 if TYPE_CHECKING:
     from sidewinder.layers.weights import Weight
 
+OPERANDS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 TORCH: tuning.Config = {"block_o": 0}
 LONG: tuning.Config = {"block_o": 1, "block_i": 4096, "num_warps": 8}
 MIDDLE: tuning.Config = {"block_o": 2, "block_i": 1024, "num_warps": 4}
@@ -42,22 +45,48 @@ def candidates(inputs: int) -> tuple[tuning.Config, ...]:
     return (LONG, MIDDLE, SHORT, TORCH, *OTHERS)
 
 
+MOST_ROWS = 64
+"""Up to so many rows a product is bound by its weight's bytes."""
+FEW_ROWS: tuple[tuning.Config, ...] = (
+    TORCH,
+    *(
+        {"block_o": block_o, "block_i": block_i, "num_warps": 4, "num_stages": stages}
+        for block_o, block_i, stages in [
+            (32, 128, 4),
+            (16, 256, 3),
+            (64, 128, 4),
+            (32, 256, 3),
+            (64, 64, 5),
+            (16, 128, 5),
+        ]
+    ),
+)
+"""For 2 to `MOST_ROWS` rows. Stages are how many tiles of weights are on their way at once; all fit
+into the shared memory of workstation cards."""
+
+
 def linear(x: Tensor, weight: "Weight", bias: Tensor | None = None) -> Tensor:
     """As `reference.linear`."""
-    if not isinstance(weight, Tensor) or len(x) != 1 or weight.dtype != x.dtype:
+    rows = len(x)
+    if not isinstance(weight, Tensor) or weight.dtype != x.dtype or not 1 <= rows <= MOST_ROWS:
         return vectorized.linear(x, weight, bias)
     assert x.stride(1) == weight.stride(1) == 1, "rows are contiguous"
 
     def run(config: tuning.Config) -> Tensor:
-        return _run(x, weight, bias, config)
+        if config["block_o"] == TORCH["block_o"]:
+            return vectorized.linear(x, weight, bias)
+        return (_one_row if rows == 1 else _few_rows)(x, weight, bias, config)
 
     sizes = (x.dtype, *weight.shape)
-    return run(tuning.choose("row_product", sizes, candidates(weight.shape[1]), run))
-
-
-def _run(x: Tensor, weight: Tensor, bias: Tensor | None, config: tuning.Config) -> Tensor:
-    if config["block_o"] == TORCH["block_o"]:
+    if rows == 1:
+        return run(tuning.choose("row_product", sizes, candidates(weight.shape[1]), run))
+    if x.element_size() != 2:  # Matrix units do not multiply float32 exactly.
         return vectorized.linear(x, weight, bias)
+    sizes = (*sizes, tuning.bucket(rows))
+    return run(tuning.choose("few_rows_product", sizes, FEW_ROWS, run))
+
+
+def _one_row(x: Tensor, weight: Tensor, bias: Tensor | None, config: tuning.Config) -> Tensor:
     outputs, inputs = weight.shape
     y = torch.empty(1, outputs, dtype=x.dtype, device=x.device)
     launch(
@@ -66,5 +95,19 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor | None, config: tuning.Config) 
         x, weight, weight.stride(0), bias, y, outputs, inputs,
         BLOCK_O=config["block_o"], BLOCK_I=config["block_i"], num_warps=config["num_warps"],
         **early(),
+    )  # fmt: skip
+    return y
+
+
+def _few_rows(x: Tensor, weight: Tensor, bias: Tensor | None, config: tuning.Config) -> Tensor:
+    (rows, inputs), outputs = x.shape, weight.shape[0]
+    y = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
+    launch(
+        kernels.few_rows_product,
+        (blocks(outputs, config["block_o"]),),
+        x, x.stride(0), weight, weight.stride(0), bias, y, rows, outputs, inputs,
+        DOT=OPERANDS[x.dtype], BLOCK_T=power_of_two(rows, least=16), BLOCK_O=config["block_o"],
+        BLOCK_I=config["block_i"], num_warps=config["num_warps"],
+        num_stages=config["num_stages"], **early(),
     )  # fmt: skip
     return y
