@@ -1,5 +1,6 @@
 """All GPU tests of the suite, by pytest; several at a time, since compiling takes longest."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from gpu_checks.context import Context
 
 PATHS = ["tests/gpu", "tests/unit/triton"]
 DRY_PATH = "tests/unit/engine/test_graphs.py"
-WORKERS = 12
+WORKERS = max(2, (os.cpu_count() or 2) - 1)
 
 
 def run(context: Context) -> dict[str, Any]:
