@@ -85,8 +85,9 @@ SCRIPT = """
 import os, signal, sys, threading
 from sidewinder import LLM, SamplingParams
 
-def run_out(stream):
+def run_out(stream, before=lambda: None):
     try:
+        before()
         for part in stream:
             pass
     except BaseException as error:
@@ -98,8 +99,7 @@ print("pids", *pids, flush=True)
 long = SamplingParams(max_tokens=100_000, ignore_eos=True)
 stream = llm.stream([5, 6], long)
 next(stream)
-threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-run_out(stream)
+run_out(stream, threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start)
 print("generated", len(llm.generate([[5]])[0].token_ids), flush=True)
 stream = llm.stream([5, 6], long)
 next(stream)
