@@ -52,6 +52,8 @@ def choose(
         return candidates[0]
     key = f"{_gpu()}|{kernel}|{'x'.join(map(str, sizes))}"
     found = table().get(key)
+    if found not in candidates:  # Nothing, or what another version of the kernel took.
+        found = None
     if found is None and _measuring and not torch.cuda.is_current_stream_capturing():
         found = min(candidates, key=lambda config: _time(run, config, in_place))
         _keep(key, found)

@@ -139,6 +139,16 @@ def test_measured_sizes_are_kept_for_later_processes(table, monkeypatch):
     assert _choose(sizes=(6,)) == {"block": 1}
 
 
+def test_sizes_that_another_version_measured_are_not_used(table, monkeypatch):
+    table.parent.mkdir()
+    table.write_text(json.dumps({"GPU|probe|5": {"block": 2, "gone": 1}}))
+    assert _choose() == {"block": 1}
+    monkeypatch.setattr(tuning, "_time", lambda _run, config, _: -config["block"])
+    with tuning.measuring():
+        assert _choose() == {"block": 3}
+    assert json.loads(table.read_text()) == {"GPU|probe|5": {"block": 3}}
+
+
 @pytest.mark.usefixtures("table")
 def test_a_graph_that_is_being_recorded_is_not_measured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
