@@ -189,7 +189,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="where the result goes")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     parser.add_argument("--budget", type=float, default=60.0, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.total <= 2 * GRACE_S:
+        parser.error(
+            f"--total {args.total:.0f} is too short; use more than {2 * GRACE_S:.0f} seconds"
+        )
+    return args
 
 
 if __name__ == "__main__":

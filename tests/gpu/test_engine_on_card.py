@@ -34,6 +34,7 @@ def test_kernels_that_wait(family, tmp_path, monkeypatch):
 @pytest.mark.parametrize("tp", [2, 4])
 def test_quantised_sums_in_graphs_change_no_text(codec, tp, tmp_path, monkeypatch):
     monkeypatch.setenv(SHARE_VARIABLE, "1")
+    prompts = gpu_engines.FULL_BUCKET if codec == "int4" else gpu_engines.PROMPTS
     gpu_engines.check_graphs_change_nothing(
-        "mamba", tmp_path, tp=tp, all_reduce=codec, device="cuda"
+        "mamba", tmp_path, prompts, tp=tp, all_reduce=codec, device="cuda"
     )

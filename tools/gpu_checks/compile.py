@@ -13,6 +13,7 @@ import torch
 from gpu_checks.cases import all_cases
 from gpu_checks.context import Context
 from sidewinder.ops import tuning
+from sidewinder.ops.launching import slots_at_rest
 
 PROCESSES = 14
 MOST_CANDIDATES = 16
@@ -56,7 +57,7 @@ def try_candidate(context: Context, name: str, index: int) -> dict[str, Any] | N
     started = time.monotonic()
     run_case = cases_of(context)[name].make()
     try:
-        with tuning.candidate(index):
+        with tuning.candidate(index), slots_at_rest():
             run_case()
     except IndexError:
         return None

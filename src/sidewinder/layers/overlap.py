@@ -16,7 +16,7 @@ from sidewinder.state.batch import Sequences
 LEAST_ROWS = 64
 """Rows of a half: fewer use the matrix units badly."""
 SEAM_ROWS = 64
-"""A sequence is cut after a multiple of so many rows, where chunked scans have seams too."""
+"""A sequence is cut after a multiple of so many rows, where most chunked scans have seams too."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from sidewinder.config import ModelConfig
 from sidewinder.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
 from sidewinder.layers.overlap import PLAIN, Overlap, halves, nothing
 from sidewinder.layers.weights import Weight, Weights
+from sidewinder.ops.launching import slots_at_rest
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.dims import LocalDims
@@ -122,6 +123,7 @@ class MixerStack(Model):
         return embedded.float() if self.config.residual_in_fp32 else embedded
 
     @torch.inference_mode()
+    @slots_at_rest()
     def run_layers(self, residual: Tensor, seqs: Sequences, pool: StatePool) -> Tensor:
         """`forward` from the embedding on.
 

@@ -18,11 +18,13 @@ from sidewinder.layers.mamba1 import Mamba1Mixer
 from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.weights import Weight
 from sidewinder.models.base import Model
+from sidewinder.ops.launching import slots_at_rest
 from sidewinder.ops.linear import linear
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.state.batch import PackedBatch, Sequences
 from sidewinder.state.decode_index import DecodeIndex
+from sidewinder.state.kv import KVIndex
 from sidewinder.state.pool import StatePool
 
 
@@ -75,21 +77,29 @@ class Zamba(Model):
     @torch.inference_mode()
     def forward(self, batch: PackedBatch, pool: StatePool) -> Tensor:
         assert pool.kv is not None, "a hybrid's pool has KV pages"
-        eps = self.config.norm_eps
         tables = batch.decode_tables
         index = (
             pool.kv.index(batch) if tables is None else DecodeIndex.of(tables, pool.kv.page_size)
         )
         embedded = self.embedding(batch.token_ids)
+        with slots_at_rest():
+            return self._run_layers(embedded, index, batch.seqs, pool)
+
+    def _run_layers(
+        self, embedded: Tensor, index: KVIndex | DecodeIndex, seqs: Sequences, pool: StatePool
+    ) -> Tensor:
+        """`forward` from the embedding on."""
+        assert pool.kv is not None, "a hybrid's pool has KV pages"
+        eps = self.config.norm_eps
         hidden, delta = embedded, Pending.done(torch.zeros_like(embedded))
         for number, layer in enumerate(self.layers):
             if layer.invocation is None or layer.linear is None:
                 normed, hidden = delta.normed(layer.norm, eps, hidden)
             else:
                 hidden = hidden + delta.wait()
-                seen = self.block(hidden, embedded, pool.kv, layer.invocation, index, batch.seqs)
+                seen = self.block(hidden, embedded, pool.kv, layer.invocation, index, seqs)
                 normed, _ = rms_norm(linear(seen, layer.linear), layer.norm, eps, hidden)
-            delta = self._delta(number, normed, pool, batch.seqs)
+            delta = self._delta(number, normed, pool, seqs)
         return delta.normed(self.final_norm, eps, hidden)[0]
 
     def _delta(self, number: int, normed: Tensor, pool: StatePool, seqs: Sequences) -> Pending:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 EARLY_VARIABLE = "SIDEWINDER_EARLY_LAUNCH"
 """On Hopper and later GPUs a decode step's kernels start while those before them end; 0 stops that.
 1 also lets launches that are recorded for compilation start so."""
+
+TYPICAL_MULTIPROCESSORS = 132
+"""An H100's."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,30 @@ def is_interpreting() -> bool:
 
 
 def early() -> dict[str, bool]:
-    """Arguments of `launch` for kernels that call `triton_math.begin` before all else: whether they
-    may be started before the kernel before them has ended (programmatic dependent launch)."""
+    """Arguments of `launch` for kernels that call `triton_math.wait_for_inputs`: whether they may
+    start before the kernel before them has ended (programmatic dependent launch)."""
     return {"EARLY": True, "launch_pdl": True} if _starts_early() else {"EARLY": False}
+
+
+def early_in_slots() -> dict[str, bool]:
+    """`early` for kernels that read slots before they wait; only inside `slots_at_rest`."""
+    return early() if getattr(_here, "slots_at_rest", False) else {"EARLY": False}
+
+
+@contextmanager
+def slots_at_rest() -> Iterator[None]:
+    """Inside, nothing that can still be running writes what an operator finds in its slots.
+
+    True of a model's layers: each slot of a layer is updated once, and since the step before, a
+    kernel was launched ordinarily (the embedding), which waits for all before it and lets nothing
+    start early. Which slots there are was written before it, too.
+    """
+    before = getattr(_here, "slots_at_rest", False)
+    _here.slots_at_rest = True
+    try:
+        yield
+    finally:
+        _here.slots_at_rest = before
 
 
 def _starts_early() -> bool:
@@ -77,10 +101,11 @@ def _capability() -> int:
 
 @cache
 def multiprocessors() -> int:
-    """Of this machine's GPU; an H100's where there is none."""
+    """Of the current GPU; an H100's where there is none."""
     if not torch.cuda.is_available():
-        return 132
-    return torch.cuda.get_device_properties(0).multi_processor_count
+        return TYPICAL_MULTIPROCESSORS
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return int(properties.multi_processor_count)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -157,3 +182,5 @@ def blocks(n: int, block: int) -> int:
 _records: list[Launch] | None = None
 _one_at_a_time = Lock()
 _settled: set[Any] = set()
+_here = local()
+"""Of this thread: ranks may be threads."""

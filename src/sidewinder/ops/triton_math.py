@@ -12,12 +12,13 @@ numbers for others, and cannot multiply matrices of it."""
 
 
 @triton.jit
-def begin(EARLY: tl.constexpr):
+def wait_for_inputs(EARLY: tl.constexpr):
     """What a kernel that was launched with `launching.early()` does before it touches anything that
-    others write: lets the next one's programs start, and waits for the kernels before it.
+    the step's kernels before it write: lets the next one's programs start, and waits for those
+    before it to end.
 
-    Before it come weights, slots, and the states of slots, which only the last step has written: a
-    step's first kernels are torch's, which wait for everything and let nothing start early.
+    Weights may be asked for before it. So may slots, and what they hold, where
+    `launching.early_in_slots()` allowed it. Stores come after it.
     """
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()

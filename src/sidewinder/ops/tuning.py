@@ -4,7 +4,8 @@ Measuring happens only inside `measuring()` (`tools/gpu_suite.py` does it once f
 kernel that is then called with sizes that the table lacks is timed with each of its candidates, and
 the fastest is written to a small JSON file, which later processes read: `SIDEWINDER_TUNING`, by
 default `~/.cache/sidewinder/tuning.json`. Without it, and under Triton's interpreter, the first
-candidate of each kernel is used.
+candidate of each kernel is used; so it is where the file holds sizes that are no candidate (any
+more).
 """
 
 import json

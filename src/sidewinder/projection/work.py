@@ -12,14 +12,12 @@ import torch
 
 from sidewinder.config import AttentionConfig, ModelConfig
 from sidewinder.ops.projected_scan.parts import MOST_FUSED
+from sidewinder.ops.selective_scan.chunks import chunk_sizes
 from sidewinder.sharding.dims import LocalDims
 
 SSD_CHUNK = 64
 """Tokens of a chunk of Mamba-2's scan; its products inside a chunk grow with it. The fewest that
 fill matrix units: what the suite counts, too, so that its efficiency (`Calibration.ssd`) fits."""
-
-SCAN_CHUNK = 128
-"""Tokens of a chunk of Mamba-1's scan; no more than that are scanned in one pass."""
 
 SCAN_PASSES, SSD_PASSES = 2, 4
 """Kernels of the scans in chunks before the last one."""
@@ -167,7 +165,7 @@ class Counter:
         yield self.gemm("dt_proj", layers, size, config.dt_rank)
         moved = tokens * (4 * size + 2 * config.d_state) * self.item + self.states(size)
         special = float(tokens * size * (config.d_state + 3))
-        cut = not self.step.is_decode and tokens > SCAN_CHUNK
+        cut = not self.step.is_decode and tokens > chunk_sizes(size)[0][0]
         yield Work(
             "scan", "scan", layers, moved, special=special,
             special_before=float(tokens * size * (config.d_state + 1)) if cut else 0.0,

@@ -60,6 +60,8 @@ def main() -> None:
                 assert f".target sm_{capability}" in built.asm["ptx"], name
                 waits = "griddepcontrol.wait" in built.asm["ptx"]
                 assert waits == bool(launch.options.get("launch_pdl")), name
+                can_wait = "EARLY" in launch.constants
+                assert waits == (can_wait and case == "started early"), name
                 compiled[name] = built.metadata.shared
     print(json.dumps(compiled))
 

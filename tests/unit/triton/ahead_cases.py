@@ -12,7 +12,7 @@ from sidewinder.ops.codec.formats import CODECS
 from sidewinder.ops.codec.triton import decode, decode_add, decode_rms_norm, encode, reduce
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
 from sidewinder.ops.gated_squares.triton import gated_squares
-from sidewinder.ops.launching import EARLY_VARIABLE
+from sidewinder.ops.launching import EARLY_VARIABLE, slots_at_rest
 from sidewinder.ops.linear.triton import FEW_ROWS, TORCH, candidates, linear
 from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.projected_scan.triton import CANDIDATES as PROJECTED
@@ -105,7 +105,7 @@ def attention(dtype: torch.dtype) -> None:
 
 def row(dtype: torch.dtype) -> None:
     for outputs, inputs in ((10240, 2560), (192, 5120), (5120, 160)):
-        for index, config in enumerate(candidates(inputs)):
+        for index, config in enumerate(candidates(outputs, inputs)):
             if config == TORCH:
                 continue
             with candidate(index):
@@ -128,11 +128,12 @@ def started_early(dtype: torch.dtype) -> None:
         linear(torch.empty(1, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
         with candidate(1):
             linear(torch.empty(8, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
-        conv(dtype)
-        projected(dtype, None)
-        scan(dtype)
-        ssd(dtype)
-        norms(dtype)
+        with slots_at_rest():
+            conv(dtype)
+            projected(dtype, None)
+            scan(dtype)
+            ssd(dtype)
+            norms(dtype)
     finally:
         del os.environ[EARLY_VARIABLE]
 

@@ -16,9 +16,8 @@ from sidewinder.layers.gated_output import gated_output
 from sidewinder.layers.weights import Weights
 from sidewinder.models.registry import build_model
 from sidewinder.ops.dispatch import forced
-from sidewinder.ops.selective_scan.triton import prefill_candidates
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.projection.work import SCAN_CHUNK, Counter, Step
+from sidewinder.projection.work import Counter, Step
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import DecodeTables, pack
 from sidewinder.state.pool import StatePool
@@ -179,12 +178,6 @@ def test_a_prefill_launches_the_kernels_that_are_counted(family, tp, lengths, dt
     assert found["selective_scan"] + found["ssd_scan"] == kernels["scan"]
     assert found["scaled_dot_product_attention"] == kernels["attention"]
     assert found.total() == kernels.total(), found
-
-
-def test_scans_are_cut_where_the_projection_cuts_them():
-    """Wide ranks cut at twice that at most: sequences in between are few."""
-    assert prefill_candidates(768)[0]["chunk"] == SCAN_CHUNK
-    assert all(prefill_candidates(width)[0]["chunk"] <= 2 * SCAN_CHUNK for width in range(1, 16384))
 
 
 @DTYPES

@@ -5,7 +5,7 @@ import torch
 from ops_cases import Case, assert_untouched, cut, make_case
 from triton_cases import DTYPES, TOLERANCE, here, launching, on_device, overridden
 
-from sidewinder.ops.selective_scan import reference, triton
+from sidewinder.ops.selective_scan import chunks, reference, triton
 from sidewinder.testing import assert_close
 
 SMALL = {"scan_prefill": {"chunk": 8, "block_d": 16}, "scan_update": {"block_d": 16}}
@@ -97,13 +97,32 @@ def test_extreme_steps_neither_overflow_nor_vanish(step):
 
 @pytest.mark.parametrize("channels", [5120, 8192, 3712, 2560, 16384])
 def test_a_long_prompt_fills_the_multiprocessors_evenly(channels):
-    config = triton.prefill_candidates(channels)[0]
-    chunk, block = config["chunk"], config["block_d"]
-    at_once = triton.RESIDENT[block] * launching.multiprocessors()
-    rounds = -(-triton.TYPICAL_TOKENS // chunk) * -(-channels // block) / at_once
+    chunk, block = chunks.chunk_sizes(channels)[0]
+    at_once = chunks.RESIDENT[block] * launching.TYPICAL_MULTIPROCESSORS
+    rounds = -(-chunks.TYPICAL_TOKENS // chunk) * -(-channels // block) / at_once
     assert rounds % 1 == 0 or rounds % 1 > 0.9, "a last round of few programs"
-    assert triton.LEAST_CHUNK <= chunk <= 2 * triton.LEAST_CHUNK
+    assert chunks.LEAST_CHUNK <= chunk <= 2 * chunks.LEAST_CHUNK
 
 
-def test_a_narrow_rank_is_cut_into_the_shortest_chunks():
-    assert triton.prefill_candidates(24)[0]["chunk"] == triton.LEAST_CHUNK
+@pytest.mark.parametrize("multiprocessors", [28, 84, 108, 132])
+def test_chunks_are_neither_short_nor_long(multiprocessors):
+    assert chunks.chunk_sizes(24, multiprocessors)[0][0] == chunks.LEAST_CHUNK
+    for channels in (768, 5120, 16384):
+        for chunk, _ in chunks.chunk_sizes(channels, multiprocessors):
+            assert chunks.LEAST_CHUNK <= chunk <= chunks.MOST_CHUNK
+
+
+@pytest.mark.parametrize("chunk", [3, 7])
+def test_many_chunks_of_any_length_are_the_reference(chunk):
+    """More than are passed on at once, of several sequences, beside single tokens."""
+    case = make_case([1, 73, 31, 1], seed=chunk)
+    arguments = _arguments(case, channels=9, states=4, dtype=torch.float32)
+    expected_state = case.state(4, 9)
+    state = here(expected_state)
+    expected = reference.selective_scan(**arguments, state=expected_state, seqs=case.seqs)
+    with overridden(scan_prefill={"chunk": chunk, "block_d": 16}):
+        result = on_device(triton.selective_scan, **arguments, state=state, seqs=case.seqs)
+    assert 73 // chunk > triton.PASS_AHEAD
+    assert_close("y", expected, result, 1e-5)
+    slots = case.seqs.slots
+    assert_close("state", expected_state[slots], state.cpu()[slots], 1e-5)

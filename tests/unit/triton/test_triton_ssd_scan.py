@@ -19,6 +19,7 @@ NO_LIMIT = (0.0, float("inf"))
         ([1, 1], 3, 2, 10, 20, (0.05, 0.4), torch.float32),
         ([1, 3, 70], 2, 1, 6, 7, NO_LIMIT, torch.float32),
         ([40, 33], 3, 3, 18, 17, (0.05, 0.4), torch.bfloat16),
+        ([1, 170, 40], 2, 1, 6, 7, NO_LIMIT, torch.float32),  # more chunks than passed on at once
     ],
     ids=str,
 )

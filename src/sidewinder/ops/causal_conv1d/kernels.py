@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import begin, below_if, find_chunk, put, silu
+from sidewinder.ops.triton_math import below_if, find_chunk, put, silu, wait_for_inputs
 
 
 @triton.jit(do_not_specialize=["first", "n_seqs"])
@@ -88,20 +88,20 @@ def update(
     used = c < channels
     stored = state + tl.load(slots + seq) * state_slot + c
     kept = below_if(c, channels, tl.load(fresh + seq) == 0)  # where the slot counts
-    total = tl.zeros([BLOCK_C], dtype=tl.float32)
+    total, window = tl.zeros([BLOCK_C], dtype=tl.float32), ()
     for k in tl.static_range(TAPS - 1):
-        at = stored + k * state_row
-        value = tl.load(at, mask=kept, other=0.0).to(tl.float32)
-        if k > 0:
-            put(at - state_row, value, used)
+        value = tl.load(stored + k * state_row, mask=kept, other=0.0).to(tl.float32)
+        window += (value,)
         tap = tl.load(weight + k * channels + c, mask=used, other=0.0).to(tl.float32)
         total += tap * value
     last_tap = tl.load(weight + (TAPS - 1) * channels + c, mask=used, other=0.0).to(tl.float32)
     added = tl.zeros([BLOCK_C], dtype=tl.float32)
     if bias is not None:
         added = tl.load(bias + c, mask=used, other=0.0).to(tl.float32)
-    begin(EARLY)
+    wait_for_inputs(EARLY)
     newest = tl.load(x + seq.to(tl.int64) * x_row + c, mask=used, other=0.0).to(tl.float32)
+    for k in tl.static_range(1, TAPS - 1):
+        put(stored + (k - 1) * state_row, window[k], used)
     if TAPS > 1:
         put(stored + (TAPS - 2) * state_row, newest, used)
     total += last_tap * newest

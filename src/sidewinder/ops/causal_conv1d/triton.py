@@ -5,7 +5,13 @@ from torch import Tensor
 
 from sidewinder.ops import tuning
 from sidewinder.ops.causal_conv1d import kernels
-from sidewinder.ops.launching import blocks, chunks_bound, early, launch, power_of_two
+from sidewinder.ops.launching import (
+    blocks,
+    chunks_bound,
+    early_in_slots,
+    launch,
+    power_of_two,
+)
 from sidewinder.state.batch import Sequences
 
 PREFILL: tuple[tuning.Config, ...] = tuple(
@@ -75,7 +81,7 @@ def _update(
         x, x.stride(0), weight, bias, state, *state.stride()[:2], seqs.slots,
         seqs.fresh.view(torch.uint8), y, channels,
         TAPS=weight.shape[0], ACTIVATION=activation, BLOCK_C=config["block_c"],
-        num_warps=config["num_warps"], **early(),
+        num_warps=config["num_warps"], **early_in_slots(),
     )  # fmt: skip
 
 

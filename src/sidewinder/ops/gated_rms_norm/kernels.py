@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import begin, put, silu
+from sidewinder.ops.triton_math import put, silu, wait_for_inputs
 
 
 @triton.jit
@@ -17,7 +17,7 @@ def normalise(
     used = i < group_size
     c = tl.program_id(1) * group_size + i
     scale = tl.load(weight + c, mask=used, other=0.0).to(tl.float32)
-    begin(EARLY)
+    wait_for_inputs(EARLY)
     value = tl.load(x + row * x_row + c, mask=used, other=0.0).to(tl.float32)
     gate = silu(tl.load(z + row * z_row + c, mask=used, other=0.0).to(tl.float32))
     if not NORM_BEFORE_GATE:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import begin, put, silu
+from sidewinder.ops.triton_math import put, silu, wait_for_inputs
 
 
 @triton.jit
@@ -15,7 +15,7 @@ def gate(
 
     Floor: bytes, those of x, z and u.
     """
-    begin(EARLY)
+    wait_for_inputs(EARLY)
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)
     used = c < width

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import begin, product, put
+from sidewinder.ops.triton_math import product, put, wait_for_inputs
 
 
 @triton.jit
@@ -22,7 +22,7 @@ def row_product(
     at = weight + o.to(tl.int64)[:, None] * weight_row + i[None, :]
     used = some_o[:, None] & (i < inputs)[None, :]
     w_i = tl.load(at, mask=used, other=0.0, eviction_policy="evict_first")
-    begin(EARLY)
+    wait_for_inputs(EARLY)
     total = tl.zeros([BLOCK_O, BLOCK_I], dtype=tl.float32)
     for base in range(0, inputs, BLOCK_I):
         x_i = tl.load(x + base + i, mask=base + i < inputs, other=0.0).to(tl.float32)
@@ -56,7 +56,7 @@ def few_rows_product(
     x_at = x + t.to(tl.int64)[None, :] * x_row + i[:, None]
     some_i = i < inputs
     w_i = tl.load(at, mask=some_o[:, None] & some_i[None, :], other=0.0)
-    begin(EARLY)
+    wait_for_inputs(EARLY)
     x_i = tl.load(x_at, mask=some_i[:, None] & some_t[None, :], other=0.0)
     total = product(w_i, x_i, DOT)
     for base in range(BLOCK_I, inputs, BLOCK_I):

@@ -1,7 +1,7 @@
 """Linear map on GPUs: torch's matrix product; for one row, and maybe a few, a kernel in Triton.
 
-On an H100 `row_product` reads a decode step's matrices at 75 to 100 % of the bandwidth, torch's
-product at 60 to 88 % (docs/kernels.md). For a few rows torch's runs until `ops.tuning` has measured
+On an H100 `row_product` was faster than torch's product for all but one matrix of a decode step
+(docs/log.md, 26 November 2026). For a few rows torch's runs until `ops.tuning` has measured
 `few_rows_product` to be the faster: no card has run that one yet.
 """
 
@@ -23,7 +23,7 @@ TORCH: tuning.Config = {"block_o": 0}
 LONG: tuning.Config = {"block_o": 1, "block_i": 4096, "num_warps": 8}
 MIDDLE: tuning.Config = {"block_o": 2, "block_i": 1024, "num_warps": 4}
 SHORT: tuning.Config = {"block_o": 4, "block_i": 256, "num_warps": 1}
-"""For rows of so many inputs; torch where nothing is multiplied by Triton."""
+"""Block sizes of one row's product; `TORCH` stands for torch's own."""
 OTHERS: tuple[tuning.Config, ...] = (
     *(
         {"block_o": block_o, "block_i": 256 * warps, "num_warps": warps}
@@ -36,11 +36,15 @@ OTHERS: tuple[tuning.Config, ...] = (
 exchange."""
 
 
-def candidates(inputs: int) -> tuple[tuning.Config, ...]:
-    """For rows of so many inputs: the default first, which was the fastest on an H100 for most."""
+def candidates(outputs: int, inputs: int) -> tuple[tuning.Config, ...]:
+    """For one row by a matrix of so many outputs and inputs; the default first.
+
+    An H100 chose the short blocks for dt_proj, the middle ones for in_proj and out_proj of width
+    2,560, the long ones for wider matrices and for x_proj, whose few rows share the card.
+    """
     if inputs <= 512:
         return (SHORT, MIDDLE, LONG, TORCH, *OTHERS)
-    if inputs < 3072:
+    if inputs < 3072 or 512 < outputs < 3072:
         return (MIDDLE, LONG, SHORT, TORCH, *OTHERS)
     return (LONG, MIDDLE, SHORT, TORCH, *OTHERS)
 
@@ -79,7 +83,7 @@ def linear(x: Tensor, weight: "Weight", bias: Tensor | None = None) -> Tensor:
 
     sizes = (x.dtype, *weight.shape)
     if rows == 1:
-        return run(tuning.choose("row_product", sizes, candidates(weight.shape[1]), run))
+        return run(tuning.choose("row_product", sizes, candidates(*weight.shape), run))
     if x.element_size() != 2:  # Matrix units do not multiply float32 exactly.
         return vectorized.linear(x, weight, bias)
     sizes = (*sizes, tuning.bucket(rows))

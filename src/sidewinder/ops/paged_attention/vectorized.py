@@ -13,7 +13,7 @@ def paged_attention(
     # Beyond the length: the first token's place, which holds something finite.
     places = torch.where(counts, read, read[:, :1])
     # A column slice may start anywhere; torch's kernels for GPUs want rows that are aligned.
-    queries = q.clone(memory_format=torch.contiguous_format)
+    queries = q if q.device.type == "cpu" else q.clone(memory_format=torch.contiguous_format)
     attended = F.scaled_dot_product_attention(
         queries[:, :, None],
         k[places].transpose(1, 2),

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from sidewinder.ops.selective_scan.kernels import channels_of, load_rates, load_slot, store_slot
-from sidewinder.ops.triton_math import begin, exp2, put, rounded, silu, softplus
+from sidewinder.ops.triton_math import exp2, put, rounded, silu, softplus, wait_for_inputs
 
 
 @triton.jit
@@ -42,7 +42,7 @@ def update(
     if dt_bias is not None:
         bias = tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
     skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
-    begin(EARLY)
+    wait_for_inputs(EARLY)
     row = seq.to(tl.int64)
     low_at = low + row * low_row
     dt = load_normed(low_at, r, RANK, eps, NORMED)

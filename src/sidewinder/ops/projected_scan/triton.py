@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.ops import tuning
-from sidewinder.ops.launching import blocks, early, launch, power_of_two
+from sidewinder.ops.launching import blocks, early_in_slots, launch, power_of_two
 from sidewinder.ops.projected_scan import kernels, parts
 from sidewinder.state.batch import Sequences
 
@@ -50,7 +50,7 @@ def projected_scan(
             seqs.slots, seqs.fresh.view(torch.uint8), y, channels, norm_eps or 0.0,
             RANK=rank, STATES=states, NORMED=norm_eps is not None, BLOCK_R=power_of_two(rank),
             BLOCK_N=power_of_two(states), BLOCK_D=block, EACH=max(1, block // (32 * warps)),
-            num_warps=warps, **early(),
+            num_warps=warps, **early_in_slots(),
         )  # fmt: skip
 
     sizes = (x.dtype, state.dtype, *A.shape, rank, seqs.n_seqs)

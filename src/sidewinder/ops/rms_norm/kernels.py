@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import begin, put, rounded
+from sidewinder.ops.triton_math import put, rounded, wait_for_inputs
 
 
 @triton.jit
@@ -21,7 +21,7 @@ def normalise(
     scale = tl.full([BLOCK], 1.0, dtype=tl.float32)
     if weight is not None:
         scale = tl.load(weight + c, mask=used, other=0.0).to(tl.float32)
-    begin(EARLY)
+    wait_for_inputs(EARLY)
     value = tl.load(x + row * x_row + c, mask=used, other=0.0)
     if residual is not None:
         added = tl.load(residual + row * residual_row + c, mask=used, other=0.0)

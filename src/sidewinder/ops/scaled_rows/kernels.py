@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import begin, exact, put
+from sidewinder.ops.triton_math import exact, put, wait_for_inputs
 
 
 @triton.jit
@@ -12,7 +12,7 @@ def scale(
     PARTS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """`BLOCK` elements of one row. Floor: bytes, those of x and y."""
-    begin(EARLY)
+    wait_for_inputs(EARLY)
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     used = c < width

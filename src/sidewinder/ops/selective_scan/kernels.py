@@ -21,7 +21,6 @@ import triton.language as tl
 
 from sidewinder.ops.triton_math import (
     LOG2_E,
-    begin,
     below_if,
     chunks_before,
     exp2,
@@ -29,6 +28,7 @@ from sidewinder.ops.triton_math import (
     put,
     silu,
     softplus,
+    wait_for_inputs,
 )
 
 
@@ -233,7 +233,7 @@ def update(
     if dt_bias is not None:
         bias = tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
     skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
-    begin(EARLY)
+    wait_for_inputs(EARLY)
     row = seq.to(tl.int64)
     x_t = tl.load(x + row * x_row + d, mask=some_d, other=0.0).to(tl.float32)
     step = tl.load(dt + row * dt_row + d, mask=some_d, other=0.0).to(tl.float32)

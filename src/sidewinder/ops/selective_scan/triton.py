@@ -9,20 +9,15 @@ from sidewinder.ops import tuning
 from sidewinder.ops.launching import (
     blocks,
     chunks_bound,
-    early,
+    early_in_slots,
     launch,
     multiprocessors,
     power_of_two,
 )
 from sidewinder.ops.selective_scan import kernels
+from sidewinder.ops.selective_scan.chunks import chunk_sizes
 from sidewinder.state.batch import Sequences
 
-RESIDENT = {128: 8, 64: 16}
-"""Warps of prefill that a multiprocessor holds, by channels of a warp: registers bound them."""
-LEAST_CHUNK = 128
-"""Shorter chunks pass on more states than they save time."""
-TYPICAL_TOKENS = 8192
-"""Of a step of prefill."""
 UPDATE: tuple[tuning.Config, ...] = tuple(
     {"block_d": block_d, "num_warps": warps}
     for block_d, warps in [(128, 2), (64, 1), (32, 1), (128, 4), (256, 4)]
@@ -32,24 +27,11 @@ PASS_BLOCK, PASS_AHEAD = 128, 8
 
 
 def prefill_candidates(channels: int) -> tuple[tuning.Config, ...]:
-    """Chunks of such lengths that `TYPICAL_TOKENS` fill the multiprocessors evenly, once or more.
-
-    All programs take equally long, so a last round of few programs is lost time: 14 % at 5,120
-    channels in chunks of 128 tokens on an H100. Lengths depend on the width alone, so that a
-    sequence's results do not depend on the batch around it.
-    """
-    sizes = [(even_chunk(channels, block, n), block) for n in (2, 1, 3, 4) for block in (128, 64)]
-    # Two rounds hide each other's waiting; a narrow rank has too little work for them.
-    sizes.sort(key=lambda each: not LEAST_CHUNK < each[0] <= 2 * LEAST_CHUNK)
+    """Block sizes of prefill; see `chunks.chunk_sizes`."""
     return tuple(
-        {"chunk": chunk, "block_d": block, "num_warps": 1} for chunk, block in dict.fromkeys(sizes)
+        {"chunk": chunk, "block_d": block, "num_warps": 1}
+        for chunk, block in chunk_sizes(channels, multiprocessors())
     )
-
-
-def even_chunk(channels: int, block: int, rounds: int) -> int:
-    """Tokens of a chunk with which `TYPICAL_TOKENS` fill all multiprocessors `rounds` times."""
-    chunks = rounds * RESIDENT[block] * multiprocessors() // blocks(channels, block)
-    return max(LEAST_CHUNK, blocks(TYPICAL_TOKENS, max(1, chunks)))
 
 
 @dataclass(frozen=True)
@@ -120,7 +102,7 @@ def _update(a: _Arguments, config: tuning.Config) -> None:
         (a.seqs.n_decodes, blocks(channels, config["block_d"])),
         *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), *_rows(a.C), a.D, *_rows(a.z),
         a.dt_bias, *a.slots, a.seqs.slots, a.fresh, a.y, channels,
-        STATES=states, BLOCK_N=power_of_two(states), **_block(config), **early(),
+        STATES=states, BLOCK_N=power_of_two(states), **_block(config), **early_in_slots(),
     )  # fmt: skip
 
 

@@ -20,13 +20,13 @@ import triton
 import triton.language as tl
 
 from sidewinder.ops.triton_math import (
-    begin,
     below_if,
     chunks_before,
     find_chunk,
     product,
     put,
     softplus,
+    wait_for_inputs,
 )
 
 
@@ -248,7 +248,7 @@ def update(
     slot_at += n[:, None] * width + p[None, :]
     kept = some_n[:, None] & below_if(p, width, tl.load(fresh + seq) == 0)[None, :]
     h = tl.load(slot_at, mask=kept, other=0.0).to(tl.float32)
-    begin(EARLY)
+    wait_for_inputs(EARLY)
     row = seq.to(tl.int64)
     delta = step_size(tl.load(dt + row * dt_row + head), bias, lowest, highest)
     at = x + row * x_row + head * width + p

@@ -7,7 +7,13 @@ import triton.language as tl
 from torch import Tensor
 
 from sidewinder.ops import tuning
-from sidewinder.ops.launching import blocks, chunks_bound, early, launch, power_of_two
+from sidewinder.ops.launching import (
+    blocks,
+    chunks_bound,
+    early_in_slots,
+    launch,
+    power_of_two,
+)
 from sidewinder.ops.ssd_scan import kernels
 from sidewinder.state.batch import Sequences
 
@@ -124,7 +130,7 @@ def _update(a: _Arguments, config: tuning.Config) -> None:
         *_rows(a.x), *_rows(a.dt), a.A, *_rows(a.B), *_rows(a.C), a.D, a.dt_bias, a.head_group,
         *_rows(a.state), a.seqs.slots, a.fresh, a.y, *a.dt_limit, heads, width, states,
         BLOCK_N=power_of_two(states), BLOCK_P=block_p, num_warps=config["num_warps"],
-        **early(),
+        **early_in_slots(),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from sidewinder.ops.triton_math import begin, exact, rounded
+from sidewinder.ops.triton_math import exact, rounded, wait_for_inputs
 
 
 @triton.jit
@@ -13,7 +13,7 @@ def join(
 ):  # fmt: skip
     """`BLOCK` elements of one row of `end`: of partial up to `width`, then zeros but for the
     scalar from `own` on. Floor: bytes, those of partial and message."""
-    begin(EARLY)
+    wait_for_inputs(EARLY)
     row = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(partial + row * partial_row + c, mask=c < width, other=0.0)
