@@ -1,6 +1,9 @@
 """Dispatch to Triton, launches, 64-bit offsets, and the table of block sizes."""
 
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -195,3 +198,33 @@ def test_what_a_kernel_calls_is_hashed_before_it():
     launching.settle_key(space["outer"])
     launching.settle_key(space["middle"])
     assert Hashed.order == ["inner", "middle", "outer"]
+
+
+KEYS = """
+import importlib, sys
+from triton.runtime.jit import JITFunction
+from sidewinder.ops.launching import settle_key
+keys = {}
+for operator in sys.argv[1:]:
+    module = importlib.import_module(f"sidewinder.ops.{operator}.kernels")
+    for name, function in vars(module).items():
+        if isinstance(function, JITFunction) and function.fn.__module__ == module.__name__:
+            settle_key(function)
+            keys[operator, name] = function.cache_key
+print(sorted(keys.items()))
+"""
+
+
+def test_kernels_have_the_same_keys_in_any_order():
+    """In Triton 3.6 they had not: a helper that was hashed before changed them."""
+    operators = ["causal_conv1d", "selective_scan", "projected_scan", "ssd_scan", "codec"]
+    environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", KEYS, *order], env=environment, capture_output=True, text=True,
+            check=True,
+        ).stdout
+        for order in (operators, operators[::-1])
+    }  # fmt: skip
+    assert len(printed) == 1
+    assert "chunk_ends" in printed.pop()
