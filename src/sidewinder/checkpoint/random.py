@@ -32,13 +32,29 @@ def random_shard(
         ValueError: if `tp` does not fit the model.
     """
     plan, shapes = sharding_plan(config, tp.size), parameter_shapes(config)
-    shard = {}
-    for name, rule in plan.items():
-        own = torch.float32 if is_float32(name) else dtype
-        target = torch.empty(local_shape(rule, shapes[name], tp.rank), dtype=own, device=device)
-        _fill(target, rule, tp.rank, name, shapes[name], seed)
-        shard[name] = target
+    shard = empty_shard(config, tp, dtype, device)
+    for name, target in shard.items():
+        _fill(target, plan[name], tp.rank, name, shapes[name], seed)
     return shard
+
+
+def empty_shard(
+    config: ModelConfig, tp: TensorParallel, dtype: torch.dtype, device: torch.device | str
+) -> dict[str, Tensor]:
+    """`random_shard`, not filled: on the device "meta" it takes no memory.
+
+    Raises:
+        ValueError: if `tp` does not fit the model.
+    """
+    plan, shapes = sharding_plan(config, tp.size), parameter_shapes(config)
+    return {
+        name: torch.empty(
+            local_shape(rule, shapes[name], tp.rank),
+            dtype=torch.float32 if is_float32(name) else dtype,
+            device=device,
+        )
+        for name, rule in plan.items()
+    }
 
 
 def _fill(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sidewinder import __version__
-from sidewinder.cli import bench, chat, evaluate, generate, plan, serve
+from sidewinder.cli import bench, chat, compile, evaluate, generate, plan, serve
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: done; failed while running; bad usage or input; interrupted."""
@@ -22,6 +22,7 @@ examples:
   sidewinder serve models/mamba2 --tp 2 --port 8000
   sidewinder eval models/mamba --text data/heldout.txt
   sidewinder plan state-spaces/mamba-2.8b-hf --tp 4
+  sidewinder compile state-spaces/mamba-2.8b-hf --gpu h100
 
 MODEL is a folder with config.json and weights, or a Hugging Face hub id.
 Exit status: 0 done, 1 failed while running, 2 bad usage or input, 130 interrupted."""
@@ -37,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sidewinder {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (generate, chat, serve, evaluate, bench, plan):
+    for command in (generate, chat, serve, evaluate, bench, plan, compile):
         command.add_parser(subparsers)
     return parser
 

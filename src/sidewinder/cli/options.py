@@ -2,10 +2,15 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from sidewinder.config import EngineConfig
+from sidewinder.bench.shapes import SHAPES
+from sidewinder.checkpoint.config_readers import parse_model_config
+from sidewinder.checkpoint.hub import resolve_model
+from sidewinder.config import EngineConfig, ModelConfig, load_model_config
 from sidewinder.sampling import SamplingParams
 
 _ENGINE_DEFAULTS = {field.name: field.default for field in fields(EngineConfig)}
@@ -75,10 +80,12 @@ def _add(group: Any, options: list[tuple[str, type, str]], defaults: dict[str, A
         )
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL and every engine option; absent ones keep `EngineConfig`'s defaults."""
+def add_engine_options(parser: argparse.ArgumentParser, only: Sequence[str] | None = None) -> None:
+    """Add MODEL and every engine option (or those named); absent ones keep `EngineConfig`'s
+    defaults."""
     parser.add_argument("model", metavar="MODEL", help="model folder or Hugging Face hub id")
-    _add(parser.add_argument_group("engine"), _ENGINE_OPTIONS, _ENGINE_DEFAULTS)
+    options = [option for option in _ENGINE_OPTIONS if only is None or option[0] in only]
+    _add(parser.add_argument_group("engine"), options, _ENGINE_DEFAULTS)
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int) -> None:
@@ -110,6 +117,17 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
     given = {name: getattr(args, name) for name, _, _ in _SAMPLING_OPTIONS if hasattr(args, name)}
     given.setdefault("max_tokens", args.default_max_tokens)
     return SamplingParams(**given, stop=tuple(args.stop or ()), ignore_eos=args.ignore_eos)
+
+
+def architecture_of(model: str, revision: str | None) -> ModelConfig:
+    """The architecture of a folder, a hub id (config.json only) or a published shape.
+
+    Raises:
+        ValueError: if there is no such model, or its configuration is not supported.
+    """
+    if model in SHAPES and not Path(model).exists():
+        return parse_model_config(SHAPES[model] | {"dtype": "bfloat16"})
+    return load_model_config(resolve_model(model, revision, weights=False))
 
 
 def print_json(values: dict[str, Any]) -> None:

@@ -7,11 +7,8 @@ from typing import Any
 
 import torch
 
-from sidewinder.bench.shapes import SHAPES
-from sidewinder.checkpoint.config_readers import parse_model_config
-from sidewinder.checkpoint.hub import resolve_model
-from sidewinder.cli.options import add_json_option, print_json
-from sidewinder.config import ModelConfig, load_model_config
+from sidewinder.cli.options import add_json_option, architecture_of, print_json
+from sidewinder.config import ModelConfig
 from sidewinder.parallel.devices import DTYPES, resolve_dtype
 from sidewinder.planning import format_plan, plan_report
 from sidewinder.projection.calibration import Calibration, read_calibration
@@ -89,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--tp {args.tp} is not a number of ranks; use 1 or more")
     if args.state_dtype not in ("float32", "bfloat16"):
         raise ValueError(f"--state-dtype {args.state_dtype!r} is unknown; use float32 or bfloat16")
-    config = _config(args)
+    config = architecture_of(args.model, args.revision)
     place = torch.device("cpu" if args.gpu is None else "cuda")
     dtype = resolve_dtype(args.dtype, config.dtype, place)
     report = plan_report(config, args.tp, dtype, DTYPES[args.state_dtype])
@@ -104,12 +101,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(text)
     return 0
-
-
-def _config(args: argparse.Namespace) -> ModelConfig:
-    if args.model in SHAPES and not Path(args.model).exists():
-        return parse_model_config(SHAPES[args.model] | {"dtype": "bfloat16"})
-    return load_model_config(resolve_model(args.model, args.revision, weights=False))
 
 
 def _setting(args: argparse.Namespace, config: ModelConfig, dtype: torch.dtype) -> Setting:

@@ -14,7 +14,7 @@ from sidewinder.collectives.base import Pending
 from sidewinder.collectives.peers import Peers
 from sidewinder.ops.codec.formats import Codec
 from sidewinder.ops.dispatch import forced_backend
-from sidewinder.ops.launching import is_installed, is_interpreting
+from sidewinder.ops.launching import is_installed, serves_any_device
 from sidewinder.parallel.group import TensorParallel
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _kernels_run(x: Tensor) -> bool:
     """Whether Triton's kernels do: they alone can read several allocations."""
     if not is_installed():
         return False
-    return x.is_cuda or (is_interpreting() and forced_backend() == "triton")
+    return x.is_cuda or (serves_any_device() and forced_backend() == "triton")
 
 
 class _Message:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sidewinder.sampling.captured import NOT_FINITE
 from sidewinder.sampling.sampler import not_finite
+from sidewinder.state.batch import DecodeTables, PackedBatch, Sequences
 
 cuda: Any = torch.cuda
 """Its events carry no types."""
@@ -47,6 +48,24 @@ class Bucket:
         pinned = device.type == "cuda"
         hosts = tuple(HostBuffers.of(size, len(INTEGERS) + n_pages, pinned) for _ in range(2))
         return Bucket(hosts[0].integers.to(device), hosts[0].numbers.to(device), hosts)
+
+    def batch(self) -> PackedBatch:
+        """A batch of one token per row; page tables are columns of the buffers, the rest is filled
+        from them by each step."""
+        (size, width), device = self.integers.shape, self.integers.device
+        tables = None
+        if width > len(INTEGERS):
+            start = self.integers[:, INTEGERS.index("start")]
+            tables = DecodeTables(self.integers[:, len(INTEGERS) :], start)
+        seqs = Sequences(
+            cu_seqlens=torch.arange(size + 1, dtype=torch.int32, device=device),
+            slots=torch.empty(size, dtype=torch.int64, device=device),
+            fresh=torch.empty(size, dtype=torch.bool, device=device),
+            bounds=tuple(range(size + 1)),
+            n_decodes=size,
+        )
+        token_ids = torch.empty(size, dtype=torch.int64, device=device)
+        return PackedBatch(token_ids, seqs, starts=(), decode_tables=tables)
 
     def fill(self, integers: list[list[int]], numbers: list[list[float]]) -> None:
         """Send a step's rows. The last step but one was waited for, so its copies are done."""

@@ -22,7 +22,7 @@ from sidewinder.models.base import Model
 from sidewinder.sampling.captured import DrawInputs, best_tokens, draw_tokens, split_bits
 from sidewinder.sampling.sampler import Draw, Sampler
 from sidewinder.sampling.vocab_shard import VocabShard
-from sidewinder.state.batch import DecodeTables, PackedBatch, Sequences
+from sidewinder.state.batch import PackedBatch
 from sidewinder.state.pool import StatePool
 
 cuda: Any = torch.cuda
@@ -216,7 +216,7 @@ class DecodeGraphs:
         bucket = Bucket.of(size, n_pages, self._device)
         # While it warms up and records, all rows are padding: no sequence's state changes.
         bucket.fill(*self._rows([], None, size, n_pages))
-        batch, inputs = self._batch(bucket, size, n_pages), self._inputs(bucket)
+        batch, inputs = bucket.batch(), self._inputs(bucket)
 
         def run() -> None:
             self._refresh(batch, bucket)
@@ -240,22 +240,6 @@ class DecodeGraphs:
             ) from error
         self._counter.calls = before
         return bucket
-
-    def _batch(self, bucket: Bucket, size: int, n_pages: int) -> PackedBatch:
-        """The batch of one token per row, whose tensors are columns of the buffers."""
-        tables = None
-        if n_pages:
-            start = bucket.integers[:, INTEGERS.index("start")]
-            tables = DecodeTables(bucket.integers[:, len(INTEGERS) :], start)
-        seqs = Sequences(
-            cu_seqlens=torch.arange(size + 1, dtype=torch.int32, device=self._device),
-            slots=torch.empty(size, dtype=torch.int64, device=self._device),
-            fresh=torch.empty(size, dtype=torch.bool, device=self._device),
-            bounds=tuple(range(size + 1)),
-            n_decodes=size,
-        )
-        token_ids = torch.empty(size, dtype=torch.int64, device=self._device)
-        return PackedBatch(token_ids, seqs, starts=(), decode_tables=tables)
 
     def _refresh(self, batch: PackedBatch, bucket: Bucket) -> None:
         """From the buffers' columns to contiguous tensors: the first kernels of a graph."""

@@ -4,7 +4,8 @@ Backends, slowest first: `reference` (the definition: a plain loop over tokens),
 no loop over tokens), `native` (C++, registered by `sidewinder.ops.native` where it was built),
 `triton` (where Triton is installed). The fastest registered one that serves the device of the first
 argument runs, unless the environment variable `SIDEWINDER_OPS` or `forced` names one: `native`
-serves CPUs, `triton` GPUs, and under Triton's interpreter CPUs too, but there only when named.
+serves CPUs, `triton` GPUs, and where kernels are interpreted or only recorded
+(`launching.serves_any_device`) other devices too, but there only when named.
 """
 
 import os
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Generic, ParamSpec, TypeVar, cast
 
-from sidewinder.ops.launching import is_installed, is_interpreting
+from sidewinder.ops.launching import is_installed, serves_any_device
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,7 +72,7 @@ class Operator(Generic[P, R]):
     def _choose(self) -> None:
         limit = _check(_forced) if _forced else BACKENDS[-1]
         allowed = BACKENDS[: BACKENDS.index(limit) + 1]
-        on_cpu = _forced == "triton" and is_interpreting()
+        on_cpu = _forced == "triton" and serves_any_device()
         self.cpu_backend = self._fastest(allowed if on_cpu else allowed[:3])
         self._chosen = self.implementations[self.cpu_backend]
         self._chosen_for_gpu = self.implementations[

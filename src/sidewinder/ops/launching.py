@@ -22,7 +22,23 @@ OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
 
 EARLY_VARIABLE = "SIDEWINDER_EARLY_LAUNCH"
 """On Hopper and later GPUs a decode step's kernels start while those before them end; 0 stops that.
-1 also lets launches that are recorded for compilation start so."""
+1 also lets launches that are recorded for no GPU in particular start so."""
+
+EARLY_CAPABILITY = 90
+"""Hopper's."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU that launches are recorded for, as far as they depend on it.
+
+    Attributes:
+        capability: NVIDIA's compute capability, times ten.
+        multiprocessors: how many it has.
+    """
+
+    capability: int
+    multiprocessors: int
 
 TYPICAL_MULTIPROCESSORS = 132
 """An H100's."""
@@ -57,6 +73,11 @@ def is_interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+def serves_any_device() -> bool:
+    """Whether kernels take tensors of any device: interpreted, or only recorded."""
+    return is_interpreting() or _records is not None
+
+
 def early() -> dict[str, bool]:
     """Arguments of `launch` for kernels that call `triton_math.wait_for_inputs`: whether they may
     start before the kernel before them has ended (programmatic dependent launch)."""
@@ -88,24 +109,29 @@ def _starts_early() -> bool:
     setting = os.environ.get(EARLY_VARIABLE)
     if is_interpreting():
         return False
-    if _records is not None:  # for a GPU that is not here
+    if _records is not None and _target is None:
         return setting == "1"
-    return setting != "0" and _capability() >= 9
+    return setting != "0" and _capability() >= EARLY_CAPABILITY
 
 
-@cache
 def _capability() -> int:
-    """The GPU's generation; 0 without one."""
-    return torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
+    """Of the GPU that launches are for; 0 without one."""
+    return (_target or _gpu_here()).capability
+
+
+def multiprocessors() -> int:
+    """Of the GPU that launches are for; an H100's where there is none."""
+    return (_target or _gpu_here()).multiprocessors
 
 
 @cache
-def multiprocessors() -> int:
-    """Of the current GPU; an H100's where there is none."""
+def _gpu_here() -> Target:
+    """The current GPU; without one a capability of 0, and as many multiprocessors as an H100."""
     if not torch.cuda.is_available():
-        return TYPICAL_MULTIPROCESSORS
+        return Target(capability=0, multiprocessors=TYPICAL_MULTIPROCESSORS)
+    major, minor = torch.cuda.get_device_capability()
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return int(properties.multi_processor_count)
+    return Target(10 * major + minor, int(properties.multi_processor_count))
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -147,18 +173,23 @@ def settle_key(kernel: Any) -> None:
 
 
 @contextmanager
-def recording() -> Iterator[list[Launch]]:
+def recording(target: Target | None = None) -> Iterator[list[Launch]]:
     """Inside the `with` block nothing is launched; the launches are put into the list instead.
 
-    For compiling kernels ahead of time, without a GPU: outputs are left as they are.
+    For compiling kernels ahead of time, without a GPU: outputs are left as they are, and tensors
+    need no memory (`device="meta"`).
+
+    Args:
+        target: the GPU that launches are for; by default the one here, with kernels that wait.
     """
-    global _records
+    global _records, _target
     assert _records is None, "already recording"
     records = _records = list[Launch]()
+    _target = target
     try:
         yield records
     finally:
-        _records = None
+        _records = _target = None
 
 
 def power_of_two(n: int, least: int = 1, most: int = 1 << 30) -> int:
@@ -180,6 +211,7 @@ def blocks(n: int, block: int) -> int:
 
 
 _records: list[Launch] | None = None
+_target: Target | None = None
 _one_at_a_time = Lock()
 _settled: set[Any] = set()
 _here = local()

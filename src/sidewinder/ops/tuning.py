@@ -89,6 +89,22 @@ def overridden(kernel: str, **config: int) -> Iterator[None]:
 
 
 @contextmanager
+def gpu_named(product: str) -> Iterator[None]:
+    """Use what the table says of this GPU, whichever is here."""
+    global _product
+    _product = product
+    try:
+        yield
+    finally:
+        _product = None
+
+
+def products() -> set[str]:
+    """The GPUs that the table has block sizes for, as their driver names them."""
+    return {key.split("|")[0] for key in table()}
+
+
+@contextmanager
 def candidate(index: int) -> Iterator[None]:
     """Use candidate `index` of every kernel, to compile all; IndexError from one that has fewer."""
     _trials.append(index)
@@ -170,11 +186,16 @@ def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-@cache
 def _gpu() -> str:
+    return _gpu_here() if _product is None else _product
+
+
+@cache
+def _gpu_here() -> str:
     return torch.cuda.get_device_name()
 
 
 _measuring = False
+_product: str | None = None
 _overrides: dict[str, Config] = {}
 _trials: list[int] = []

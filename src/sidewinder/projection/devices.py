@@ -22,6 +22,8 @@ class Device:
         cuts_scans: long sequences are scanned in chunks, whose ends are computed in a first pass.
         fuses_scans: for a few single tokens the scan takes dt_proj and the norms before it along,
             and a decode step is a graph that also draws.
+        capability: NVIDIA's compute capability, times ten; 0 for what is no GPU.
+        multiprocessors: of a GPU.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Device:
     special_per_s: float
     cuts_scans: bool = True
     fuses_scans: bool = True
+    capability: int = 0
+    multiprocessors: int = 0
 
     def flops(self, dtype: torch.dtype) -> float:
         """Peak of matrix products in `dtype`."""
@@ -42,6 +46,7 @@ class Device:
 def _gpu(
     name: str,
     title: str,
+    capability: int,
     memory_gib: float,
     gb_per_s: float,
     tflops_16bit: float,
@@ -58,22 +63,24 @@ def _gpu(
         tflops_16bit * 1e12,
         tflops_32bit * 1e12,
         16 * multiprocessors * gigahertz * 1e9,
+        capability=capability,
+        multiprocessors=multiprocessors,
     )
 
 
 DEVICES = {
     device.name: device
     for device in (
-        _gpu("a10", "NVIDIA A10", 24, 600, 125, 31.2, 72, 1.695),
-        _gpu("rtx4090", "GeForce RTX 4090", 24, 1008, 165.2, 82.6, 128, 2.52),
-        _gpu("a6000", "RTX A6000", 48, 768, 154.8, 38.7, 84, 1.8),
-        _gpu("l40s", "NVIDIA L40S", 48, 864, 362, 91.6, 142, 2.52),
-        _gpu("l4", "NVIDIA L4", 24, 300, 121, 30.3, 58, 2.04),
-        _gpu("a100-40gb", "A100 SXM 40 GB", 40, 1555, 312, 19.5, 108, 1.41),
-        _gpu("a100", "A100 SXM 80 GB", 80, 2039, 312, 19.5, 108, 1.41),
-        _gpu("h100", "H100 SXM", 80, 3350, 989, 66.9, 132, 1.83),
-        _gpu("h200", "H200 SXM", 141, 4800, 989, 66.9, 132, 1.83),
-        _gpu("b200", "B200", 180, 7700, 2250, 75, 148, 1.85),
+        _gpu("a10", "NVIDIA A10", 86, 24, 600, 125, 31.2, 72, 1.695),
+        _gpu("rtx4090", "GeForce RTX 4090", 89, 24, 1008, 165.2, 82.6, 128, 2.52),
+        _gpu("a6000", "RTX A6000", 86, 48, 768, 154.8, 38.7, 84, 1.8),
+        _gpu("l40s", "NVIDIA L40S", 89, 48, 864, 362, 91.6, 142, 2.52),
+        _gpu("l4", "NVIDIA L4", 89, 24, 300, 121, 30.3, 58, 2.04),
+        _gpu("a100-40gb", "A100 SXM 40 GB", 80, 40, 1555, 312, 19.5, 108, 1.41),
+        _gpu("a100", "A100 SXM 80 GB", 80, 80, 2039, 312, 19.5, 108, 1.41),
+        _gpu("h100", "H100 SXM", 90, 80, 3350, 989, 66.9, 132, 1.83),
+        _gpu("h200", "H200 SXM", 90, 141, 4800, 989, 66.9, 132, 1.83),
+        _gpu("b200", "B200", 100, 180, 7700, 2250, 75, 148, 1.85),
     )
 }
 """By name; dense rates of data sheets, boost clocks."""

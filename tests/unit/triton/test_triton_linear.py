@@ -101,15 +101,15 @@ def test_the_default_suits_the_matrix(outputs, inputs, default):
 
 def test_early_starts_are_asked_for_where_they_can_be(monkeypatch):
     monkeypatch.delenv(launching.EARLY_VARIABLE, raising=False)
-    monkeypatch.setattr(launching, "_capability", lambda: 9)
+    monkeypatch.setattr(launching, "_capability", lambda: 90)
     monkeypatch.setattr(launching, "is_interpreting", lambda: True)
     assert launching.early() == {"EARLY": False}
     monkeypatch.setattr(launching, "is_interpreting", lambda: False)
-    for capability, expected in ((8, False), (9, True), (0, False)):
+    for capability, expected in ((89, False), (90, True), (0, False)):
         monkeypatch.setattr(launching, "_capability", lambda capability=capability: capability)
         assert launching.early()["EARLY"] is expected
         assert launching.early().get("launch_pdl", False) is expected
-    monkeypatch.setattr(launching, "_capability", lambda: 9)
+    monkeypatch.setattr(launching, "_capability", lambda: 90)
     with launching.recording():
         assert launching.early() == {"EARLY": False}, "recorded for whichever GPU"
     monkeypatch.setenv(launching.EARLY_VARIABLE, "0")

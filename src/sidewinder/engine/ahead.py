@@ -1,0 +1,183 @@
+"""What engines of a model launch on a GPU, found out without the GPU and without weights.
+
+Steps of the kinds that differ for a compiler are run on tensors without memory, every rank's in
+turn, and their launches recorded.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from tqdm import tqdm
+
+from sidewinder.checkpoint.random import empty_shard
+from sidewinder.collectives.absent import AbsentRanks, absent_gpus
+from sidewinder.collectives.base import Collectives, SingleRank
+from sidewinder.collectives.quantised.all_reduce import quantised
+from sidewinder.config import EngineConfig, ModelConfig
+from sidewinder.engine.buckets import Bucket
+from sidewinder.engine.graphs import FEWEST_PAGES, LARGEST_BUCKET, bucket_of
+from sidewinder.engine.memory import DEFAULT_LENGTH
+from sidewinder.layers.overlap import overlap_of
+from sidewinder.models.base import Model
+from sidewinder.models.registry import build_model
+from sidewinder.ops import tuning
+from sidewinder.ops.ahead import Specialisation, check_compiler, unique
+from sidewinder.ops.dispatch import forced
+from sidewinder.ops.launching import Target, power_of_two, recording
+from sidewinder.parallel.devices import DTYPES
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.projection.devices import Device, device_of_product
+from sidewinder.sensitivity import policy_for
+from sidewinder.sharding.dims import check_tp
+from sidewinder.state.batch import PackedBatch, pack
+from sidewinder.state.pool import StatePool
+from sidewinder.state.spec import PAGE_SIZE
+
+META = torch.device("meta")
+
+
+def launched_by(
+    engine: EngineConfig, config: ModelConfig, device: Device, progress: bool = False
+) -> tuple[Specialisation, ...]:
+    """The kernels that an engine's steps launch, as they are compiled.
+
+    With default block sizes, and with those that the table of `ops.tuning` has for this GPU.
+
+    Args:
+        engine: `dtype` resolved; `tp`, the sums, and the sizes of batches, steps and texts count.
+        config: the architecture.
+        device: the GPU.
+        progress: show a bar on standard error.
+
+    Raises:
+        ValueError: if `tp` or the policy of sums does not fit the model, the device is no GPU, or
+            Triton is absent.
+    """
+    check_compiler()
+    check_tp(config, engine.tp)
+    found: dict[Specialisation, None] = {}
+    with recording(target_of(device)) as launches, forced("triton"):
+        for product in _products(device):
+            with tuning.gpu_named(product):
+                steps = _all_steps(engine, config)
+                for step in tqdm(steps, desc="steps", unit="", disable=not progress):
+                    step()
+                    found |= unique(launches)
+                    launches.clear()
+    return tuple(found)
+
+
+def target_of(device: Device) -> Target:
+    """What launches depend on. Raises ValueError for a device that is no GPU."""
+    if not device.capability:
+        raise ValueError(f"{device.name} is no GPU: nothing is compiled for it")
+    return Target(device.capability, device.multiprocessors)
+
+
+def _products(device: Device) -> list[str]:
+    """Names that stand for the device in the table of block sizes; the first has none there."""
+    known = [name for name in tuning.products() if device_of_product(name) == device]
+    return ["", *sorted(known)]
+
+
+def _all_steps(engine: EngineConfig, config: ModelConfig) -> Iterator[Callable[[], object]]:
+    for rank in range(engine.tp):
+        for collectives in _transports(engine, config, TensorParallel(rank, engine.tp)):
+            yield from _Rank(engine, config, collectives).steps()
+
+
+def _transports(
+    engine: EngineConfig, config: ModelConfig, tp: TensorParallel
+) -> Iterator[Collectives]:
+    """The ways that sums may take on GPUs; exact ones launch no kernels of ours."""
+    if tp.size == 1:
+        yield SingleRank()
+        return
+    policy = policy_for(engine, config)
+    yield quantised(absent_gpus(tp), policy, config)
+    if not policy.is_exact:
+        yield quantised(AbsentRanks(tp), policy, config)
+
+
+@dataclass(frozen=True)
+class _Load:
+    """A step: one-token sequences that are not new, then prompts of equal length."""
+
+    decodes: int
+    prompts: int
+    length: int
+
+    def fits(self, tokens: int) -> bool:
+        """Whether it has at most so many tokens, and prompts that are no single tokens."""
+        proper = self.length > 1 or self.prompts == 0
+        return proper and self.decodes + self.prompts * self.length <= tokens
+
+
+class _Rank:
+    """One rank's model and state, without memory."""
+
+    def __init__(self, engine: EngineConfig, config: ModelConfig, collectives: Collectives) -> None:
+        tp, dtype = collectives.tp, DTYPES[engine.dtype]
+        self._engine = engine
+        weights = empty_shard(config, tp, dtype, META)
+        overlap = overlap_of(engine.overlap, collectives)
+        self._model: Model = build_model(config, tp, weights, collectives, overlap)
+        self._pages = 0
+        if config.attention is not None:
+            length = max(engine.max_model_len or DEFAULT_LENGTH, engine.max_step_tokens)
+            self._pages = max(FEWEST_PAGES, power_of_two(-(-length // PAGE_SIZE)))
+        slots = engine.max_batch_size + 1  # One for the rows that fill up a bucket.
+        self._pool = StatePool(
+            config, self._model.dims, slots, dtype, META, n_pages=self._pages,
+            state_dtype=DTYPES[engine.state_dtype], poison=False,
+        )  # fmt: skip
+
+    def steps(self) -> Iterator[Callable[[], object]]:
+        """One of every kind that is compiled differently."""
+        for size in self._buckets():
+            for pages in self._page_buckets():
+                yield partial(self._decode, size, pages)
+        for load in self._loads():
+            yield partial(self._run_load, load)
+
+    def _buckets(self) -> list[int]:
+        most = min(self._engine.max_batch_size, LARGEST_BUCKET)
+        return sorted({bucket_of(n) for n in range(1, most + 1)})
+
+    def _page_buckets(self) -> list[int]:
+        """KV pages of a sequence in decode steps; 0 for pure SSMs."""
+        if not self._pages:
+            return [0]
+        first, last = FEWEST_PAGES.bit_length() - 1, self._pages.bit_length() - 1
+        return [1 << exponent for exponent in range(first, last + 1)]
+
+    def _loads(self) -> Iterator[_Load]:
+        """Kernels search among a power of two of prompts; prompts that fit one chunk need fewer of
+        them; numbers of rows that are multiples of 16, or 1, make kernels of their own."""
+        tokens, batch = self._engine.max_step_tokens, self._engine.max_batch_size
+        loads = [_Load(0, 1, 16), _Load(batch, 0, 0)]
+        for prompts in sorted(
+            {min(1 << exponent, batch) for exponent in range(batch.bit_length() + 1)}
+        ):
+            loads += [_Load(0, prompts, 2), _Load(0, prompts, tokens // prompts)]
+        for decodes in sorted({min(1, batch - 1), min(16, batch - 1)} - {0}):
+            loads += [_Load(decodes, 1, 15), _Load(decodes, 1, tokens - decodes)]
+        return (load for load in loads if load.fits(tokens))
+
+    def _decode(self, size: int, pages: int) -> None:
+        self._run(Bucket.of(size, pages, META).batch(), size)
+
+    def _run_load(self, load: _Load) -> None:
+        n = load.decodes + load.prompts
+        sequences = [[0]] * load.decodes + [[0] * load.length] * load.prompts
+        starts = [1] * load.decodes + [0] * load.prompts
+        tables = [list(range(self._pages))] * n if self._pages else None
+        self._run(pack(sequences, list(range(n)), starts, tables, META), n)
+
+    @torch.inference_mode()
+    def _run(self, batch: PackedBatch, rows: int) -> None:
+        """The model's part of a step, which draws from the logits of so many rows."""
+        hidden = self._model.forward(batch, self._pool)
+        self._model.local_logits(hidden[:rows])

@@ -1,0 +1,145 @@
+"""What is compiled without a GPU, for `test_triton_compile.py`; run as a script, not interpreted.
+
+`compiled_ahead.py DIR` fills the folder, twice, with what tiny engines of all families launch, and
+prints one JSON object: facts by name.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from sidewinder import cli
+from sidewinder.checkpoint.random import empty_shard
+from sidewinder.collectives.base import SingleRank
+from sidewinder.config import EngineConfig
+from sidewinder.engine.ahead import launched_by, target_of
+from sidewinder.models.registry import build_model
+from sidewinder.ops import tuning
+from sidewinder.ops.ahead import Specialisation, compile_all, unique
+from sidewinder.ops.dispatch import forced
+from sidewinder.ops.launching import Launch, Target, recording
+from sidewinder.ops.rms_norm.kernels import normalise
+from sidewinder.parallel.group import SINGLE
+from sidewinder.projection.devices import DEVICES
+from sidewinder.sharding.dims import LocalDims
+from sidewinder.state.batch import pack
+from sidewinder.state.pool import StatePool
+from sidewinder.testing import TINY, tiny_config
+
+SMALL = {"dtype": "float32", "max_batch_size": 1, "max_step_tokens": 24, "max_model_len": 24}
+TUNED = {
+    "NVIDIA H100 80GB HBM3|row_product|torch.float32x101x24": {
+        "block_o": 16, "block_i": 64, "num_warps": 1,
+    }
+}  # fmt: skip
+
+
+def launched(family: str, gpu: str = "h100", **options: Any) -> tuple[Specialisation, ...]:
+    engine = EngineConfig(model=family, **(SMALL | options))
+    return launched_by(engine, tiny_config(family), DEVICES[gpu])
+
+
+def compiled_twice(folder: Path) -> list[dict[str, int]]:
+    wanted: dict[Specialisation, None] = {}
+    for family in TINY:
+        wanted |= dict.fromkeys(launched(family))
+    times = [
+        Counter(each.found for each in compile_all(list(wanted), 90, folder, 2)) for _ in range(2)
+    ]
+    return [{"compiled": seen[False], "found": seen[True]} for seen in times]
+
+
+def through_the_command_line(folder: Path) -> dict[str, Any]:
+    """What `sidewinder compile` says of a model whose kernels are there."""
+    said = StringIO()
+    with TemporaryDirectory() as model, redirect_stdout(said):
+        (Path(model) / "config.json").write_text(json.dumps(TINY["mamba"]))
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+        command = ["compile", model, "--gpu", "h100", "--cache", str(folder), "--json", *options]
+        assert cli.main(command) == 0
+    return dict(json.loads(said.getvalue()))
+
+
+def step_launches(family: str, tokens: int, target: Target | None = None) -> list[Launch]:
+    """A step of one new sequence on the CPU, recorded."""
+    config = tiny_config(family)
+    weights = empty_shard(config, SINGLE, torch.float32, "cpu")
+    model = build_model(config, SINGLE, weights, SingleRank())
+    pool = StatePool(config, LocalDims.of(config, SINGLE), 2, torch.float32, n_pages=4)
+    batch = pack([[1] * tokens], [0], page_tables=[[0]] if config.attention else None)
+    with recording(target) as launches, forced("triton"):
+        model.local_logits(model.forward(batch, pool)[-1:])
+    return launches
+
+
+def forgotten(family: str, tokens: int) -> list[str]:
+    """Kernels of a step on real tensors that are not among what is compiled."""
+    wanted = set(launched(family))
+    stepped = unique(step_launches(family, tokens, target_of(DEVICES["h100"])))
+    return [each.function for each in stepped if each not in wanted]
+
+
+def codecs(**options: Any) -> list[str]:
+    """Kernels of quantised sums."""
+    wanted = launched("mamba", **options)
+    return sorted({each.function for each in wanted if ".codec." in each.module})
+
+
+def started_early(gpu: str) -> list[str]:
+    wanted = launched("mamba", gpu)
+    return sorted({each.function for each in wanted if ("launch_pdl", True) in each.constants})
+
+
+def row_blocks(gpu: str) -> list[int]:
+    """Outputs of a program that multiplies one row."""
+    wanted = [each for each in launched("mamba", gpu) if each.function == "row_product"]
+    return sorted({dict(each.constants)["BLOCK_O"] for each in wanted})
+
+
+@contextmanager
+def tuned() -> Iterator[None]:
+    before, tuning.table = tuning.table, lambda: TUNED
+    try:
+        yield
+    finally:
+        tuning.table = before
+
+
+def alike() -> tuple[int, int]:
+    """How many of two launches, and of five more, are compiled by themselves."""
+
+    def norm(x: torch.Tensor, n: int) -> Launch:
+        return Launch(normalise, (1,), (x, n), {"BLOCK": 64}, {"num_warps": 1})
+
+    x = torch.empty(64, 64, device="meta")
+    same = [norm(x, 32), norm(x[1:], 48)]
+    others = [norm(x, 33), norm(x, 1), norm(x[:, 1:], 32), norm(x.half(), 32), norm(x, 2**33)]
+    return len(unique(same)), len(unique([*same, *others]))
+
+
+def main() -> None:
+    facts = {
+        "compiled": compiled_twice(Path(sys.argv[1])),
+        "command": through_the_command_line(Path(sys.argv[1])),
+        "forgotten": [forgotten(family, tokens) for family in TINY for tokens in (1, 5)],
+        "exact": codecs(tp=2),
+        "two ranks": codecs(tp=2, all_reduce="int8"),
+        "three ranks": codecs(tp=3, all_reduce="int8"),
+        "early": {gpu: started_early(gpu) for gpu in ("a100", "h100")},
+        "alike": alike(),
+    }
+    with tuned():
+        facts["tuned"] = {gpu: row_blocks(gpu) for gpu in ("a100", "h100")}
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""`sidewinder compile`: Triton's cache, filled on a machine without a GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import triton_cases
+from compiled_ahead import step_launches
+
+from sidewinder.cli import main
+from sidewinder.cli.main import BAD_USAGE
+from sidewinder.engine.ahead import target_of
+from sidewinder.ops import ahead
+from sidewinder.ops.launching import recording
+from sidewinder.ops.selective_scan.triton import prefill_candidates
+from sidewinder.projection.devices import DEVICES
+from sidewinder.testing import TINY
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def facts(folder):
+    """What a process that does not interpret finds; see `compiled_ahead.py`."""
+    script = Path(triton_cases.__file__).with_name("compiled_ahead.py")
+    left_out = ("TRITON_INTERPRET", "SIDEWINDER_EARLY_LAUNCH", "SIDEWINDER_OPS")
+    environment = {name: v for name, v in os.environ.items() if name not in left_out}
+    command = [sys.executable, str(script), str(folder)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_an_empty_folder_is_filled_once(facts):
+    first, second = facts["compiled"]
+    assert first["compiled"] > 20
+    assert first["found"] == 0
+    assert second == {"compiled": 0, "found": first["compiled"]}
+
+
+def test_the_command_line_finds_them_too(facts, folder):
+    said = facts["command"]
+    assert said.pop("found") >= 5
+    assert said == {"gpu": "h100", "capability": 90, "compiled": 0, "cache": str(folder.resolve())}
+
+
+@pytest.mark.usefixtures("facts")
+@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_it_holds_what_a_step_launches(folder, family, tokens):
+    launches = step_launches(family, tokens)
+    launched = {each.kernel.fn.__name__ for each in launches}
+    assert len(launched) >= 3
+    assert launched <= {file.stem for file in folder.glob("*/*.cubin")}
+
+
+def test_steps_on_real_tensors_launch_nothing_else(facts):
+    assert facts["forgotten"] == [[]] * 2 * len(TINY)
+
+
+def test_sums_with_the_codecs_that_are_asked_for(facts):
+    assert facts["exact"] == []
+    assert facts["two ranks"] == ["decode_normalise", "encode"]
+    assert facts["three ranks"] == ["decode_normalise", "encode", "reduce"]
+
+
+def test_kernels_are_those_of_the_gpu(facts):
+    assert facts["early"]["a100"] == []
+    assert "row_product" in facts["early"]["h100"]
+    chunks = []
+    for gpu in ("a100", "h100"):
+        with recording(target_of(DEVICES[gpu])):
+            chunks.append(prefill_candidates(5120)[0]["chunk"])
+    assert chunks[0] != chunks[1], "chunks fill the GPU's multiprocessors"
+
+
+def test_block_sizes_of_the_gpu_s_own_table_are_compiled_too(facts):
+    assert 16 not in facts["tuned"]["a100"]
+    assert facts["tuned"]["h100"] == sorted([*facts["tuned"]["a100"], 16])
+
+
+def test_launches_that_differ_in_nothing_that_is_compiled_are_one(facts):
+    assert facts["alike"] == [1, 6]
+
+
+def test_an_unknown_gpu_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(ahead, "is_interpreting", lambda: False)
+    assert main(["compile", "mamba-130m", "--gpu", "voodoo2"]) == BAD_USAGE
+    assert "'voodoo2' is unknown; known: a10, " in capsys.readouterr().err
+
+
+def test_without_triton_there_is_one_clear_error(monkeypatch, capsys):
+    monkeypatch.setattr(ahead, "is_installed", lambda: False)
+    assert main(["compile", "mamba-130m", "--gpu", "h100"]) == BAD_USAGE
+    assert "Triton is not installed" in capsys.readouterr().err
+
+
+def test_the_interpreter_compiles_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(ahead, "is_interpreting", lambda: True)
+    assert main(["compile", "mamba-130m", "--gpu", "h100"]) == BAD_USAGE
+    assert "TRITON_INTERPRET" in capsys.readouterr().err
