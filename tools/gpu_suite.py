@@ -2,6 +2,8 @@
 
     .venv/bin/python tools/gpu_suite.py             # benchmarks/results/gpu-suite-<gpu>.json
     .venv/bin/python tools/gpu_suite.py --dry-run   # tiny shapes on the CPU: tests the script
+    .venv/bin/python tools/gpu_suite.py --compile-ahead DIR    # without a card: fills DIR, which
+                                   # TRITON_CACHE_DIR names, at the same path, on the card's machine
 
 Installs nothing. Each section is a process of its own with a budget: one that fails or takes too
 long leaves its error, and the rest goes on. The file is written after every section. Its
@@ -96,6 +98,9 @@ def main() -> int:
         result = _guarded(args.section, args.dry_run, args.budget)
         args.output.write_text(json.dumps(result))
         return 0
+    if args.compile_ahead:
+        print(importlib.import_module("gpu_checks.ahead").run(args.compile_ahead, args.gpu))
+        return 0
     if not args.dry_run and not torch.cuda.is_available():
         print("gpu_suite: no CUDA device here; --dry-run tests the script", file=sys.stderr)
         return 2
@@ -184,6 +189,10 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU")
+    parser.add_argument(
+        "--compile-ahead", type=Path, metavar="DIR", help="only compile, without a card, into DIR"
+    )
+    parser.add_argument("--gpu", default="h100", help="what to compile for (default: h100)")
     parser.add_argument("--sections", help=f"comma-separated, of {', '.join(SECTIONS)}")
     parser.add_argument("--total", type=float, default=TOTAL_S, help="seconds for all sections")
     parser.add_argument("--output", type=Path, help="where the result goes")

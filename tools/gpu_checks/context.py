@@ -30,14 +30,18 @@ class Context:
         dry_run: tiny shapes on the CPU: a test of the script, whose figures mean nothing.
         budget_s: what the section may take; it leaves out what no longer fits.
         started: when it began.
+        ahead: tensors take no memory: what would be launched is recorded, for a card elsewhere.
     """
 
     dry_run: bool
     budget_s: float
     started: float = field(default_factory=time.monotonic)
+    ahead: bool = False
 
     @property
     def device(self) -> torch.device:
+        if self.ahead:
+            return torch.device("meta")
         return torch.device("cpu" if self.dry_run else "cuda")
 
     @property

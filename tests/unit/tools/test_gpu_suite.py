@@ -1,6 +1,7 @@
 """The GPU suite's own machinery: sections, budgets, what a failing one leaves. No GPU needed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,26 @@ from gpu_checks.context import MODELS, Context  # noqa: E402
 from gpu_checks.kernels import calibration  # noqa: E402
 from gpu_checks.tests_on_gpu import result_of  # noqa: E402
 from gpu_checks.verdicts import verdicts  # noqa: E402
+
+
+def test_every_candidate_of_every_case_can_be_compiled_ahead():
+    pytest.importorskip("triton")
+    from sidewinder.ops.linear.triton import candidates
+
+    code = (
+        "from gpu_checks.ahead import *\n"
+        "wanted = launched_by_cases(Context(True, 1.0, ahead=True), device_of('h100'))\n"
+        "rows = [dict(each.constants) for each in wanted if each.function == 'row_product']\n"
+        "print(len(wanted), len({(row['BLOCK_O'], row['BLOCK_I']) for row in rows}))"
+    )
+    environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=TOOLS, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    n, row_sizes = map(int, done.stdout.split())
+    assert n > 100
+    assert row_sizes == len(candidates(24)) - 1, "torch's product needs none"
 
 
 def test_dry_run_writes_every_section_asked_for(tmp_path):

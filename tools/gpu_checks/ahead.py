@@ -1,0 +1,86 @@
+"""Compile the suite's kernels on a machine without a card, into a folder that Triton looks into.
+
+Every candidate of every case, and what the four models launch in the engine and as shards; not what
+the tests launch, which have many small shapes.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from gpu_checks.cases import PREFILL, all_cases
+from gpu_checks.compile import MOST_CANDIDATES
+from gpu_checks.context import MODELS, Context
+from sidewinder.config import EngineConfig
+from sidewinder.engine.ahead import launched_by, target_of
+from sidewinder.ops import tuning
+from sidewinder.ops.ahead import Specialisation, compile_all, unique
+from sidewinder.ops.dispatch import forced
+from sidewinder.ops.launching import EARLY_VARIABLE, recording
+from sidewinder.projection.devices import Device, device_of
+
+SHARDS = (1, 2, 4, 8)
+
+
+def run(folder: Path, gpu: str) -> str:
+    """Fill `folder` for the GPU; a line that says with how much."""
+    device = device_of(gpu)
+    context = Context(dry_run=False, budget_s=math.inf, ahead=True)
+    wanted = launched_by_cases(context, device) | launched_by_models(context, device)
+    cores = os.cpu_count() or 1
+    compiling = compile_all(list(wanted), device.capability, folder, cores)
+    found = [each.found for each in tqdm(compiling, "kernels", len(wanted), unit="")]
+    return (
+        f"{found.count(False)} kernels compiled, {found.count(True)} found, in {folder.resolve()}"
+    )
+
+
+@torch.inference_mode()
+def launched_by_cases(context: Context, device: Device) -> dict[Specialisation, None]:
+    """Every case with default block sizes, then with every candidate."""
+    found: dict[Specialisation, None] = {}
+    with recording(target_of(device)) as launches, forced("triton"), tuning.gpu_named(""):
+        for _, case in all_cases(context):
+            run_case = case.make()
+            run_case()
+            for index in range(MOST_CANDIDATES):
+                with tuning.candidate(index):
+                    try:
+                        run_case()
+                    except IndexError:  # Kernels before the one that has fewer were recorded.
+                        break
+            found |= unique(launches)
+            launches.clear()
+    return found
+
+
+def launched_by_models(context: Context, device: Device) -> dict[Specialisation, None]:
+    """Engines of one rank, also with kernels that wait for each other, and the shards."""
+    found: dict[Specialisation, None] = {}
+    for model in MODELS:
+        for size in SHARDS:
+            engine = EngineConfig(
+                model, size, dtype=context.values(model)["dtype"], max_step_tokens=PREFILL
+            )
+            for early in ("1", "0") if size == 1 else ("1",):
+                with early_launch(early):
+                    found |= dict.fromkeys(launched_by(engine, context.config(model), device, True))
+    return found
+
+
+@contextmanager
+def early_launch(setting: str) -> Iterator[None]:
+    """Whether kernels start early, inside the `with` block."""
+    before = os.environ.get(EARLY_VARIABLE)
+    os.environ[EARLY_VARIABLE] = setting
+    try:
+        yield
+    finally:
+        del os.environ[EARLY_VARIABLE]
+        if before is not None:
+            os.environ[EARLY_VARIABLE] = before
