@@ -51,6 +51,13 @@ def test_the_command_line_finds_them_too(facts, folder):
 
 
 @pytest.mark.usefixtures("facts")
+def test_it_holds_what_only_decode_steps_of_fixed_shape_launch(folder):
+    """A hybrid's attention over pages, which steps without a graph leave to torch."""
+    for kernel in ("attend_split", "join_splits"):
+        assert list(folder.glob(f"*/{kernel}.cubin"))
+
+
+@pytest.mark.usefixtures("facts")
 @pytest.mark.parametrize("family", TINY)
 @pytest.mark.parametrize("tokens", [1, 5])
 def test_it_holds_what_a_step_launches(folder, family, tokens):
