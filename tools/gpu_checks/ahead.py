@@ -21,7 +21,7 @@ from sidewinder.engine.ahead import launched_by, target_of
 from sidewinder.ops import tuning
 from sidewinder.ops.ahead import Specialisation, compile_all, unique
 from sidewinder.ops.dispatch import forced
-from sidewinder.ops.launching import EARLY_VARIABLE, recording
+from sidewinder.ops.launching import EARLY_VARIABLE, recording, slots_at_rest
 from sidewinder.projection.devices import Device, device_of
 
 SHARDS = (1, 2, 4, 8)
@@ -41,6 +41,7 @@ def run(folder: Path, gpu: str) -> str:
 
 
 @torch.inference_mode()
+@slots_at_rest()  # as in gpu_checks.kernels
 def launched_by_cases(context: Context, device: Device) -> dict[Specialisation, None]:
     """Every case with default block sizes, then with every candidate."""
     found: dict[Specialisation, None] = {}

@@ -40,6 +40,7 @@ class Target:
     capability: int
     multiprocessors: int
 
+
 TYPICAL_MULTIPROCESSORS = 132
 """An H100's."""
 

@@ -37,7 +37,7 @@ from sidewinder.testing import TINY, tiny_config
 SMALL = {"dtype": "float32", "max_batch_size": 1, "max_step_tokens": 24, "max_model_len": 24}
 TUNED = {
     "NVIDIA H100 80GB HBM3|row_product|torch.float32x101x24": {
-        "block_o": 16, "block_i": 64, "num_warps": 1,
+        "block_o": 16, "block_i": 256, "num_warps": 1,
     }
 }  # fmt: skip
 
