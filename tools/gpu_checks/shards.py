@@ -9,6 +9,7 @@ from torch import Tensor
 from gpu_checks.cases import PREFILL
 from gpu_checks.context import MODELS, Context
 from sidewinder.checkpoint.random import random_shard
+from sidewinder.collectives.absent import AbsentRanks
 from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.rank_order import sum_in_rank_order
 from sidewinder.config import ModelConfig
@@ -29,16 +30,16 @@ from sidewinder.state.spec import PAGE_SIZE
 PAGES_PER_SEQUENCE = 64
 
 
-class LocalCost(Collectives):
+class LocalCost(AbsentRanks):
     """A group whose other ranks send what this one sends: the memory traffic, without a link.
 
     A sum reads as many parts as there are ranks, from this device's memory; a gather writes them.
     """
 
     def __init__(self, tp: TensorParallel) -> None:
-        self.tp = tp
+        super().__init__(tp)
         self.path = "local copies"
-        self.capturable = True
+        self.overlaps = False
 
     def all_reduce(self, x: Tensor) -> Tensor:
         return sum_in_rank_order(x.expand(self.tp.size, *x.shape))
@@ -46,19 +47,9 @@ class LocalCost(Collectives):
     def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         return torch.cat([x[..., :1].expand(*x.shape[:-1], size) for size in sizes], dim=-1)
 
-    def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
-        assert root < self.tp.size
-        return x
-
-    def barrier(self) -> None:
-        return None
-
     def subgroup(self, partition: Sequence[Sequence[int]]) -> Collectives:
-        ranks = next(list(ranks) for ranks in partition if self.tp.rank in ranks)
-        return LocalCost(TensorParallel(ranks.index(self.tp.rank), len(ranks)))
-
-    def close(self) -> None:
-        return None
+        inner = super().subgroup(partition)
+        return LocalCost(inner.tp)
 
 
 def run(context: Context) -> dict[str, Any]:
