@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -91,8 +92,7 @@ def build_runner(
     )
     graphs = None
     if recorder is not None:
-        spare = Spare(size.n_slots, size.n_pages)
-        graphs = DecodeGraphs(built, pool, recorder, spare, counter)
+        graphs = DecodeGraphs(built, pool, recorder, Spare(size.n_slots, size.n_pages), counter)
     cache = fit_cache(
         engine,
         size,
@@ -113,17 +113,19 @@ def build_runner(
         looks_ahead=graphs is not None,
     )
     answers = tp.rank == 0 or engine.launch == "torchrun"
-
-    def agree(flags: Sequence[bool]) -> list[bool]:
-        own = torch.tensor(flags, dtype=torch.int64, device=device)
-        gathered = collectives.all_gather(own, [len(flags)] * tp.size)
-        good: list[bool] = gathered.view(tp.size, len(flags)).all(dim=0).tolist()
-        return good
-
+    agree = partial(agree_on, device, collectives)
     store = SnapshotStore(pool, model, tp, engine.state_cache_dtype, agree)
     prepare_for_steps(model)
     recorded = recorded_steps(engine.cuda_graphs, built, pool, counter)
     return Runner(built, pool, store, report, counter, answers, graphs, recorded)
+
+
+def agree_on(device: torch.device, collectives: Collectives, flags: Sequence[bool]) -> list[bool]:
+    """Which of the flags are set on every rank; each gives as many."""
+    own = torch.tensor(flags, dtype=torch.int64, device=device)
+    gathered = collectives.all_gather(own, [len(flags)] * collectives.tp.size)
+    good: list[bool] = gathered.view(collectives.tp.size, len(flags)).all(dim=0).tolist()
+    return good
 
 
 class Runner:
