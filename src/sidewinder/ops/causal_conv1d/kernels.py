@@ -6,6 +6,23 @@ import triton.language as tl
 from sidewinder.ops.triton_math import below_if, find_chunk, put, silu, wait_for_inputs
 
 
+@triton.jit
+def keep_last_rows(
+    inputs, x_row, stored, state_row, c, channels, kept, length, TAPS: tl.constexpr
+):  # fmt: skip
+    """Write a sequence's last TAPS - 1 rows into its slot; of a shorter one also rows that were
+    there, where they are `kept`."""
+    used = c < channels
+    for k in tl.static_range(TAPS - 1):
+        last = length - (TAPS - 1) + k
+        new_at = inputs + last.to(tl.int64) * x_row
+        newer = tl.load(new_at, mask=below_if(c, channels, last >= 0), other=0.0)
+        outside = kept & below_if(c, channels, last < 0)
+        older = tl.load(stored + (TAPS - 1 + last) * state_row, mask=outside, other=0.0)
+        # One of them is zero.
+        put(stored + k * state_row, newer.to(tl.float32) + older.to(tl.float32), used)
+
+
 @triton.jit(do_not_specialize=["first", "n_seqs"])
 def prefill(
     x, x_row, weight, bias, state, state_slot, state_row, cu_seqlens, slots, fresh, y,
@@ -64,14 +81,7 @@ def prefill(
 
     if chunk == 0:
         tl.debug_barrier()  # every thread has read the slot
-        for k in tl.static_range(TAPS - 1):
-            last = length - (TAPS - 1) + k
-            new_at = inputs + last.to(tl.int64) * x_row
-            newer = tl.load(new_at, mask=below_if(c, channels, last >= 0), other=0.0)
-            outside = kept & below_if(c, channels, last < 0)
-            older = tl.load(stored + (TAPS - 1 + last) * state_row, mask=outside, other=0.0)
-            # One of them is zero.
-            put(stored + k * state_row, newer.to(tl.float32) + older.to(tl.float32), used)
+        keep_last_rows(inputs, x_row, stored, state_row, c, channels, kept, length, TAPS)
 
 
 @triton.jit

@@ -3,8 +3,15 @@
 import triton
 import triton.language as tl
 
-from sidewinder.ops.selective_scan.kernels import channels_of, load_rates, load_slot, store_slot
-from sidewinder.ops.triton_math import exp2, put, rounded, silu, softplus, wait_for_inputs
+from sidewinder.ops.selective_scan.kernels import (
+    channels_of,
+    load_bias,
+    load_rates,
+    load_slot,
+    next_token,
+    store_slot,
+)
+from sidewinder.ops.triton_math import put, rounded, silu, softplus, wait_for_inputs
 
 
 @triton.jit
@@ -38,9 +45,7 @@ def update(
     slot, kept = tl.load(slots + seq), tl.load(fresh + seq) == 0
     h = load_slot(state, slot, state_slot, state_row, n, d, channels, kept, STATES)
     rates = load_rates(A, A_row, n, d, channels, STATES)
-    bias = tl.zeros([BLOCK_D], dtype=tl.float32)
-    if dt_bias is not None:
-        bias = tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
+    bias = load_bias(dt_bias, d, some_d, BLOCK_D)
     skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
     wait_for_inputs(EARLY)
     row = seq.to(tl.int64)
@@ -51,8 +56,7 @@ def update(
     x_t = tl.load(x + row * x_row + d, mask=some_d, other=0.0).to(tl.float32)
     step = tl.sum(w.to(tl.float32) * dt[None, :], 1)
     delta = softplus(rounded(step, x.dtype.element_ty).to(tl.float32) + bias)
-    h = exp2(delta[None, :] * rates) * h + B_t[:, None] * (delta * x_t)[None, :]
-    out = tl.sum(C_t[:, None] * h, 0) + skip * x_t
+    h, out = next_token(h, delta, rates, B_t, C_t, x_t, skip)
     if z is not None:
         out *= silu(tl.load(z + row * z_row + d, mask=some_d, other=0.0).to(tl.float32))
     put(y + row * channels + d, out, some_d)

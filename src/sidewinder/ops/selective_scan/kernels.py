@@ -68,6 +68,22 @@ def store_slot(state, slot, state_slot, state_row, n, d, channels, h, STATES: tl
     put(at, h, used)
 
 
+@triton.jit
+def load_bias(dt_bias, d, some_d, BLOCK_D: tl.constexpr):
+    """The bias of Δ in float32; zeros if there is none."""
+    bias = tl.zeros([BLOCK_D], dtype=tl.float32)
+    if dt_bias is not None:
+        bias = tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
+    return bias
+
+
+@triton.jit
+def next_token(h, delta, rates, B_t, C_t, x_t, skip):
+    """The state `[N, channels]` after one more token, and the token's output before the gate."""
+    h = exp2(delta[None, :] * rates) * h + B_t[:, None] * (delta * x_t)[None, :]
+    return h, tl.sum(C_t[:, None] * h, 0) + skip * x_t
+
+
 @triton.jit(do_not_specialize=["first", "n_seqs"])
 def chunk_ends(
     x, x_row, dt, dt_row, A, A_row, B, B_row, dt_bias, cu_seqlens, ends, sums,
@@ -86,9 +102,7 @@ def chunk_ends(
     n, d = tl.arange(0, BLOCK_N), channels_of(tl.program_id(1), BLOCK_D, EACH)
     some_d = d < channels
     rates = load_rates(A, A_row, n, d, channels, STATES)
-    bias = tl.zeros([BLOCK_D], dtype=tl.float32)
-    if dt_bias is not None:
-        bias = tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
+    bias = load_bias(dt_bias, d, some_d, BLOCK_D)
     row = begin.to(tl.int64)
     x_at, dt_at, B_at = x + row * x_row + d, dt + row * dt_row + d, B + row * B_row + n
     h = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
@@ -174,9 +188,7 @@ def finish(
         h = tl.load(at, mask=(n < STATES)[:, None] & some_d[None, :], other=0.0)
     rates = load_rates(A, A_row, n, d, channels, STATES)
     skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
-    bias = tl.zeros([BLOCK_D], dtype=tl.float32)
-    if dt_bias is not None:
-        bias = tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
+    bias = load_bias(dt_bias, d, some_d, BLOCK_D)
     row = begin.to(tl.int64)
     x_at, dt_at, y_at = x + row * x_row + d, dt + row * dt_row + d, y + row * channels + d
     B_at, C_at = B + row * B_row + n, C + row * C_row + n
@@ -229,9 +241,7 @@ def update(
     slot, kept = tl.load(slots + seq), tl.load(fresh + seq) == 0
     h = load_slot(state, slot, state_slot, state_row, n, d, channels, kept, STATES)
     rates = load_rates(A, A_row, n, d, channels, STATES)
-    bias = tl.zeros([BLOCK_D], dtype=tl.float32)
-    if dt_bias is not None:
-        bias = tl.load(dt_bias + d, mask=some_d, other=0.0).to(tl.float32)
+    bias = load_bias(dt_bias, d, some_d, BLOCK_D)
     skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
     wait_for_inputs(EARLY)
     row = seq.to(tl.int64)
@@ -239,9 +249,7 @@ def update(
     step = tl.load(dt + row * dt_row + d, mask=some_d, other=0.0).to(tl.float32)
     B_t = load_states(B + row * B_row + n, n, STATES, BLOCK_N).to(tl.float32)
     C_t = load_states(C + row * C_row + n, n, STATES, BLOCK_N).to(tl.float32)
-    delta = softplus(step + bias)
-    h = exp2(delta[None, :] * rates) * h + B_t[:, None] * (delta * x_t)[None, :]
-    out = tl.sum(C_t[:, None] * h, 0) + skip * x_t
+    h, out = next_token(h, softplus(step + bias), rates, B_t, C_t, x_t, skip)
     if z is not None:
         out *= silu(tl.load(z + row * z_row + d, mask=some_d, other=0.0).to(tl.float32))
     put(y + row * channels + d, out, some_d)

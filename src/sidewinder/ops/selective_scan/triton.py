@@ -1,6 +1,7 @@
 """Mamba-1's selective scan in Triton: by chunks of tokens, and one kernel for single tokens."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -28,9 +29,14 @@ PASS_BLOCK, PASS_AHEAD = 128, 8
 
 def prefill_candidates(channels: int) -> tuple[tuning.Config, ...]:
     """Block sizes of prefill; see `chunks.chunk_sizes`."""
+    return _prefill_candidates(channels, multiprocessors())
+
+
+@cache
+def _prefill_candidates(channels: int, multiprocessors: int) -> tuple[tuning.Config, ...]:
     return tuple(
         {"chunk": chunk, "block_d": block, "num_warps": 1}
-        for chunk, block in chunk_sizes(channels, multiprocessors())
+        for chunk, block in chunk_sizes(channels, multiprocessors)
     )
 
 
