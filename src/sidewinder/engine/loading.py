@@ -1,4 +1,5 @@
-"""A rank's weights as an `EngineConfig` asks for them: read or drawn, rotated, rounded, packed."""
+"""A rank's weights as an `EngineConfig` asks for them: read or drawn, rotated, rounded, packed; and
+its part of the model from them."""
 
 from collections.abc import Mapping
 
@@ -7,10 +8,16 @@ from torch import Tensor
 
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.checkpoint.reader import load_shard
+from sidewinder.collectives.base import Collectives
 from sidewinder.config import EngineConfig, ModelConfig
+from sidewinder.engine.counted import CallCounter, CountedCollectives
+from sidewinder.layers.overlap import overlap_of
 from sidewinder.layers.weights import Weight
+from sidewinder.models.base import Model
+from sidewinder.models.registry import build_model
 from sidewinder.ops import native
 from sidewinder.packing import pack_weights
+from sidewinder.parallel.devices import DTYPES, torch_device
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.quantise import Int8Weight, quantise_weights
 from sidewinder.rotation import block_hadamard, fold_rotation
@@ -50,3 +57,19 @@ def load_weights(
     if native.takes_packed(device):
         return pack_weights(prepared, tied)
     return prepared
+
+
+def load_model(
+    engine: EngineConfig, model: ModelConfig, collectives: Collectives, counter: CallCounter
+) -> tuple[Model, int]:
+    """This rank's part of the model, whose collectives `counter` counts, and its bytes.
+
+    Raises:
+        ValueError: if the checkpoint or `tp` does not fit.
+    """
+    tp, device, dtype = collectives.tp, torch_device(engine.device), DTYPES[engine.dtype]
+    weights = load_weights(engine, model, tp, dtype, device)
+    n_bytes = sum(tensor.nbytes for tensor in weights.values())
+    overlap = overlap_of(engine.overlap, collectives)
+    counted = CountedCollectives(collectives, counter)
+    return build_model(model, tp, weights, counted, overlap), n_bytes

@@ -12,9 +12,9 @@ from sidewinder.collectives.quantised.all_reduce import quantised
 from sidewinder.collectives.thresholds import use_thresholds
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.buckets import Started
-from sidewinder.engine.counted import CallCounter, CountedCollectives
+from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.graphs import DecodeGraphs, Spare, recorder_for
-from sidewinder.engine.loading import load_weights
+from sidewinder.engine.loading import load_model
 from sidewinder.engine.memory import (
     fit_cache,
     fit_pool,
@@ -26,9 +26,7 @@ from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepR
 from sidewinder.engine.recorded import RecordedSteps, recorded_steps
 from sidewinder.engine.report import RunnerReport
 from sidewinder.engine.request import NO_NEXT_TOKEN
-from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.base import Model
-from sidewinder.models.registry import build_model
 from sidewinder.parallel.cores import prepare_for_steps
 from sidewinder.parallel.devices import DTYPES, torch_device
 from sidewinder.parallel.group import TensorParallel
@@ -65,11 +63,8 @@ def build_runner(
     use_thresholds(collectives, engine.thresholds)
     collectives = quantised(collectives, policy_for(engine, model), model)
     device, dtype = torch_device(engine.device), DTYPES[engine.dtype]
-    weights = load_weights(engine, model, tp, dtype, device)
-    weight_bytes = sum(tensor.nbytes for tensor in weights.values())
     counter = CallCounter()
-    overlap = overlap_of(engine.overlap, collectives)
-    built = build_model(model, tp, weights, CountedCollectives(collectives, counter), overlap)
+    built, weight_bytes = load_model(engine, model, collectives, counter)
     spec, state_dtype = StateSpec.of(model, built.dims), DTYPES[engine.state_dtype]
 
     def of_all_ranks(value: int) -> tuple[int, ...]:
@@ -82,14 +77,9 @@ def build_runner(
     recorder = recorder_for(engine.cuda_graphs, device, collectives)
     n_spare = int(recorder is not None)  # A slot and a page that the scheduler does not know.
     pool = StatePool(
-        model,
-        built.dims,
-        size.n_slots + n_spare,
-        dtype,
-        device,
-        n_pages=size.n_pages + n_spare,
-        state_dtype=state_dtype,
-    )
+        model, built.dims, size.n_slots + n_spare, dtype, device,
+        n_pages=size.n_pages + n_spare, state_dtype=state_dtype,
+    )  # fmt: skip
     graphs = None
     if recorder is not None:
         graphs = DecodeGraphs(built, pool, recorder, Spare(size.n_slots, size.n_pages), counter)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sidewinder.checkpoint.random import random_shard
 from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig, load_model_config
 from sidewinder.engine import runner as runner_module
@@ -116,6 +117,8 @@ def test_the_report_holds_every_rank(folder):
     alone = start(folder).report()
     assert reports[0] == reports[1]
     assert len(reports[0].weight_bytes) == 2
+    shard = random_shard(load_model_config(folder), SINGLE, torch.float32)
+    assert alone.weight_bytes == (sum(tensor.nbytes for tensor in shard.values()),)
     assert max(reports[0].weight_bytes) < sum(alone.weight_bytes) <= sum(reports[0].weight_bytes)
     assert reports[0].pool.n_slots == alone.pool.n_slots == 4
     assert alone.collectives == "none"
