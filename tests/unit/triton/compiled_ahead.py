@@ -18,16 +18,19 @@ import torch
 
 from sidewinder import cli
 from sidewinder.checkpoint.random import empty_shard
+from sidewinder.collectives.absent import AbsentRanks
 from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig
 from sidewinder.engine.ahead import launched_by, target_of
+from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.registry import build_model
 from sidewinder.ops import tuning
 from sidewinder.ops.ahead import Specialisation, compile_all, unique
 from sidewinder.ops.dispatch import forced
 from sidewinder.ops.launching import Launch, Target, recording
 from sidewinder.ops.rms_norm.kernels import normalise
-from sidewinder.parallel.group import SINGLE
+from sidewinder.ops.selective_scan.kernels import pass_states
+from sidewinder.parallel.group import SINGLE, TensorParallel
 from sidewinder.projection.devices import DEVICES
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import pack
@@ -68,22 +71,25 @@ def through_the_command_line(folder: Path) -> dict[str, Any]:
     return dict(json.loads(said.getvalue()))
 
 
-def step_launches(family: str, tokens: int, target: Target | None = None) -> list[Launch]:
+def step_launches(
+    family: str, tokens: int, target: Target | None = None, tp: TensorParallel = SINGLE
+) -> list[Launch]:
     """A step of one new sequence on the CPU, recorded."""
     config = tiny_config(family)
-    weights = empty_shard(config, SINGLE, torch.float32, "cpu")
-    model = build_model(config, SINGLE, weights, SingleRank())
-    pool = StatePool(config, LocalDims.of(config, SINGLE), 2, torch.float32, n_pages=4)
+    weights = empty_shard(config, tp, torch.float32, "cpu")
+    collectives = SingleRank() if tp == SINGLE else AbsentRanks(tp)
+    model = build_model(config, tp, weights, collectives, overlap_of("auto", collectives))
+    pool = StatePool(config, LocalDims.of(config, tp), 2, torch.float32, n_pages=4)
     batch = pack([[1] * tokens], [0], page_tables=[[0]] if config.attention else None)
     with recording(target) as launches, forced("triton"):
         model.local_logits(model.forward(batch, pool)[-1:])
     return launches
 
 
-def forgotten(family: str, tokens: int) -> list[str]:
+def forgotten(family: str, tokens: int, tp: TensorParallel = SINGLE) -> list[str]:
     """Kernels of a step on real tensors that are not among what is compiled."""
-    wanted = set(launched(family))
-    stepped = unique(step_launches(family, tokens, target_of(DEVICES["h100"])))
+    wanted = set(launched(family, tp=tp.size))
+    stepped = unique(step_launches(family, tokens, target_of(DEVICES["h100"]), tp))
     return [each.function for each in stepped if each not in wanted]
 
 
@@ -113,8 +119,9 @@ def tuned() -> Iterator[None]:
         tuning.table = before
 
 
-def alike() -> tuple[int, int]:
-    """How many of two launches, and of five more, are compiled by themselves."""
+def alike() -> tuple[int, int, int]:
+    """How many of two launches, and of five more, are compiled by themselves; and of two that
+    differ in a number that Triton was told not to look at."""
 
     def norm(x: torch.Tensor, n: int) -> Launch:
         return Launch(normalise, (1,), (x, n), {"BLOCK": 64}, {"num_warps": 1})
@@ -122,7 +129,17 @@ def alike() -> tuple[int, int]:
     x = torch.empty(64, 64, device="meta")
     same = [norm(x, 32), norm(x[1:], 48)]
     others = [norm(x, 33), norm(x, 1), norm(x[:, 1:], 32), norm(x.half(), 32), norm(x, 2**33)]
-    return len(unique(same)), len(unique([*same, *others]))
+    unspecialised = [
+        Launch(
+            pass_states,
+            (1,),
+            tuple(n if each.name == "first" else x for each in pass_states.params[:12]),
+            {},
+            {},
+        )
+        for n in (1, 16)
+    ]
+    return len(unique(same)), len(unique([*same, *others])), len(unique(unspecialised))
 
 
 def main() -> None:
@@ -130,6 +147,9 @@ def main() -> None:
         "compiled": compiled_twice(Path(sys.argv[1])),
         "command": through_the_command_line(Path(sys.argv[1])),
         "forgotten": [forgotten(family, tokens) for family in TINY for tokens in (1, 5)],
+        "forgotten of uneven ranks": [
+            forgotten("mamba", 1, TensorParallel(rank, 5)) for rank in (0, 4)
+        ],
         "exact": codecs(tp=2),
         "two ranks": codecs(tp=2, all_reduce="int8"),
         "three ranks": codecs(tp=3, all_reduce="int8"),

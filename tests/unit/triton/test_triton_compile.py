@@ -69,6 +69,7 @@ def test_it_holds_what_a_step_launches(folder, family, tokens):
 
 def test_steps_on_real_tensors_launch_nothing_else(facts):
     assert facts["forgotten"] == [[]] * 2 * len(TINY)
+    assert facts["forgotten of uneven ranks"] == [[], []], "ranks whose shares differ"
 
 
 def test_sums_with_the_codecs_that_are_asked_for(facts):
@@ -93,7 +94,7 @@ def test_block_sizes_of_the_gpu_s_own_table_are_compiled_too(facts):
 
 
 def test_launches_that_differ_in_nothing_that_is_compiled_are_one(facts):
-    assert facts["alike"] == [1, 6]
+    assert facts["alike"] == [1, 6, 1]
 
 
 def test_an_unknown_gpu_is_refused(monkeypatch, capsys):
