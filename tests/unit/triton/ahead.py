@@ -1,10 +1,12 @@
 """Compile every kernel ahead of time, without a GPU; run as a script, not interpreted.
 
 Runs the operators with `launching.recording()`, so that nothing is executed, and compiles each
-recorded launch. The last line is one JSON object: kernel -> bytes of shared memory.
+recorded launch. The last line is one JSON object: kernel -> bytes of shared memory, and how many
+copies into it in the program are of four bytes a thread.
 """
 
 import json
+import re
 from inspect import signature
 
 import torch
@@ -45,7 +47,7 @@ def source_of(launch: Launch) -> ASTSource:
 
 def main() -> None:
     assert not is_interpreting(), "TRITON_INTERPRET is set"
-    compiled: dict[str, int] = {}
+    compiled: dict[str, dict[str, int]] = {}
     for case, (run, capabilities) in CASES.items():
         with recording() as launches:
             run()
@@ -62,7 +64,8 @@ def main() -> None:
                 assert waits == bool(launch.options.get("launch_pdl")), name
                 can_wait = "EARLY" in launch.constants
                 assert waits == (can_wait and case == "started early"), name
-                compiled[name] = built.metadata.shared
+                narrow = re.findall(r"cp\.async\.ca\.shared\.global.*, 0x4,", built.asm["ptx"])
+                compiled[name] = {"shared": built.metadata.shared, "narrow": len(narrow)}
     print(json.dumps(compiled))
 
 

@@ -25,6 +25,9 @@ KERNELS = {
 }
 SHARED_BYTES = 99 << 10
 """What a program may use on every GPU from Ampere on: workstation cards have least."""
+NARROW_COPIES = 8
+"""Most copies of four bytes a thread into shared memory. Where the compiler cannot see that rows
+are aligned it makes tens, scattered: Mamba-2's `outputs` had 36, and waited for them."""
 
 
 @pytest.mark.slow
@@ -35,10 +38,11 @@ def test_every_kernel_compiles_for_ampere_and_hopper():
         [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr
-    shared = json.loads(result.stdout.splitlines()[-1])
-    compiled = {tuple(name.split()[:2]) for name in shared}
+    facts = json.loads(result.stdout.splitlines()[-1])
+    compiled = {tuple(name.split()[:2]) for name in facts}
     for operator, names in KERNELS.items():
         for capability in ("sm_80", "sm_90"):
             for name in names:
                 assert (f"{operator}.{name}", capability) in compiled
-    assert {name: n for name, n in shared.items() if n > SHARED_BYTES} == {}
+    assert [name for name, fact in facts.items() if fact["shared"] > SHARED_BYTES] == []
+    assert [name for name, fact in facts.items() if fact["narrow"] > NARROW_COPIES] == []

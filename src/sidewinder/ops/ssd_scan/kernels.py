@@ -1,13 +1,13 @@
 """Triton kernels of Mamba-2's scan; `triton.py` launches them.
 
 Inside a chunk of tokens the outputs are a masked, decayed attention (Mamba-2 paper, section 6), so
-nearly all work is matrix products. With c the running sum of Δ A from a chunk's start:
-1. `steps`: Δ and c, `[T, H]` float32;
-2. `chunk_states`: what a chunk adds to the state, `B^T (exp(c_end - c) Δ x)`;
+nearly all work is matrix products. With c the running sum of Δ A log2(e) from a chunk's start:
+1. `steps`: Δ and c, `[chunks, H, CHUNK]` float32: a chunk's lie together and are read wide;
+2. `chunk_states`: what a chunk adds to the state, `B^T (2^(c_end - c) Δ x)`;
 3. `pass_states`: over a sequence's chunks in order: the state each starts from, the slot's last;
 4. `scores`: `C B^T` of each group, once for all of its heads;
-5. `outputs`: `(C B^T ∘ exp(c_t - c_s) Δ_s) x + exp(c) C h + D x`, 64 rows at a time.
-Only exponentials of differences `c_t - c_s ≤ 0` are formed. Products of 16-bit models take 16-bit
+5. `outputs`: `(C B^T ∘ 2^(c_t - c_s) Δ_s) x + 2^c C h + D x`, 64 rows at a time.
+Only powers of differences `c_t - c_s ≤ 0` are used. Products of 16-bit models take 16-bit
 operands with float32 sums; float32 models take float32 ones without rounding (no TF32).
 
 Floors, for T tokens, G groups of H heads in all, P channels a head, N states, itemsize b, chunks of
@@ -20,8 +20,10 @@ import triton
 import triton.language as tl
 
 from sidewinder.ops.triton_math import (
+    LOG2_E,
     below_if,
     chunks_before,
+    exp2,
     find_chunk,
     product,
     put,
@@ -43,23 +45,26 @@ def steps(
     dt, dt_row, A, dt_bias, cu_seqlens, deltas, sums, lowest, highest, heads, first, n_seqs,
     CHUNK: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Δ, and the running sum of Δ A from the chunk's start, of BLOCK_H heads."""
-    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, tl.program_id(0), CHUNK, BLOCK_S)
+    """Δ, and the running sum of Δ A log2(e) from the chunk's start, of BLOCK_H heads.
+
+    Behind a sequence's end Δ is zero, and the sum stays what it was.
+    """
+    number = tl.program_id(0)
+    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S)
     if seq >= n_seqs:
         return
     begin, stop = tl.load(cu_seqlens + seq) + chunk * CHUNK, tl.load(cu_seqlens + seq + 1)
-    t = begin + tl.arange(0, CHUNK)
-    h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    i, h = tl.arange(0, CHUNK), tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     some_h = h < heads
-    used = (t < stop)[:, None] & some_h[None, :]
-    rate = tl.load(A + h, mask=some_h, other=0.0).to(tl.float32)
+    used = (begin + i < stop)[:, None] & some_h[None, :]
+    rate = tl.load(A + h, mask=some_h, other=0.0).to(tl.float32) * LOG2_E
     bias = tl.load(dt_bias + h, mask=some_h, other=0.0).to(tl.float32)
-    row = t.to(tl.int64)[:, None]
+    row = (begin + i).to(tl.int64)[:, None]
     dt_t = tl.load(dt + row * dt_row + h[None, :], mask=used, other=0.0)
     delta = tl.where(used, step_size(dt_t, bias[None, :], lowest, highest), 0.0)
-    at = row * heads + h[None, :]
-    tl.store(deltas + at, delta, mask=used)
-    tl.store(sums + at, tl.cumsum(delta * rate[None, :], 0), mask=used)
+    at = (number.to(tl.int64) * heads + h)[None, :] * CHUNK + i[:, None]
+    tl.store(deltas + at, delta, mask=some_h[None, :])
+    tl.store(sums + at, tl.cumsum(delta * rate[None, :], 0), mask=some_h[None, :])
 
 
 @triton.jit(do_not_specialize=["first", "n_seqs"])
@@ -75,28 +80,27 @@ def chunk_states(
     if seq >= n_seqs:
         return
     begin, stop = tl.load(cu_seqlens + seq) + chunk * CHUNK, tl.load(cu_seqlens + seq + 1)
-    end = tl.minimum(begin + CHUNK, stop)
+    length = tl.minimum(stop - begin, CHUNK)
     p_blocks = tl.cdiv(width, BLOCK_P)
     n = tl.program_id(2) // p_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     p = tl.program_id(2) % p_blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    some_n, some_p = n < states, p < width
     group = tl.load(head_group + head)
-    last = tl.load(sums + (end - 1).to(tl.int64) * heads + head)
+    of_chunk = (number.to(tl.int64) * heads + head) * CHUNK
+    last = tl.load(sums + of_chunk + CHUNK - 1)
     total = tl.zeros([BLOCK_N, BLOCK_P], dtype=tl.float32)
-    for base in range(begin, end, BLOCK_T):
-        t = base + tl.arange(0, BLOCK_T)
-        some_t, row = t < end, t.to(tl.int64)
-        at = row * heads + head
-        delta = tl.load(deltas + at, mask=some_t, other=0.0)
-        weight = delta * tl.exp(last - tl.load(sums + at, mask=some_t, other=0.0))
+    for base in range(0, length, BLOCK_T):
+        i = base + tl.arange(0, BLOCK_T)
+        some_t, row = i < length, (begin + i).to(tl.int64)
+        weight = tl.load(deltas + of_chunk + i) * exp2(last - tl.load(sums + of_chunk + i))
         at = B + row[None, :] * B_row + group * states + n[:, None]
-        B_t = tl.load(at, mask=some_t[None, :] & (n < states)[:, None], other=0.0)
+        B_t = tl.load(at, mask=some_t[None, :] & some_n[:, None], other=0.0)
         at = x + row[:, None] * x_row + head * width + p[None, :]
-        x_t = tl.load(at, mask=some_t[:, None] & (p < width)[None, :], other=0.0)
-        driven = x_t.to(tl.float32) * tl.where(some_t, weight, 0.0)[:, None]
-        total += product(B_t, driven, DOT)
+        x_t = tl.load(at, mask=some_t[:, None] & some_p[None, :], other=0.0)
+        total += product(B_t, x_t.to(tl.float32) * weight[:, None], DOT)
     at = added + (number.to(tl.int64) * heads + head) * states * width
     at += n[:, None] * width + p[None, :]
-    tl.store(at, total, mask=(n < states)[:, None] & (p < width)[None, :])
+    tl.store(at, total, mask=some_n[:, None] & some_p[None, :])
 
 
 @triton.jit(do_not_specialize=["first"])
@@ -116,19 +120,20 @@ def pass_states(
     slot_at = state + tl.load(slots + seq) * state_slot + head * size + i
     kept = below_if(i, size, tl.load(fresh + seq) == 0)
     h = tl.load(slot_at, mask=kept, other=0.0).to(tl.float32)
-    at = (number * heads + head) * size + i
+    at, last_at = (number * heads + head) * size + i, (number * heads + head + 1) * CHUNK - 1
     for base in range(begin, stop, AHEAD * CHUNK):
         some, new, decay = (), (), ()
         for j in tl.static_range(AHEAD):
-            top = base + j * CHUNK
-            some += (below_if(i, size, top < stop),)
+            exists = base + j * CHUNK < stop
+            some += (below_if(i, size, exists),)
             new += (tl.load(added + at + j * heads * size, mask=some[j], other=0.0),)
-            last = tl.minimum(top + CHUNK, stop) - 1  # Beyond the end: the last token's, unused.
-            decay += (tl.exp(tl.load(sums + last.to(tl.int64) * heads + head)),)
+            last = tl.load(sums + last_at + j * heads * CHUNK, mask=exists, other=0.0)
+            decay += (exp2(last),)
         for j in tl.static_range(AHEAD):
             put(starts + at, h, some[j])
             h = tl.where(some[j], decay[j] * h + new[j], h)
             at += heads * size
+        last_at += AHEAD * heads * CHUNK
     put(slot_at, h, used)
 
 
@@ -168,6 +173,22 @@ def scores(
     tl.store(at + i[:, None] * CHUNK + j[None, :], total)
 
 
+@triton.jit
+def weights(scores_at, deltas_at, sums_at, sum_t, i, j, DIAGONAL: tl.constexpr):
+    """What rows i of a chunk take of rows j: `C B^T ∘ 2^(c_i - c_j) Δ_j`; DIAGONAL: of j up to i.
+
+    All of a block left of the diagonal is seen: its loop has no masks, which were half of it.
+    """
+    scores_ij, delta = tl.load(scores_at + j[None, :]), tl.load(deltas_at + j)
+    between = sum_t[:, None] - tl.load(sums_at + j)[None, :]
+    if DIAGONAL:
+        seen = i[:, None] >= j[None, :]
+        # Other differences are positive, and could overflow.
+        powers = exp2(tl.where(seen, between, 0.0))
+        return tl.where(seen, scores_ij * powers * delta[None, :], 0.0)
+    return scores_ij * exp2(between) * delta[None, :]
+
+
 @triton.jit(do_not_specialize=["first", "n_seqs"])
 def outputs(
     x, x_row, C, C_row, D, head_group, cu_seqlens, deltas, sums, products, starts, y,
@@ -182,50 +203,45 @@ def outputs(
     if seq >= n_seqs:
         return
     begin, stop = tl.load(cu_seqlens + seq) + chunk * CHUNK, tl.load(cu_seqlens + seq + 1)
-    end = tl.minimum(begin + CHUNK, stop)
-    top = begin + tl.program_id(0) % row_blocks * BLOCK_T
-    if top >= end:
+    length = tl.minimum(stop - begin, CHUNK)
+    top = tl.program_id(0) % row_blocks * BLOCK_T
+    if top >= length:
         return
-    t, n = top + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_N)
+    # Rows and columns count from the chunk's start: what is aligned is seen to be.
+    i, n = top + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_N)
     p = tl.program_id(2) * BLOCK_P + tl.arange(0, BLOCK_P)
-    some_t, some_p, row = t < end, p < width, t.to(tl.int64)
+    some_t, some_p, row = i < length, p < width, (begin + i).to(tl.int64)
     group = tl.load(head_group + head)
-    sum_t = tl.load(sums + row * heads + head, mask=some_t, other=0.0)
+    of_head = number.to(tl.int64) * heads + head
+    deltas_at, sums_at = deltas + of_head * CHUNK, sums + of_head * CHUNK
+    sum_t = tl.load(sums_at + i)
     C_at = C + group * states + row[:, None] * C_row
-    product_at = products + (number.to(tl.int64) * groups + group) * CHUNK * CHUNK
-    product_at += (t - begin)[:, None] * CHUNK
-    start_at = starts + (number.to(tl.int64) * heads + head) * states * width
+    scores_at = products + (number.to(tl.int64) * groups + group) * CHUNK * CHUNK
+    scores_at += i[:, None] * CHUNK
+    start_at = starts + of_head * states * width
 
     total = tl.zeros([BLOCK_T, BLOCK_P], dtype=tl.float32)
     for n_base in range(0, states, BLOCK_N):
-        i = n_base + n
-        C_t = tl.load(C_at + i[None, :], mask=some_t[:, None] & (i < states)[None, :], other=0.0)
-        at = start_at + i[:, None] * width + p[None, :]
-        h = tl.load(at, mask=(i < states)[:, None] & some_p[None, :], other=0.0)
+        k = n_base + n
+        C_t = tl.load(C_at + k[None, :], mask=some_t[:, None] & (k < states)[None, :], other=0.0)
+        at = start_at + k[:, None] * width + p[None, :]
+        h = tl.load(at, mask=(k < states)[:, None] & some_p[None, :], other=0.0)
         total += product(C_t, h, DOT)
-    total *= tl.exp(sum_t)[:, None]
+    total *= exp2(sum_t)[:, None]
 
-    for base in range(begin, tl.minimum(top + BLOCK_T, end), BLOCK_T):
-        s = base + tl.arange(0, BLOCK_T)
-        some_s, row_s = s < end, s.to(tl.int64)
-        scores_ts = tl.load(product_at + (s - begin)[None, :])
-        at = row_s * heads + head
-        delta = tl.load(deltas + at, mask=some_s, other=0.0)
-        sum_s = tl.load(sums + at, mask=some_s, other=0.0)
-        seen = (t[:, None] >= s[None, :]) & some_t[:, None] & some_s[None, :]
-        # Other differences are positive, and could overflow.
-        between = tl.where(seen, sum_t[:, None] - sum_s[None, :], 0.0)
-        weights = tl.where(seen, scores_ts * tl.exp(between) * delta[None, :], 0.0)
-        at = x + row_s[:, None] * x_row + head * width + p[None, :]
-        x_s = tl.load(at, mask=some_s[:, None] & some_p[None, :], other=0.0)
-        total += product(weights, x_s, DOT)
-
+    x_at = x + head * width + p[None, :]
+    for base in range(0, top, BLOCK_T):
+        j = base + tl.arange(0, BLOCK_T)
+        taken = weights(scores_at, deltas_at, sums_at, sum_t, i, j, False)
+        row_j = (begin + j).to(tl.int64)
+        x_j = tl.load(x_at + row_j[:, None] * x_row, mask=some_p[None, :], other=0.0)
+        total += product(taken, x_j, DOT)
+    taken = weights(scores_at, deltas_at, sums_at, sum_t, i, i, True)
     used = some_t[:, None] & some_p[None, :]
-    at = head * width + p[None, :]
-    x_t = tl.load(x + row[:, None] * x_row + at, mask=used, other=0.0)
+    x_t = tl.load(x_at + row[:, None] * x_row, mask=used, other=0.0)
+    total += product(taken, x_t, DOT)
     total += tl.load(D + head).to(tl.float32) * x_t.to(tl.float32)
-    at += row[:, None] * heads * width
-    put(y + at, total, used)
+    put(y + row[:, None] * heads * width + head * width + p[None, :], total, used)
 
 
 @triton.jit

@@ -139,7 +139,7 @@ def _prefill(a: _Arguments, config: tuning.Config) -> None:
     seqs, chunk = a.seqs, config["chunk"]
     first, n_chunks, device = seqs.n_decodes, chunks_bound(seqs, chunk), a.x.device
     fixed = {"CHUNK": chunk, "BLOCK_S": power_of_two(seqs.n_seqs - first)}
-    deltas = torch.empty(seqs.n_tokens, heads, dtype=torch.float32, device=device)
+    deltas = torch.empty(n_chunks, heads, chunk, dtype=torch.float32, device=device)
     sums = torch.empty_like(deltas)
     launch(
         kernels.steps,
