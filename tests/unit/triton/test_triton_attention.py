@@ -13,10 +13,13 @@ IMPLEMENTATIONS = {"torch": vectorized, "triton": triton}
 
 @DTYPES
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("split", [16, 2], ids="splits of {}".format)
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "head_dim"), [(2, 2, 29), (4, 2, 8), (1, 1, 464)], ids=str
 )
-def test_is_the_reference_over_scattered_places(dtype, implementation, heads, kv_heads, head_dim):
+def test_is_the_reference_over_scattered_places(
+    dtype, split, implementation, heads, kv_heads, head_dim
+):
     case = make_case([1], seed=head_dim)
     lengths = torch.tensor([1, 37, 16])
     n_places, longest = 64, 48
@@ -27,8 +30,10 @@ def test_is_the_reference_over_scattered_places(dtype, implementation, heads, kv
     # Beyond a sequence's length the table may name what holds no numbers.
     read[torch.arange(longest) >= lengths[:, None]] = n_places - 1
     k[-1] = v[-1] = torch.nan
+    q = case.strided(3, heads, head_dim, dtype=dtype)
+    k[places[36]] = 0.2 * q[1, :kv_heads]  # The last token's score is the largest.
     arguments = {
-        "q": case.strided(3, heads, head_dim, dtype=dtype),
+        "q": q,
         "k": k,
         "v": v,
         "read": read,
@@ -36,6 +41,6 @@ def test_is_the_reference_over_scattered_places(dtype, implementation, heads, kv
         "scale": (head_dim / 2) ** -0.5,
     }
     expected = reference.paged_attention(**arguments)
-    with overridden(paged_attention={"split": 16, "block_n": 8}):
+    with overridden(paged_attention={"split": split, "tile": 256}):
         result = on_device(IMPLEMENTATIONS[implementation].paged_attention, **arguments)
     assert_close("y", expected, result, TOLERANCE[dtype])

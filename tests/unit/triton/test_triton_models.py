@@ -20,7 +20,7 @@ LENGTHS, PROMPTS = [11, 6], [9, 4]
 SMALL = {
     "scan_prefill": {"chunk": 4},
     "ssd_prefill": {"chunk": 16, "block_t": 16},
-    "paged_attention": {"split": 8, "block_n": 8},
+    "paged_attention": {"split": 8, "tile": 64},
 }
 
 

@@ -8,10 +8,16 @@ from sidewinder.ops.launching import blocks, launch, power_of_two
 from sidewinder.ops.paged_attention import kernels
 
 CANDIDATES: tuple[tuning.Config, ...] = tuple(
-    {"split": split, "block_n": block_n, "num_warps": warps}
-    for split in (128, 256, 512)
-    for block_n, warps in [(16, 4), (8, 4), (32, 8)]
-)
+    {"split": split, "tile": tile, "num_warps": 1}
+    for split, tile in [
+        (64, 2048), (128, 2048), (32, 2048), (256, 2048), (64, 1024), (128, 1024),
+    ]
+)  # fmt: skip
+"""Tokens of a split, and numbers of a tile of keys. A program is one warp: nothing is exchanged."""
+WARP_LOADS_BYTES = 512
+"""What the threads of a warp load at once, 16 bytes each."""
+JOINED_NUMBERS = 8192
+"""Of the splits that are joined at once."""
 
 
 def paged_attention(
@@ -47,16 +53,19 @@ def _run(
     parts = torch.empty(n_seqs, heads, splits, width, dtype=torch.float32, device=q.device)
     largest = torch.empty(n_seqs, heads, splits, dtype=torch.float32, device=q.device)
     sums = torch.empty_like(largest)
-    constants = {"SPLIT": config["split"], "BLOCK_E": power_of_two(width)}
+    padded = power_of_two(width)
+    part = min(padded, WARP_LOADS_BYTES // k.element_size())
     launch(
         kernels.attend_split,
         (n_seqs * heads, splits),
         q, q.stride(0), k, v, read, read.stride(0), lengths, scale, parts, largest, sums,
-        heads, k.shape[1], width, splits,
-        BLOCK_N=config["block_n"], num_warps=config["num_warps"], **constants,
+        heads, k.shape[1], width, splits, SPLIT=config["split"],
+        BLOCK_N=max(1, config["tile"] // padded), PART=part, PARTS=padded // part,
+        num_warps=config["num_warps"],
     )  # fmt: skip
     launch(
         kernels.join_splits,
         (n_seqs * heads,),
-        parts, largest, sums, lengths, y, heads, width, splits, **constants,
+        parts, largest, sums, lengths, y, heads, width, splits,
+        SPLIT=config["split"], BLOCK_E=padded, BLOCK_J=max(1, JOINED_NUMBERS // padded),
     )  # fmt: skip
