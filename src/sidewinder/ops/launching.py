@@ -17,7 +17,7 @@ import torch
 
 from sidewinder.state.batch import Sequences
 
-OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion", "launch_pdl")
+OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion", "launch_pdl")
 """Keyword arguments of `launch` that are not the kernel's: how it is compiled."""
 
 EARLY_VARIABLE = "SIDEWINDER_EARLY_LAUNCH"

@@ -2,8 +2,13 @@
 
 from sidewinder.ops.launching import TYPICAL_MULTIPROCESSORS
 
-RESIDENT = {128: 8, 64: 16}
-"""Warps of prefill that a multiprocessor holds, by channels of a warp: registers bound them."""
+REGISTERS_OF_ALL = 1 << 16
+"""Of a multiprocessor, from Ampere on."""
+REGISTERS = {128: 168, 64: 128}
+"""That a thread of prefill may use, by channels of its warp: as few as do without spilling in the
+loop over tokens, or nearly. Left alone the compiler takes up to 230, and fewer warps fit."""
+RESIDENT = {block: REGISTERS_OF_ALL // (32 * each) for block, each in REGISTERS.items()}
+"""Warps of prefill that a multiprocessor holds."""
 
 LEAST_CHUNK, MOST_CHUNK = 128, 512
 """Shorter chunks pass on more states than they save time; longer ones leave short prompts uncut."""
@@ -31,9 +36,8 @@ def chunk_sizes(
     """
     sizes = [
         (even_chunk(channels, block, rounds, multiprocessors), block)
-        for rounds in (2, 1, 3, 4)
-        for block in (128, 64)
+        for block in (128, 64)  # Wider warps issue less per channel.
+        for rounds in (1, 2, 3, 4)
     ]
-    # Two rounds hide each other's waiting; a narrow rank has too little work for them.
     sizes.sort(key=lambda each: not LEAST_CHUNK < each[0] <= 2 * LEAST_CHUNK)
     return list(dict.fromkeys(sizes))

@@ -1,7 +1,8 @@
 """Triton kernels of Mamba-1's selective scan; `triton.py` launches them.
 
 A tile is `[N, channels]`, all states of some channels, kept in registers while tokens go by. Every
-thread holds all states of its own channels (`channels_of`): no exchange at all.
+thread holds all states of its own channels (`channels_of`): no exchange at all. What the next tokens
+need is copied into shared memory while this one is computed (STAGES), which takes no registers.
 
 A long sequence is cut into chunks so that it fills the card. The decay over a chunk is
 `exp(A * sum of Δ)`, so between chunks only states and one sum per channel travel:
@@ -30,6 +31,9 @@ from sidewinder.ops.triton_math import (
     softplus,
     wait_for_inputs,
 )
+
+STAGES = tl.constexpr(4)
+"""Tokens that are being read or computed at once, in prefill."""
 
 
 @triton.jit
@@ -107,22 +111,14 @@ def chunk_ends(
     x_at, dt_at, B_at = x + row * x_row + d, dt + row * dt_row + d, B + row * B_row + n
     h = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     total = tl.zeros([BLOCK_D], dtype=tl.float32)
-    x_t = tl.load(x_at, mask=some_d, other=0.0)
-    dt_t = tl.load(dt_at, mask=some_d, other=0.0)
-    B_t = load_states(B_at, n, STATES, BLOCK_N)
-    for t in range(CHUNK):
-        delta = softplus(dt_t.to(tl.float32) + bias)
-        drive = B_t.to(tl.float32)[:, None] * (delta * x_t.to(tl.float32))[None, :]
-        # The next token's loads start before this one's arithmetic; the last one's come twice.
-        more = t + 1 < CHUNK
-        x_at += tl.where(more, x_row, 0)
-        dt_at += tl.where(more, dt_row, 0)
-        B_at += tl.where(more, B_row, 0)
-        x_t = tl.load(x_at, mask=some_d, other=0.0)
-        dt_t = tl.load(dt_at, mask=some_d, other=0.0)
-        B_t = load_states(B_at, n, STATES, BLOCK_N)
-        h = exp2(delta[None, :] * rates) * h + drive
+    for _ in tl.range(0, CHUNK, num_stages=STAGES):
+        x_t = tl.load(x_at, mask=some_d, other=0.0).to(tl.float32)
+        delta = softplus(tl.load(dt_at, mask=some_d, other=0.0).to(tl.float32) + bias)
+        B_t = load_states(B_at, n, STATES, BLOCK_N).to(tl.float32)
+        x_at, dt_at, B_at = x_at + x_row, dt_at + dt_row, B_at + B_row
         total += delta
+        h = exp2(delta[None, :] * rates) * h
+        h += B_t[:, None] * (delta * x_t)[None, :]
     number = number.to(tl.int64)
     tl.store(sums + number * channels + d, total, mask=some_d)
     at = ends + number * STATES * channels + n[:, None] * channels + d[None, :]
@@ -192,32 +188,18 @@ def finish(
     row = begin.to(tl.int64)
     x_at, dt_at, y_at = x + row * x_row + d, dt + row * dt_row + d, y + row * channels + d
     B_at, C_at = B + row * B_row + n, C + row * C_row + n
-    x_t = tl.load(x_at, mask=some_d, other=0.0)
-    dt_t = tl.load(dt_at, mask=some_d, other=0.0)
-    B_t, C_t = load_states(B_at, n, STATES, BLOCK_N), load_states(C_at, n, STATES, BLOCK_N)
     if z is not None:
         z_at = z + row * z_row + d
-        z_t = tl.load(z_at, mask=some_d, other=0.0)
-    for t in range(begin, end):
-        x_now = x_t.to(tl.float32)
-        delta = softplus(dt_t.to(tl.float32) + bias)
-        drive = B_t.to(tl.float32)[:, None] * (delta * x_now)[None, :]
-        read = C_t.to(tl.float32)[:, None]
-        # The next token's loads start before this one's arithmetic; the last one's come twice.
-        more = t + 1 < end
-        x_at += tl.where(more, x_row, 0)
-        dt_at += tl.where(more, dt_row, 0)
-        B_at += tl.where(more, B_row, 0)
-        C_at += tl.where(more, C_row, 0)
-        x_t = tl.load(x_at, mask=some_d, other=0.0)
-        dt_t = tl.load(dt_at, mask=some_d, other=0.0)
-        B_t, C_t = load_states(B_at, n, STATES, BLOCK_N), load_states(C_at, n, STATES, BLOCK_N)
-        h = exp2(delta[None, :] * rates) * h + drive
-        out = tl.sum(read * h, 0) + skip * x_now
+    for _ in tl.range(begin, end, num_stages=STAGES):
+        x_t = tl.load(x_at, mask=some_d, other=0.0).to(tl.float32)
+        delta = softplus(tl.load(dt_at, mask=some_d, other=0.0).to(tl.float32) + bias)
+        B_t = load_states(B_at, n, STATES, BLOCK_N).to(tl.float32)
+        C_t = load_states(C_at, n, STATES, BLOCK_N).to(tl.float32)
+        x_at, dt_at, B_at, C_at = x_at + x_row, dt_at + dt_row, B_at + B_row, C_at + C_row
+        h, out = next_token(h, delta, rates, B_t, C_t, x_t, skip)
         if z is not None:
-            out *= silu(z_t.to(tl.float32))
-            z_at += tl.where(more, z_row, 0)
-            z_t = tl.load(z_at, mask=some_d, other=0.0)
+            out *= silu(tl.load(z_at, mask=some_d, other=0.0).to(tl.float32))
+            z_at += z_row
         put(y_at, out, some_d)
         y_at += channels
     if end == stop:

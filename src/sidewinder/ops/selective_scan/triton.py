@@ -16,7 +16,7 @@ from sidewinder.ops.launching import (
     power_of_two,
 )
 from sidewinder.ops.selective_scan import kernels
-from sidewinder.ops.selective_scan.chunks import chunk_sizes
+from sidewinder.ops.selective_scan.chunks import REGISTERS, chunk_sizes
 from sidewinder.state.batch import Sequences
 
 UPDATE: tuple[tuning.Config, ...] = tuple(
@@ -122,6 +122,7 @@ def _prefill(a: _Arguments, config: tuning.Config) -> None:
         **fixed,
         "BLOCK_N": power_of_two(states),
         **_block(config),
+        "maxnreg": REGISTERS.get(config["block_d"]),
     }
     starts = None
     if seqs.n_tokens - first > chunk:
