@@ -103,16 +103,14 @@ def _transports(
 
 @dataclass(frozen=True)
 class _Load:
-    """A step: one-token sequences that are not new, then prompts of equal length."""
+    """A step: one-token sequences that are not new, then prompts of these lengths."""
 
     decodes: int
-    prompts: int
-    length: int
+    prompts: tuple[int, ...]
 
     def fits(self, tokens: int) -> bool:
         """Whether it has at most so many tokens, and prompts that are no single tokens."""
-        proper = self.length > 1 or self.prompts == 0
-        return proper and self.decodes + self.prompts * self.length <= tokens
+        return min(self.prompts, default=2) > 1 and self.decodes + sum(self.prompts) <= tokens
 
 
 class _Rank:
@@ -154,25 +152,26 @@ class _Rank:
         return [1 << exponent for exponent in range(first, last + 1)]
 
     def _loads(self) -> Iterator[_Load]:
-        """Kernels search among a power of two of prompts; prompts that fit one chunk need fewer of
-        them; numbers of rows that are multiples of 16, or 1, make kernels of their own."""
+        """Kernels search among a power of two of prompts; where none is long they are not cut;
+        numbers of rows that are multiples of 16, or 1, make kernels of their own."""
         tokens, batch = self._engine.max_step_tokens, self._engine.max_batch_size
-        loads = [_Load(0, 1, 16), _Load(batch, 0, 0)]
+        loads = [_Load(0, (16,)), _Load(batch, ())]
         for prompts in sorted(
             {min(1 << exponent, batch) for exponent in range(batch.bit_length() + 1)}
         ):
-            loads += [_Load(0, prompts, 2), _Load(0, prompts, tokens // prompts)]
+            others = (2,) * (prompts - 1)
+            loads += [_Load(0, (2, *others)), _Load(0, (tokens - sum(others), *others))]
         for decodes in sorted({min(1, batch - 1), min(16, batch - 1)} - {0}):
-            loads += [_Load(decodes, 1, 15), _Load(decodes, 1, tokens - decodes)]
+            loads += [_Load(decodes, (15,)), _Load(decodes, (tokens - decodes,))]
         return (load for load in loads if load.fits(tokens))
 
     def _decode(self, size: int, pages: int) -> None:
         self._run(Bucket.of(size, pages, META).batch(), size)
 
     def _run_load(self, load: _Load) -> None:
-        n = load.decodes + load.prompts
-        sequences = [[0]] * load.decodes + [[0] * load.length] * load.prompts
-        starts = [1] * load.decodes + [0] * load.prompts
+        n = load.decodes + len(load.prompts)
+        sequences = [[0]] * load.decodes + [[0] * length for length in load.prompts]
+        starts = [1] * load.decodes + [0] * len(load.prompts)
         tables = [list(range(self._pages))] * n if self._pages else None
         self._run(pack(sequences, list(range(n)), starts, tables, META), n)
 

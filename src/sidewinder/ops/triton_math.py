@@ -127,7 +127,16 @@ def below_if(index, limit, condition):
 
 
 @triton.jit
-def find_chunk(cu_seqlens, first, n_seqs, number, CHUNK: tl.constexpr, BLOCK_S: tl.constexpr):
+def count_chunks(length, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
+    """Chunks of sequences of so many tokens; those of up to WHOLE are not cut."""
+    return tl.where(length <= WHOLE, tl.minimum(length, 1), (length + CHUNK - 1) // CHUNK)
+
+
+@triton.jit
+def find_chunk(
+    cu_seqlens, first, n_seqs, number,
+    CHUNK: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr = 0,
+):  # fmt: skip
     """The sequence that the `number`-th chunk belongs to, and how many of its chunks come before.
 
     Sequences from `first` up to `n_seqs` are cut into chunks of CHUNK tokens, each from its own
@@ -137,17 +146,19 @@ def find_chunk(cu_seqlens, first, n_seqs, number, CHUNK: tl.constexpr, BLOCK_S: 
     exists = index < n_seqs
     begin = tl.load(cu_seqlens + index, mask=exists, other=0)
     end = tl.load(cu_seqlens + index + 1, mask=exists, other=0)
-    n_chunks = (end - begin + CHUNK - 1) // CHUNK
+    n_chunks = count_chunks(end - begin, CHUNK, WHOLE)
     earlier = exists & (tl.cumsum(n_chunks, 0) <= number)
     seq = first + tl.sum(earlier.to(tl.int32), 0)
     return seq, number - tl.sum(tl.where(earlier, n_chunks, 0), 0)
 
 
 @triton.jit
-def chunks_before(cu_seqlens, first, seq, CHUNK: tl.constexpr, BLOCK_S: tl.constexpr):
+def chunks_before(
+    cu_seqlens, first, seq, CHUNK: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr = 0
+):  # fmt: skip
     """How many chunks the sequences from `first` up to `seq` have."""
     index = first + tl.arange(0, BLOCK_S)
     earlier = index < seq
     begin = tl.load(cu_seqlens + index, mask=earlier, other=0)
     end = tl.load(cu_seqlens + index + 1, mask=earlier, other=0)
-    return tl.sum((end - begin + CHUNK - 1) // CHUNK, 0)
+    return tl.sum(count_chunks(end - begin, CHUNK, WHOLE), 0)

@@ -12,7 +12,7 @@ import torch
 
 from sidewinder.config import AttentionConfig, ModelConfig
 from sidewinder.ops.projected_scan.parts import MOST_FUSED
-from sidewinder.ops.selective_scan.chunks import chunk_sizes
+from sidewinder.ops.selective_scan.chunks import WHOLE
 from sidewinder.sharding.dims import LocalDims
 
 SSD_CHUNK = 64
@@ -165,7 +165,7 @@ class Counter:
         yield self.gemm("dt_proj", layers, size, config.dt_rank)
         moved = tokens * (4 * size + 2 * config.d_state) * self.item + self.states(size)
         special = float(tokens * size * (config.d_state + 3))
-        cut = not self.step.is_decode and tokens > chunk_sizes(size)[0][0]
+        cut = tokens > WHOLE * self.step.sequences
         yield Work(
             "scan", "scan", layers, moved, special=special,
             special_before=float(tokens * size * (config.d_state + 1)) if cut else 0.0,

@@ -50,11 +50,12 @@ def test_scan_is_the_reference(dtype, lengths, channels, states, gated, biased, 
     assert_close("state", expected_state[slots], state.cpu()[slots], TOLERANCE[state_dtype])
 
 
-def test_a_sequence_in_one_chunk_equals_it_in_many():
+def test_a_sequence_in_one_chunk_or_uncut_equals_it_in_many(monkeypatch):
     case = make_case([20], seed=1)
     arguments = _arguments(case, channels=9, states=4, dtype=torch.float32)
     results = []
-    for chunk in (4, 32):
+    for chunk, whole in ((4, 8), (32, 8), (4, 20)):
+        monkeypatch.setattr(triton, "WHOLE", whole)
         state = here(make_case([20], seed=1).state(4, 9))
         with overridden(scan_prefill={"chunk": chunk, "block_d": 16}):
             y = on_device(triton.selective_scan, **arguments, state=state, seqs=case.seqs)

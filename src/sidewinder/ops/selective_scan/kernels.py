@@ -9,7 +9,7 @@ A long sequence is cut into chunks so that it fills the card. The decay over a c
 1. `chunk_ends`: every chunk alone, from a state of zero: its last state and its sum of Δ;
 2. `pass_states`: over a sequence's chunks in order: the state that each starts from;
 3. `finish`: every chunk again, from that state: outputs, and the slot of the sequence.
-A sequence of one chunk needs the third only.
+Sequences of up to WHOLE tokens are not cut, and need the third only.
 
 Floors, for T tokens and D channels of itemsize b. Bytes: `4 b T D` (x, dt, z, y); the first pass
 reads x and dt once more, and states cost `16 N D` bytes a chunk. Special functions: `T D (N + 3)`,
@@ -24,6 +24,7 @@ from sidewinder.ops.triton_math import (
     LOG2_E,
     below_if,
     chunks_before,
+    count_chunks,
     exp2,
     find_chunk,
     put,
@@ -93,16 +94,17 @@ def chunk_ends(
     x, x_row, dt, dt_row, A, A_row, B, B_row, dt_bias, cu_seqlens, ends, sums,
     channels, first, n_seqs,
     STATES: tl.constexpr, CHUNK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    EACH: tl.constexpr, BLOCK_S: tl.constexpr,
+    EACH: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Each chunk but a sequence's last, from zero: `ends` `[chunks, N, D]`, `sums` of Δ."""
     number = tl.program_id(0)
-    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S)
+    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S, WHOLE)
     if seq >= n_seqs:
         return
-    begin = tl.load(cu_seqlens + seq) + chunk * CHUNK
-    if begin + CHUNK >= tl.load(cu_seqlens + seq + 1):
+    begin, stop = tl.load(cu_seqlens + seq), tl.load(cu_seqlens + seq + 1)
+    if chunk + 1 == count_chunks(stop - begin, CHUNK, WHOLE):
         return
+    begin += chunk * CHUNK
     n, d = tl.arange(0, BLOCK_N), channels_of(tl.program_id(1), BLOCK_D, EACH)
     some_d = d < channels
     rates = load_rates(A, A_row, n, d, channels, STATES)
@@ -129,15 +131,16 @@ def chunk_ends(
 def pass_states(
     A, A_row, state, state_slot, state_row, cu_seqlens, slots, fresh, ends, sums, channels, first,
     STATES: tl.constexpr, CHUNK: tl.constexpr, AHEAD: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_S: tl.constexpr,
+    BLOCK_S: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Replace each chunk's end in `ends` by the state that the chunk starts from; one state n.
 
     The ends of AHEAD chunks are asked for together: one after the other, all is waiting.
     """
     seq, n = first + tl.program_id(0), tl.program_id(2)
-    n_chunks = tl.cdiv(tl.load(cu_seqlens + seq + 1) - tl.load(cu_seqlens + seq), CHUNK)
-    number = chunks_before(cu_seqlens, first, seq, CHUNK, BLOCK_S).to(tl.int64)
+    length = tl.load(cu_seqlens + seq + 1) - tl.load(cu_seqlens + seq)
+    n_chunks = count_chunks(length, CHUNK, WHOLE)
+    number = chunks_before(cu_seqlens, first, seq, CHUNK, BLOCK_S, WHOLE).to(tl.int64)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     used = d < channels
     rates = tl.load(A + n * A_row + d, mask=used, other=0.0) * LOG2_E
@@ -164,15 +167,17 @@ def finish(
     x, x_row, dt, dt_row, A, A_row, B, B_row, C, C_row, D, z, z_row, dt_bias,
     state, state_slot, state_row, cu_seqlens, slots, fresh, starts, y, channels, first, n_seqs,
     STATES: tl.constexpr, CHUNK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    EACH: tl.constexpr, BLOCK_S: tl.constexpr,
+    EACH: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Outputs of each chunk, from its state in `starts`, or from the slot if that is None."""
     number = tl.program_id(0)
-    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S)
+    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S, WHOLE)
     if seq >= n_seqs:
         return
-    begin, stop = tl.load(cu_seqlens + seq) + chunk * CHUNK, tl.load(cu_seqlens + seq + 1)
-    end = tl.minimum(begin + CHUNK, stop)
+    begin, stop = tl.load(cu_seqlens + seq), tl.load(cu_seqlens + seq + 1)
+    is_last = chunk + 1 == count_chunks(stop - begin, CHUNK, WHOLE)
+    begin += chunk * CHUNK
+    end = tl.where(is_last, stop, begin + CHUNK)
     n, d = tl.arange(0, BLOCK_N), channels_of(tl.program_id(1), BLOCK_D, EACH)
     some_d = d < channels
     slot = tl.load(slots + seq)
@@ -202,7 +207,7 @@ def finish(
             z_at += z_row
         put(y_at, out, some_d)
         y_at += channels
-    if end == stop:
+    if is_last:
         store_slot(state, slot, state_slot, state_row, n, d, channels, h, STATES)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,13 +17,17 @@ from sidewinder.ops.launching import (
     power_of_two,
 )
 from sidewinder.ops.selective_scan import kernels
-from sidewinder.ops.selective_scan.chunks import REGISTERS, chunk_sizes
+from sidewinder.ops.selective_scan.chunks import REGISTERS, WHOLE, chunk_sizes
 from sidewinder.state.batch import Sequences
 
 UPDATE: tuple[tuning.Config, ...] = tuple(
     {"block_d": block_d, "num_warps": warps}
     for block_d, warps in [(128, 2), (64, 1), (32, 1), (128, 4), (256, 4)]
 )
+UNCUT: tuple[tuning.Config, ...] = tuple(
+    {"block_d": block_d, "num_warps": 1} for block_d in (64, 128, 32)
+)
+"""Of sequences that are not cut. Few of them leave the card idle: narrow warps take less long."""
 PASS_BLOCK, PASS_AHEAD = 128, 8
 """Channels of a program that passes states on, 4 a thread, and chunks that it asks for at once."""
 
@@ -94,9 +99,11 @@ def selective_scan(
         ))  # fmt: skip
     if seqs.n_seqs > seqs.n_decodes:
         key = (*sizes, tuning.bucket(seqs.n_tokens), tuning.bucket(seqs.n_seqs))
-        candidates = prefill_candidates(A.shape[1])
-        _prefill(arguments, tuning.choose(
-            "scan_prefill", key, candidates, lambda config: _prefill(arguments, config), (state,)
+        name, candidates, run = "scan_prefill", prefill_candidates(A.shape[1]), _in_chunks
+        if _longest(seqs) <= WHOLE:
+            name, candidates, run = "scan_uncut", UNCUT, _uncut
+        run(arguments, tuning.choose(
+            name, key, candidates, lambda config: run(arguments, config), (state,)
         ))  # fmt: skip
     return y
 
@@ -112,41 +119,62 @@ def _update(a: _Arguments, config: tuning.Config) -> None:
     )  # fmt: skip
 
 
-def _prefill(a: _Arguments, config: tuning.Config) -> None:
+def _in_chunks(a: _Arguments, config: tuning.Config) -> None:
     states, channels = a.A.shape
-    seqs, chunk = a.seqs, config["chunk"]
-    first, n_chunks = seqs.n_decodes, chunks_bound(seqs, chunk)
-    d_blocks = blocks(channels, config["block_d"])
-    fixed = {"STATES": states, "CHUNK": chunk, "BLOCK_S": power_of_two(seqs.n_seqs - first)}
-    constants = {
-        **fixed,
-        "BLOCK_N": power_of_two(states),
-        **_block(config),
-        "maxnreg": REGISTERS.get(config["block_d"]),
-    }
-    starts = None
-    if seqs.n_tokens - first > chunk:
-        starts = torch.empty(n_chunks, states, channels, dtype=torch.float32, device=a.x.device)
-        sums = torch.empty(n_chunks, channels, dtype=torch.float32, device=a.x.device)
-        launch(
-            kernels.chunk_ends,
-            (n_chunks, d_blocks),
-            *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), a.dt_bias, seqs.cu_seqlens,
-            starts, sums, channels, first, seqs.n_seqs, **constants,
-        )  # fmt: skip
-        launch(
-            kernels.pass_states,
-            (seqs.n_seqs - first, blocks(channels, PASS_BLOCK), states),
-            *_rows(a.A), *a.slots, seqs.cu_seqlens, seqs.slots, a.fresh, starts, sums,
-            channels, first, **fixed, AHEAD=PASS_AHEAD, BLOCK_D=PASS_BLOCK, num_warps=1,
-        )  # fmt: skip
+    seqs, constants = a.seqs, _constants(a, config, config["chunk"])
+    first, n_chunks = seqs.n_decodes, chunks_bound(seqs, config["chunk"])
+    starts = torch.empty(n_chunks, states, channels, dtype=torch.float32, device=a.x.device)
+    sums = torch.empty(n_chunks, channels, dtype=torch.float32, device=a.x.device)
+    launch(
+        kernels.chunk_ends,
+        (n_chunks, blocks(channels, config["block_d"])),
+        *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), a.dt_bias, seqs.cu_seqlens,
+        starts, sums, channels, first, seqs.n_seqs, **constants,
+    )  # fmt: skip
+    shared = {name: constants[name] for name in ("STATES", "CHUNK", "BLOCK_S", "WHOLE")}
+    launch(
+        kernels.pass_states,
+        (seqs.n_seqs - first, blocks(channels, PASS_BLOCK), states),
+        *_rows(a.A), *a.slots, seqs.cu_seqlens, seqs.slots, a.fresh, starts, sums,
+        channels, first, **shared, AHEAD=PASS_AHEAD, BLOCK_D=PASS_BLOCK, num_warps=1,
+    )  # fmt: skip
+    _finish(a, n_chunks, starts, constants)
+
+
+def _uncut(a: _Arguments, config: tuning.Config) -> None:
+    _finish(a, a.seqs.n_seqs - a.seqs.n_decodes, None, _constants(a, config, WHOLE))
+
+
+def _finish(
+    a: _Arguments, n_chunks: int, starts: Tensor | None, constants: dict[str, int | None]
+) -> None:
+    seqs, channels = a.seqs, a.A.shape[1]
     launch(
         kernels.finish,
-        (n_chunks, d_blocks),
+        (n_chunks, blocks(channels, constants["BLOCK_D"])),
         *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), *_rows(a.C), a.D, *_rows(a.z),
         a.dt_bias, *a.slots, seqs.cu_seqlens, seqs.slots, a.fresh, starts, a.y,
-        channels, first, seqs.n_seqs, **constants,
+        channels, seqs.n_decodes, seqs.n_seqs, **constants,
     )  # fmt: skip
+
+
+def _constants(a: _Arguments, config: tuning.Config, chunk: int) -> dict[str, int | None]:
+    """Of `chunk_ends` and `finish`."""
+    states = a.A.shape[0]
+    return {
+        "STATES": states,
+        "CHUNK": chunk,
+        "BLOCK_N": power_of_two(states),
+        "BLOCK_S": power_of_two(a.seqs.n_seqs - a.seqs.n_decodes),
+        "WHOLE": WHOLE,
+        "maxnreg": REGISTERS.get(config["block_d"]),
+        **_block(config),
+    }
+
+
+def _longest(seqs: Sequences) -> int:
+    """Tokens of the longest sequence."""
+    return max(stop - start for start, stop in pairwise(seqs.bounds))
 
 
 def _block(config: tuning.Config) -> dict[str, int]:
