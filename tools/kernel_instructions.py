@@ -32,9 +32,9 @@ from sidewinder.ops import tuning  # noqa: E402
 from sidewinder.ops.launching import Launch, recording  # noqa: E402
 from tools.project_paper import fill  # noqa: E402
 
-DISASSEMBLER = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
+PROGRAMS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 LANES, SPECIAL_CYCLES = 32, 8
-BLOCKS = (32, 64, 128)
+BLOCKS = (64, 128)
 KERNELS = ("chunk_ends", "finish")
 RESULT = Path("benchmarks/results/scan-instructions.json")
 
@@ -51,26 +51,39 @@ def measured(launch: Launch, capability: int) -> dict[str, Any]:
     """Cycles that 32 channels of a token take at least, by what is issued and by special units."""
     target = GPUTarget("cuda", capability, LANES)
     built = triton.compile(source_of(launch), target=target, options=launch.options)
-    block = launch.constants["BLOCK_D"]
-    loop = max(loops(disassembled(built.asm["cubin"])), key=len)
+    block, code = launch.constants["BLOCK_D"], built.asm["cubin"]
+    loop = max(loops(disassembled(code)), key=len)
     operations = collections.Counter(operation(each) for each in loop)
     special = sum(n for name, n in operations.items() if name == "MUFU")
     return {
         "kernel": launch.kernel.fn.__name__,
         "block_d": block,
+        "registers": registers(code),
         "issued": len(loop) * LANES / block,
         "special": SPECIAL_CYCLES * special * LANES / block,
         "operations": dict(operations.most_common()),
     }
 
 
-def disassembled(cubin: bytes) -> list[str]:
-    """Labels and instructions, a line each."""
+def registers(cubin: bytes) -> int:
+    """Of a thread."""
+    found = re.search(r"REG:(\d+)", shown(cubin, "cuobjdump", "-res-usage"))
+    assert found is not None, "a compiled kernel says what it uses"
+    return int(found.group(1))
+
+
+def shown(cubin: bytes, program: str, option: str) -> str:
+    """What one of the programs that come with Triton says about machine code."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(DISASSEMBLER), "-c", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        command = [str(PROGRAMS / program), option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def disassembled(cubin: bytes) -> list[str]:
+    """Labels and instructions, a line each."""
+    text = shown(cubin, "nvdisasm", "-c")
     lines = (re.match(r"\s*(?:/\*[0-9a-f]+\*/\s+(.*?)\s*;|(\.L_\w+):)", line)
              for line in text.splitlines())  # fmt: skip
     return [line.group(1) or line.group(2) for line in lines if line]
@@ -93,11 +106,11 @@ def operation(instruction: str) -> str:
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The figures of docs/kernels.md."""
-    yield "| channels of a warp | pass | issued | special units | at least |"
-    yield "|---|---|---|---|---|"
+    yield "| channels of a warp | pass | registers | issued | special units | at least |"
+    yield "|---|---|---|---|---|---|"
     for row in rows:
         cycles = row["issued"], row["special"], max(row["issued"], row["special"])
-        cells = " | ".join(f"{each:.0f}" for each in cycles)
+        cells = " | ".join(f"{each:.0f}" for each in (row["registers"], *cycles))
         yield f"| {row['block_d']} | `{row['kernel']}` | {cells} |"
 
 

@@ -4,6 +4,8 @@ from sidewinder.ops.launching import TYPICAL_MULTIPROCESSORS
 
 REGISTERS_OF_ALL = 1 << 16
 """Of a multiprocessor, from Ampere on."""
+MOST_REGISTERS = 255
+"""That a thread can have."""
 REGISTERS = {128: 168, 64: 128}
 """That a thread of prefill may use, by channels of its warp: as few as do without spilling in the
 loop over tokens, or nearly. Left alone the compiler takes up to 230, and fewer warps fit."""
@@ -11,8 +13,8 @@ RESIDENT = {block: REGISTERS_OF_ALL // (32 * each) for block, each in REGISTERS.
 """Warps of prefill that a multiprocessor holds."""
 
 WHOLE = 512
-"""Sequences of up to so many tokens are not cut. Alone, one takes no longer: in one pass it computes
-half as much, one token after the other. In a batch it takes half the time."""
+"""Sequences of up to so many tokens are not cut. Alone, one takes no longer: in one pass, token by
+token, it computes half as much. In a batch it takes about two thirds of the time."""
 
 LEAST_CHUNK, MOST_CHUNK = 128, WHOLE
 """Shorter chunks pass on more states than they save time."""

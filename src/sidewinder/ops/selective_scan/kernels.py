@@ -1,8 +1,8 @@
 """Triton kernels of Mamba-1's selective scan; `triton.py` launches them.
 
 A tile is `[N, channels]`, all states of some channels, kept in registers while tokens go by. Every
-thread holds all states of its own channels (`channels_of`): no exchange at all. What the next tokens
-need is copied into shared memory while this one is computed (STAGES), which takes no registers.
+thread holds all states of its own channels (`channels_of`): no exchange at all. What the next
+tokens need is copied into shared memory meanwhile (STAGES), which takes no registers.
 
 A long sequence is cut into chunks so that it fills the card. The decay over a chunk is
 `exp(A * sum of Δ)`, so between chunks only states and one sum per channel travel:

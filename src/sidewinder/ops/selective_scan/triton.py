@@ -17,7 +17,7 @@ from sidewinder.ops.launching import (
     power_of_two,
 )
 from sidewinder.ops.selective_scan import kernels
-from sidewinder.ops.selective_scan.chunks import REGISTERS, WHOLE, chunk_sizes
+from sidewinder.ops.selective_scan.chunks import MOST_REGISTERS, REGISTERS, WHOLE, chunk_sizes
 from sidewinder.state.batch import Sequences
 
 UPDATE: tuple[tuning.Config, ...] = tuple(
@@ -25,7 +25,7 @@ UPDATE: tuple[tuning.Config, ...] = tuple(
     for block_d, warps in [(128, 2), (64, 1), (32, 1), (128, 4), (256, 4)]
 )
 UNCUT: tuple[tuning.Config, ...] = tuple(
-    {"block_d": block_d, "num_warps": 1} for block_d in (64, 128, 32)
+    {"block_d": block_d, "num_warps": 1} for block_d in (64, 128)
 )
 """Of sequences that are not cut. Few of them leave the card idle: narrow warps take less long."""
 PASS_BLOCK, PASS_AHEAD = 128, 8
@@ -146,7 +146,7 @@ def _uncut(a: _Arguments, config: tuning.Config) -> None:
 
 
 def _finish(
-    a: _Arguments, n_chunks: int, starts: Tensor | None, constants: dict[str, int | None]
+    a: _Arguments, n_chunks: int, starts: Tensor | None, constants: dict[str, int]
 ) -> None:
     seqs, channels = a.seqs, a.A.shape[1]
     launch(
@@ -158,7 +158,7 @@ def _finish(
     )  # fmt: skip
 
 
-def _constants(a: _Arguments, config: tuning.Config, chunk: int) -> dict[str, int | None]:
+def _constants(a: _Arguments, config: tuning.Config, chunk: int) -> dict[str, int]:
     """Of `chunk_ends` and `finish`."""
     states = a.A.shape[0]
     return {
@@ -167,7 +167,7 @@ def _constants(a: _Arguments, config: tuning.Config, chunk: int) -> dict[str, in
         "BLOCK_N": power_of_two(states),
         "BLOCK_S": power_of_two(a.seqs.n_seqs - a.seqs.n_decodes),
         "WHOLE": WHOLE,
-        "maxnreg": REGISTERS.get(config["block_d"]),
+        "maxnreg": REGISTERS.get(config["block_d"], MOST_REGISTERS),
         **_block(config),
     }
 
