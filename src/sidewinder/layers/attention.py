@@ -14,10 +14,12 @@ from sidewinder.config import AttentionConfig
 from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
 from sidewinder.layers.weights import Weights
 from sidewinder.ops.paged_attention import paged_attention
+from sidewinder.ops.prompt_attention import prompt_attention
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.state.batch import Sequences
 from sidewinder.state.decode_index import DecodeIndex
-from sidewinder.state.kv import KVIndex, PagedKV
+from sidewinder.state.kv import PagedKV
+from sidewinder.state.kv_index import KVIndex
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -56,34 +58,12 @@ class Attention:
             project(x).view(x.shape[0], -1, self.head_dim) for project in (self.q, self.k, self.v)
         )
         kv.write(invocation, index, k, v)
+        pages = kv.of(invocation)
         if isinstance(index, DecodeIndex):
-            pages = kv.k[invocation].flatten(0, 1), kv.v[invocation].flatten(0, 1)
             attended = paged_attention(q, *pages, index.read, index.lengths, self.scale)
-            return self.o(attended.flatten(1), seqs)
-        outputs = [
-            self._attend(q[start:stop], *kv.read(invocation, places))
-            for start, stop, places in zip(
-                seqs.bounds[:-1], seqs.bounds[1:], index.read, strict=True
-            )
-        ]
-        return self.o(torch.cat(outputs), seqs)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """One sequence: its last `len(q)` tokens over all of its `len(k)` tokens."""
-        new, total = q.shape[0], k.shape[0]
-        mask = None
-        if 1 < new < total:
-            mask = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)
-        attended = F.scaled_dot_product_attention(
-            q.transpose(0, 1)[None],
-            k.transpose(0, 1)[None],
-            v.transpose(0, 1)[None],
-            attn_mask=mask,
-            is_causal=1 < new == total,
-            scale=self.scale,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        return attended[0].transpose(0, 1).flatten(1)
+        else:
+            attended = prompt_attention(q, *pages, index, self.scale)
+        return self.o(attended.flatten(1), seqs)
 
 
 class GatedMLP:

@@ -24,7 +24,7 @@ from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.state.batch import PackedBatch, Sequences
 from sidewinder.state.decode_index import DecodeIndex
-from sidewinder.state.kv import KVIndex
+from sidewinder.state.kv_index import KVIndex
 from sidewinder.state.pool import StatePool
 
 

@@ -1,7 +1,6 @@
 """Paged keys and values of a hybrid's attention calls."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,20 +8,8 @@ from torch import Tensor
 from sidewinder.state.allocator import Allocator
 from sidewinder.state.batch import PackedBatch
 from sidewinder.state.decode_index import DecodeIndex
+from sidewinder.state.kv_index import KVIndex
 from sidewinder.state.spec import StateSpec
-
-
-@dataclass(frozen=True)
-class KVIndex:
-    """Where a step's tokens are stored; the same for every invocation, so built once per step.
-
-    Attributes:
-        write: int64 `[T]`, the place (`page * page_size + offset`) of each token of the batch.
-        read: for each sequence, int64 `[start + length]`, the places of all its tokens so far.
-    """
-
-    write: Tensor
-    read: tuple[Tensor, ...]
 
 
 class PagedKV:
@@ -78,19 +65,25 @@ class PagedKV:
             end = batch.starts[s] + bounds[s + 1] - bounds[s]
             read.append(self._places(table, end))
         write = [places[start:] for places, start in zip(read, batch.starts, strict=True)]
-        return KVIndex(write=torch.cat(write), read=tuple(read))
+        return KVIndex(
+            write=torch.cat(write), read=tuple(read), bounds=bounds, n_singles=batch.seqs.n_decodes
+        )
 
     def write(self, invocation: int, index: KVIndex | DecodeIndex, k: Tensor, v: Tensor) -> None:
         """Store the step's keys and values, `[T, heads_local, head_dim]` each."""
-        self.k[invocation].flatten(0, 1)[index.write] = k
-        self.v[invocation].flatten(0, 1)[index.write] = v
+        keys, values = self.of(invocation)
+        keys[index.write] = k
+        values[index.write] = v
+
+    def of(self, invocation: int) -> tuple[Tensor, Tensor]:
+        """All pages of an invocation end to end: keys and values by place,
+        `[n_pages * page_size, heads_local, head_dim]` each."""
+        return self.k[invocation].flatten(0, 1), self.v[invocation].flatten(0, 1)
 
     def read(self, invocation: int, places: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values at `places` (one of `KVIndex.read`), `[len, heads_local, head_dim]`."""
-        return (
-            self.k[invocation].flatten(0, 1)[places],
-            self.v[invocation].flatten(0, 1)[places],
-        )
+        k, v = self.of(invocation)
+        return k[places], v[places]
 
     def shape_of(self, n_tokens: int) -> torch.Size:
         """Shape of the keys, and of the values, of so many tokens (see `gather`)."""

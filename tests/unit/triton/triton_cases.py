@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sidewinder.ops import launching, tuning
 from sidewinder.state.batch import Sequences
+from sidewinder.state.kv_index import KVIndex
 
 if not launching.is_installed():
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -24,10 +25,12 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=[
 
 
 def here(value: Any) -> Any:
-    """The same tensor (strides included) or sequences on the device under test."""
+    """The same tensor (strides included), sequences or index on the device under test."""
     if isinstance(value, Sequences):
         tensors = {name: here(getattr(value, name)) for name in ("cu_seqlens", "slots", "fresh")}
         return replace(value, **tensors)
+    if isinstance(value, KVIndex):
+        return replace(value, write=here(value.write), read=tuple(map(here, value.read)))
     if isinstance(value, dict):
         return {name: here(part) for name, part in value.items()}
     if not isinstance(value, Tensor):

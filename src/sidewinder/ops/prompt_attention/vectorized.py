@@ -1,0 +1,41 @@
+"""Attention of prompts by torch's own, sequence by sequence, over copies of keys and values."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sidewinder.state.kv_index import KVIndex
+
+
+def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
+    """As `reference.prompt_attention`."""
+    return torch.cat(sequences(q, k, v, index, scale)).view(q.shape)
+
+
+def sequences(
+    q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float, first: int = 0
+) -> list[Tensor]:
+    """The rows of each sequence from number `first` on, `[new, H * E]` each."""
+    bounds = index.bounds[first:]
+    return [
+        _attend(q[start:stop], k[places], v[places], scale)
+        for start, stop, places in zip(bounds[:-1], bounds[1:], index.read[first:], strict=True)
+    ]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """One sequence: its last `len(q)` tokens over all of its `len(k)` tokens; `[new, H * E]`."""
+    new, total = q.shape[0], k.shape[0]
+    mask = None
+    if 1 < new < total:
+        mask = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)
+    attended = F.scaled_dot_product_attention(
+        q.transpose(0, 1)[None],
+        k.transpose(0, 1)[None],
+        v.transpose(0, 1)[None],
+        attn_mask=mask,
+        is_causal=1 < new == total,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return attended[0].transpose(0, 1).flatten(1)

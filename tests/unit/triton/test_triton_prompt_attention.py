@@ -1,0 +1,126 @@
+"""Attention of prompts over pages: Triton's kernels and torch's version against the definition."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from prompt_cases import prompts
+from triton_cases import DEVICE, DTYPES, TOLERANCE, here, launching, on_device, overridden
+
+from sidewinder.ops.prompt_attention import reference, triton, vectorized
+from sidewinder.testing import assert_close
+
+IMPLEMENTATIONS = {"torch": vectorized, "triton": triton}
+SMALL = {
+    "prompt_attention": {
+        "rows": 16, "block_n": 32, "block_e": 16, "weigh_stages": 2,
+        "block_t": 16, "block_v": 16, "average_stages": 2, "num_warps": 4,
+    },
+    "paged_attention": {"split": 16, "block_n": 8},
+}  # fmt: skip
+WHOLE = ([37], [0])
+CHUNK = ([21], [50])
+SEVERAL = ([17, 40, 2], [0, 3, 64])
+MIXED = ([1, 1, 33, 5], [40, 0, 30, 0])
+SINGLES = ([1, 1, 1], [0, 12, 37])
+LOADS = pytest.mark.parametrize(("new", "stored"), [WHOLE, CHUNK, SEVERAL, MIXED, SINGLES], ids=str)
+HEADS = pytest.mark.parametrize(
+    ("heads", "kv_heads", "width"), [(2, 2, 24), (4, 2, 40), (3, 1, 29)], ids=str
+)
+
+
+def result_of(implementation, arguments):
+    with overridden(**SMALL):
+        return on_device(implementation.prompt_attention, **arguments)
+
+
+@LOADS
+@HEADS
+@DTYPES
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_is_the_reference(implementation, dtype, heads, kv_heads, width, new, stored):
+    arguments = prompts(new, stored, heads, kv_heads, width, dtype)
+    expected = reference.prompt_attention(**arguments)
+    result = result_of(IMPLEMENTATIONS[implementation], arguments)
+    assert result.dtype == dtype
+    assert result.is_contiguous()
+    assert_close("y", expected, result, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("spread", [0.0, 30.0, 3000.0])
+def test_weights_of_all_sizes(spread):
+    """Equal weights; tiles whose largest scores differ by far more than exponents of weights."""
+    arguments = prompts(*SEVERAL, 2, 1, 24, torch.float16, spread)
+    expected = reference.prompt_attention(**arguments)
+    assert_close("y", expected, result_of(triton, arguments), 2e-3)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_blocks_are_worked_on_in_groups(monkeypatch, blocks):
+    arguments = prompts(*SEVERAL, 2, 1, 24, torch.bfloat16)
+    whole = result_of(triton, arguments)
+    one = 2 * 16 * 96 * 2  # Two heads, 16 rows, 66 keys in tiles of 32, two bytes.
+    monkeypatch.setattr(triton, "WEIGHTS_BYTES", blocks * one)
+    assert torch.equal(result_of(triton, arguments), whole)
+    with overridden(**SMALL), launching.recording() as launches:
+        triton.prompt_attention(**arguments)
+    weigh, average = launches[0], launches[1]
+    assert weigh.grid == (blocks * 3, 2)
+    assert average.grid == (blocks * 2, 2), "two parts of 16 columns"
+    assert sum(each.grid[0] for each in launches[1::2]) == (2 + 3 + 1) * 2, "every block once"
+
+
+def launches_of(arguments):
+    with launching.recording() as launches:
+        triton.prompt_attention(**arguments)
+    return [each.kernel.fn.__name__ for each in launches]
+
+
+def test_torchs_runs_until_ours_is_measured():
+    ours, singles = ["weigh", "average"], ["attend_split", "join_splits"]
+    arguments = prompts(*MIXED, 2, 1, 24, torch.bfloat16)
+    assert launches_of(arguments) == singles
+    with overridden(**SMALL):
+        assert launches_of(arguments) == singles + ours
+        assert launches_of(prompts(*SINGLES, 2, 1, 24, torch.bfloat16)) == singles
+        assert launches_of(prompts(*WHOLE, 2, 1, 24, torch.float16)) == ours
+        whole = prompts(*WHOLE, 2, 1, 24, torch.float32)
+        assert launches_of(whole) == [], "float32 is not for matrix units"
+
+
+def test_what_takes_longest_begins_first():
+    index = prompts(*MIXED, 2, 1, 24, torch.bfloat16)["index"]
+    blocks = index.blocks(16)
+    assert blocks is index.blocks(16), "made once"
+    assert blocks.keys == (63, 62, 46, 5)
+    # First row, rows, place in the text, beginning of the text among the prompts' places.
+    assert blocks.table.tolist() == [[34, 1, 62, 0], [18, 16, 46, 0], [2, 16, 30, 0], [35, 5, 0, 63]]
+    assert index.prompt_rows == 38
+    assert torch.equal(index.places, torch.cat(index.read[2:]))
+    assert index.singles.lengths.tolist() == [41, 1]
+    assert index.singles.read.shape == (2, 48)
+    assert torch.equal(index.singles.read[0, :41], index.read[0])
+
+
+def test_candidates_can_run():
+    keys = [tuple(config.items()) for config in triton.CANDIDATES]
+    assert triton.CANDIDATES[0] == triton.TORCH
+    assert len(set(keys)) == len(keys) <= 16
+    for config in (*triton.SMALL, *triton.LARGE):
+        assert config["block_n"] % config["block_t"] == 0
+
+
+def test_places_and_rows_beyond_32_bits():
+    """Keys and queries 2^31 elements into their tensors; only the pages that are written exist."""
+    arguments = prompts([1, 20], [3, 5], 2, 1, 16, torch.bfloat16)
+    expected = reference.prompt_attention(**arguments)
+    q, k, v, index = (here(arguments[name]) for name in ("q", "k", "v", "index"))
+    apart, far = 2**27, 2**27 + 8
+    memory = torch.empty(len(q) * apart, dtype=q.dtype, device=DEVICE)
+    rows = memory.as_strided(q.shape, (apart, *q.stride()[1:])).copy_(q)
+    keys, values = (memory[start:].view(-1, 1, 16) for start in (0, 2**20))
+    keys[far : far + len(k)], values[far : far + len(v)] = k, v
+    index = replace(index, read=tuple(places + far for places in index.read))
+    with overridden(**SMALL):
+        result = triton.prompt_attention(rows, keys, values, index, arguments["scale"])
+    assert_close("y", expected, result.cpu(), TOLERANCE[torch.bfloat16])
