@@ -27,6 +27,7 @@ OPERATORS = (
     "rms_norm",
     "gated_rms_norm",
     "paged_attention",
+    "prompt_attention",
 )
 """Of the kernels' rows, those that the table shows for each model; codecs are shown, too."""
 

@@ -16,12 +16,14 @@ from sidewinder.ops.gated_squares import gated_squares
 from sidewinder.ops.linear import linear
 from sidewinder.ops.paged_attention import paged_attention
 from sidewinder.ops.projected_scan import projected_scan
+from sidewinder.ops.prompt_attention import prompt_attention
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.ops.scaled_rows import scaled_rows
 from sidewinder.ops.selective_scan import selective_scan
 from sidewinder.ops.ssd_scan import ssd_scan
 from sidewinder.ops.with_scalar import with_scalar
 from sidewinder.state.batch import Sequences, pack
+from sidewinder.state.kv_index import KVIndex
 
 PREFILL, DECODES = 8192, (1, 32)
 
@@ -76,6 +78,8 @@ def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
                 yield projected_case(context, config, name, seqs)
     if config.attention is not None:
         yield attention_case(context, config)
+        yield prompt_attention_case(context, config, "prefill", tokens, tokens)
+        yield prompt_attention_case(context, config, "last chunk", tokens // 4, tokens)
 
 
 def linear_cases(context: Context, config: ModelConfig, tokens: int) -> Iterator[Case]:
@@ -250,6 +254,27 @@ def attention_case(context: Context, config: ModelConfig) -> Case:
 
     moved = 2 * n * length * kv_heads * width * context.dtype.itemsize
     return Case("memory", f"paged_attention, decode {n} of {length}", make, moved)
+
+
+def prompt_attention_case(
+    context: Context, config: ModelConfig, name: str, new: int, total: int
+) -> Case:
+    """The last `new` of a text's `total` tokens. The projection has no constant for it."""
+    assert config.attention is not None
+    heads, width = config.attention.n_heads, config.attention.head_dim
+    kv_heads = config.attention.n_kv_heads
+
+    def make() -> Callable[[], object]:
+        q = normal(context, new, heads, width)
+        k, v = (normal(context, total, kv_heads, width) for _ in range(2))
+        places = torch.arange(total, device=context.device)
+        index = KVIndex(places[total - new :], (places,), (0, new), n_singles=0)
+        return lambda: prompt_attention(q, k, v, index, (width / 2) ** -0.5)
+
+    moved = 2 * (new * heads + total * kv_heads) * width * context.dtype.itemsize
+    pairs = new * (total - (new - 1) / 2)
+    flops = 4.0 * pairs * heads * width
+    return Case("prompts", f"prompt_attention, {name}", make, moved, flops)
 
 
 def codec_cases(context: Context) -> Iterator[Case]:

@@ -17,13 +17,16 @@ from sidewinder.ops.linear.triton import FEW_ROWS, TORCH, candidates, linear
 from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.projected_scan.triton import CANDIDATES as PROJECTED
 from sidewinder.ops.projected_scan.triton import projected_scan
+from sidewinder.ops.prompt_attention.triton import CANDIDATES as PROMPTS
+from sidewinder.ops.prompt_attention.triton import LARGE, SMALL, prompt_attention
 from sidewinder.ops.rms_norm.triton import rms_norm
 from sidewinder.ops.scaled_rows.triton import scaled_rows
 from sidewinder.ops.selective_scan.triton import selective_scan
 from sidewinder.ops.ssd_scan.triton import ssd_scan
-from sidewinder.ops.tuning import candidate
+from sidewinder.ops.tuning import Config, candidate
 from sidewinder.ops.with_scalar.triton import with_scalar
 from sidewinder.state.batch import pack
+from sidewinder.state.kv_index import KVIndex
 
 Case = tuple[Callable[[], None], list[int]]
 
@@ -101,6 +104,17 @@ def attention(dtype: torch.dtype) -> None:
     q, pages = torch.empty(2, 16, 464, dtype=dtype), torch.empty(4096, 16, 464, dtype=dtype)
     read, lengths = torch.zeros(2, 4096, dtype=torch.int64), torch.ones(2, dtype=torch.int64)
     paged_attention(q, pages, pages, read, lengths, 0.1)
+
+
+def prompts(dtype: torch.dtype, configs: tuple[Config, ...]) -> None:
+    """A prompt's last 200 tokens of 500, for heads of Zamba-7B and for narrow ones."""
+    places = torch.zeros(500, dtype=torch.int64)
+    index = KVIndex(places[300:], (places,), (0, 200), n_singles=0)
+    for heads, kv_heads, width in ((16, 16, 464), (8, 2, 128)):
+        q, pages = torch.empty(200, heads, width, dtype=dtype), torch.empty(512, kv_heads, width)
+        for config in configs:
+            with candidate(PROMPTS.index(config)):
+                prompt_attention(q, pages.to(dtype), pages.to(dtype), index, 0.1)
 
 
 def row(dtype: torch.dtype) -> None:
@@ -181,12 +195,17 @@ def _cases(dtype: torch.dtype, kind: str, capabilities: list[int]) -> dict[str, 
 
 
 AMPERE, HOPPER = 80, 90
+LARGE_PROMPTS = "prompts in large tiles"
+"""The one case that takes more shared memory than workstation cards have."""
 CASES: dict[str, Case] = {
     **_cases(torch.bfloat16, "bf16", [AMPERE, HOPPER]),
     **_cases(torch.float32, "f32", [AMPERE]),
     "conv without bias": (partial(conv_without_bias, torch.float32), [HOPPER]),
     "scan of bf16 states": (partial(scan, torch.bfloat16, torch.bfloat16, gated=False), [HOPPER]),
     "ssd of odd sizes": (partial(ssd, torch.bfloat16, torch.bfloat16, n=7, p=72), [HOPPER]),
+    "prompts": (partial(prompts, torch.bfloat16, SMALL), [AMPERE, HOPPER]),
+    "prompts of f16": (partial(prompts, torch.float16, SMALL[:1]), [HOPPER]),
+    LARGE_PROMPTS: (partial(prompts, torch.bfloat16, LARGE), [HOPPER]),
     "few rows": (partial(few_rows, torch.bfloat16), [AMPERE, HOPPER]),
     "started early": (partial(started_early, torch.bfloat16), [HOPPER]),
     "sizes of one": (partial(sizes_of_one, torch.bfloat16), [HOPPER]),

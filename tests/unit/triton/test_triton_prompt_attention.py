@@ -1,14 +1,23 @@
 """Attention of prompts over pages: Triton's kernels and torch's version against the definition."""
 
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
 from prompt_cases import prompts
 from triton_cases import DEVICE, DTYPES, TOLERANCE, here, launching, on_device, overridden
 
+from sidewinder.checkpoint.random import random_shard
+from sidewinder.collectives.base import SingleRank
+from sidewinder.models.registry import build_model
+from sidewinder.ops.dispatch import forced
 from sidewinder.ops.prompt_attention import reference, triton, vectorized
-from sidewinder.testing import assert_close
+from sidewinder.parallel.group import SINGLE
+from sidewinder.sharding.dims import LocalDims
+from sidewinder.state.batch import pack
+from sidewinder.state.pool import StatePool
+from sidewinder.testing import assert_close, tiny_config
 
 IMPLEMENTATIONS = {"torch": vectorized, "triton": triton}
 SMALL = {
@@ -94,7 +103,8 @@ def test_what_takes_longest_begins_first():
     assert blocks is index.blocks(16), "made once"
     assert blocks.keys == (63, 62, 46, 5)
     # First row, rows, place in the text, beginning of the text among the prompts' places.
-    assert blocks.table.tolist() == [[34, 1, 62, 0], [18, 16, 46, 0], [2, 16, 30, 0], [35, 5, 0, 63]]
+    expected = [[34, 1, 62, 0], [18, 16, 46, 0], [2, 16, 30, 0], [35, 5, 0, 63]]
+    assert blocks.table.tolist() == expected
     assert index.prompt_rows == 38
     assert torch.equal(index.places, torch.cat(index.read[2:]))
     assert index.singles.lengths.tolist() == [41, 1]
@@ -124,3 +134,31 @@ def test_places_and_rows_beyond_32_bits():
     with overridden(**SMALL):
         result = triton.prompt_attention(rows, keys, values, index, arguments["scale"])
     assert_close("y", expected, result.cpu(), TOLERANCE[torch.bfloat16])
+
+
+@torch.inference_mode()
+def zambas_steps():
+    """Logits of a tiny Zamba's last rows: two prompts, then a chunk of one beside a token."""
+    config = tiny_config("zamba")
+    weights = random_shard(config, SINGLE, torch.float16, DEVICE)
+    model = build_model(config, SINGLE, weights, SingleRank())
+    pool = StatePool(
+        config, LocalDims.of(config, SINGLE), 2, torch.float16, DEVICE, n_pages=9, page_size=16,
+        poison=True,
+    )  # fmt: skip
+    tables, tokens = [[5, 2, 7, 0], [8, 1, 3]], [[3, 9, 4, 1] * 11, [8, 2] * 12]
+    first = pack([tokens[0], tokens[1]], [0, 1], None, tables, DEVICE)
+    found = [model.logits(model.forward(first, pool))]
+    second = pack([[7], tokens[0][:18]], [1, 0], [24, 44], tables[::-1], DEVICE)
+    found.append(model.logits(model.forward(second, pool)))
+    return torch.cat(found).float().cpu()
+
+
+def test_zamba_is_the_same_with_ours():
+    with forced("triton"):
+        theirs = zambas_steps()
+        with overridden(**SMALL), mock.patch.object(triton, "_run", wraps=triton._run) as ran:
+            ours = zambas_steps()
+    assert ran.call_count == 2 * len(tiny_config("zamba").attention.layers)
+    assert not torch.equal(ours, theirs)
+    assert_close("logits", theirs, ours, 2**-7)

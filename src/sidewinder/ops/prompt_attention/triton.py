@@ -82,8 +82,7 @@ def _prompts(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> T
 
     if q.element_size() != 2:  # Matrix units do not multiply float32 exactly.
         return run(TORCH)
-    longest = max(map(len, index.read[index.n_singles :]))
-    sizes = (q.dtype, *q.shape[1:], k.shape[1], *map(tuning.bucket, (index.prompt_rows, longest)))
+    sizes = (q.dtype, *q.shape[1:], k.shape[1], tuning.bucket(index.prompt_rows))
     return run(tuning.choose("prompt_attention", sizes, CANDIDATES, run))
 
 
