@@ -25,7 +25,7 @@ SMALL = {
         "rows": 16, "block_n": 32, "block_e": 16, "weigh_stages": 2,
         "block_t": 16, "block_v": 16, "average_stages": 2, "num_warps": 4,
     },
-    "paged_attention": {"split": 16, "block_n": 8},
+    "paged_attention": {"split": 16, "tile": 64},
 }  # fmt: skip
 HOPPERS_BYTES = 227 << 10
 WHOLE = ([37], [0])
