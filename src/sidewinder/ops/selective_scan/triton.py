@@ -145,9 +145,7 @@ def _uncut(a: _Arguments, config: tuning.Config) -> None:
     _finish(a, a.seqs.n_seqs - a.seqs.n_decodes, None, _constants(a, config, WHOLE))
 
 
-def _finish(
-    a: _Arguments, n_chunks: int, starts: Tensor | None, constants: dict[str, int]
-) -> None:
+def _finish(a: _Arguments, n_chunks: int, starts: Tensor | None, constants: dict[str, int]) -> None:
     seqs, channels = a.seqs, a.A.shape[1]
     launch(
         kernels.finish,
