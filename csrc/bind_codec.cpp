@@ -32,8 +32,7 @@ Rows real_rows(uintptr_t data, int64_t stride, bool is_bf16) {
 // The shape of a tensor's messages, whose stripes must be `stripe_bytes` long.
 CodecShape shape_of(int64_t rows, int64_t width, int64_t stripes, int64_t stripe_bytes, int bits) {
     if (rows < 1 || width < 1 || stripes < 1) throw std::invalid_argument("nothing to encode");
-    const int64_t group = codec_group(checked(bits));
-    const int64_t groups = rows * ((width + group - 1) / group);
+    const int64_t groups = rows * codec_row_groups(checked(bits), width);
     const int64_t stripe_groups = (groups + stripes - 1) / stripes;
     if (stripe_bytes != stripe_groups * codec_bytes(bits)) {
         throw std::invalid_argument("messages have another size than the tensor needs");

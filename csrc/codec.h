@@ -16,7 +16,7 @@ class GroupCursor {
     GroupCursor(const CodecShape& shape, int64_t group)
         : shape_(shape),
           group_size_(codec_group(shape.bits)),
-          per_row_((shape.width + group_size_ - 1) / group_size_),
+          per_row_(codec_row_groups(shape.bits, shape.width)),
           stripe_(group / shape.stripe_groups),
           in_stripe_(group % shape.stripe_groups),
           row_(group / per_row_),
@@ -97,7 +97,7 @@ inline void reduce_of(const ReduceArgs& a) {
 template <int bits, class T>
 inline void decode_of(const DecodeArgs& a) {
     const CodecShape& shape = a.shape;
-    const int64_t per_row = (shape.width + codec_group(bits) - 1) / codec_group(bits);
+    const int64_t per_row = codec_row_groups(bits, shape.width);
     const int64_t stripe_bytes = shape.stripe_groups * codec_bytes(bits);
     parallel(shape.rows * per_row, codec_grain(bits), [&](int64_t begin, int64_t end) {
         GroupCursor at_group(shape, begin);
@@ -130,7 +130,7 @@ inline void decode_row(T* row, GroupCursor& cursor, const DecodeNormArgs& a) {
 template <int bits, class T>
 inline void decode_norm_of(const DecodeNormArgs& a) {
     const int64_t width = a.shape.width, padded = round_up(width, kLanes);
-    const int64_t per_row = (width + codec_group(bits) - 1) / codec_group(bits);
+    const int64_t per_row = codec_row_groups(bits, width);
     parallel(a.shape.rows, 1 + (1 << 14) / width, [&](int64_t begin, int64_t end) {
         float* row = static_cast<float*>(scratch(Scratch::range, 4 * padded * sizeof(float)));
         float* weight = a.norm->weight.data == nullptr ? nullptr : row + 2 * padded;

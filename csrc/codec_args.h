@@ -49,6 +49,10 @@ struct DecodeNormArgs {
 };
 
 constexpr int64_t codec_group(int bits) { return bits == 8 ? 128 : 32; }
+// Groups of a row; the last one may be short.
+constexpr int64_t codec_row_groups(int bits, int64_t width) {
+    return (width + codec_group(bits) - 1) / codec_group(bits);
+}
 constexpr int64_t codec_payload(int bits) { return codec_group(bits) * bits / 8; }
 constexpr int64_t codec_bytes(int bits) { return codec_payload(bits) + (bits == 16 ? 0 : 2); }
 
