@@ -15,31 +15,24 @@ from sidewinder.engine.buckets import Started
 from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.graphs import DecodeGraphs, Spare, recorder_for
 from sidewinder.engine.loading import load_model
-from sidewinder.engine.memory import (
-    fit_cache,
-    fit_pool,
-    gather_integer,
-    host_free_bytes,
-    least_free_bytes,
-)
+from sidewinder.engine.memory import gather_integer
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
+from sidewinder.engine.rank_state import open_state
 from sidewinder.engine.recorded import RecordedSteps, recorded_steps
 from sidewinder.engine.report import RunnerReport
 from sidewinder.engine.request import NO_NEXT_TOKEN
 from sidewinder.models.base import Model
 from sidewinder.parallel.cores import prepare_for_steps
-from sidewinder.parallel.devices import DTYPES, torch_device
+from sidewinder.parallel.devices import torch_device
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sampling.params import TokenLogprobs
 from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
 from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.sensitivity import policy_for
 from sidewinder.state.batch import PackedBatch, pack
-from sidewinder.state.cache.formats import stored_bytes
 from sidewinder.state.cache.ops import StateOp
 from sidewinder.state.cache.store import SnapshotStore
 from sidewinder.state.pool import StatePool
-from sidewinder.state.spec import StateSpec
 
 LOGITS_PER_BLOCK = 1 << 24
 """Logits that are held at once when whole prompts are scored: 64 MiB in float32."""
@@ -62,52 +55,32 @@ def build_runner(
     """
     use_thresholds(collectives, engine.thresholds)
     collectives = quantised(collectives, policy_for(engine, model), model)
-    device, dtype = torch_device(engine.device), DTYPES[engine.dtype]
-    counter = CallCounter()
+    device, counter = torch_device(engine.device), CallCounter()
     built, weight_bytes = load_model(engine, model, collectives, counter)
-    spec, state_dtype = StateSpec.of(model, built.dims), DTYPES[engine.state_dtype]
-
-    def of_all_ranks(value: int) -> tuple[int, ...]:
-        return tuple(gather_integer(value, device, collectives))
-
-    slot_bytes = of_all_ranks(spec.slot_bytes(dtype, state_dtype))
-    page_bytes = of_all_ranks(spec.page_bytes(dtype))
-    free = least_free_bytes(device, collectives)
-    size = fit_pool(engine, max(slot_bytes), max(page_bytes), free)
     recorder = recorder_for(engine.cuda_graphs, device, collectives)
-    n_spare = int(recorder is not None)  # A slot and a page that the scheduler does not know.
-    pool = StatePool(
-        model, built.dims, size.n_slots + n_spare, dtype, device,
-        n_pages=size.n_pages + n_spare, state_dtype=state_dtype,
-    )  # fmt: skip
+    # Graphs take a slot and a page that the scheduler does not know.
+    state = open_state(engine, built, collectives, n_spare=int(recorder is not None))
     graphs = None
     if recorder is not None:
-        graphs = DecodeGraphs(built, pool, recorder, Spare(size.n_slots, size.n_pages), counter)
-    cache = fit_cache(
-        engine,
-        size,
-        state_bytes=max(of_all_ranks(stored_bytes(pool.meta_snapshot(), engine.state_cache_dtype))),
-        page_bytes=max(page_bytes),
-        free_bytes=free - size.n_slots * max(slot_bytes) - size.n_pages * max(page_bytes),
-        host_bytes=host_free_bytes(device, collectives),
-    )
+        spare = Spare(state.size.n_slots, state.size.n_pages)
+        graphs = DecodeGraphs(built, state.pool, recorder, spare, counter)
     report = RunnerReport(
-        pool=size,
-        cache=cache,
+        pool=state.size,
+        cache=state.cache,
         device=device.type,
         dtype=engine.dtype,
-        weight_bytes=of_all_ranks(weight_bytes),
-        slot_bytes=slot_bytes,
-        page_bytes=page_bytes,
+        weight_bytes=tuple(gather_integer(weight_bytes, device, collectives)),
+        slot_bytes=state.slot_bytes,
+        page_bytes=state.page_bytes,
         collectives=collectives.path,
         looks_ahead=graphs is not None,
     )
     answers = tp.rank == 0 or engine.launch == "torchrun"
     agree = partial(agree_on, device, collectives)
-    store = SnapshotStore(pool, model, tp, engine.state_cache_dtype, agree)
+    store = SnapshotStore(state.pool, model, tp, engine.state_cache_dtype, agree)
     prepare_for_steps(model)
-    recorded = recorded_steps(engine.cuda_graphs, built, pool, counter)
-    return Runner(built, pool, store, report, counter, answers, graphs, recorded)
+    recorded = recorded_steps(engine.cuda_graphs, built, state.pool, counter)
+    return Runner(built, state.pool, store, report, counter, answers, graphs, recorded)
 
 
 def agree_on(device: torch.device, collectives: Collectives, flags: Sequence[bool]) -> list[bool]:
