@@ -23,6 +23,7 @@ from sidewinder.engine.inputs import Prompt, params_list, prompt_list
 from sidewinder.engine.intake import Call, ConversationState, Intake
 from sidewinder.engine.outputs import Increment, Metrics, RequestOutput, Score
 from sidewinder.engine.pacing import Pacer
+from sidewinder.engine.reading import join_logits, join_logprobs
 from sidewinder.engine.report import RunnerReport
 from sidewinder.engine.sizing import limits_of, open_state_cache
 from sidewinder.parallel.executor import Executor
@@ -215,17 +216,7 @@ class LLM:
     def logits(self, prompts: Prompt | Sequence[Prompt]) -> list[Tensor]:
         """Float32 CPU logits `[len, vocab_size]` of every prompt: row t predicts token t+1."""
         calls = [self.intake.reading(prompt, True) for prompt in prompt_list(prompts)]
-        vocab_size = self.model_config.vocab_size
-        results = {
-            call.request.id: torch.empty(len(call.request.prompt), vocab_size) for call in calls
-        }
-        n_filled = dict.fromkeys(results, 0)
-        for part in self._increments(calls):
-            rows = torch.from_numpy(part.logits)
-            start = n_filled[part.request_id]
-            results[part.request_id][start : start + len(rows)] = rows
-            n_filled[part.request_id] += len(rows)
-        return list(results.values())
+        return join_logits(calls, self._increments(calls), self.model_config.vocab_size)
 
     def stream_logits(self, prompt: Prompt) -> Generator[Tensor, None, None]:
         """The rows of `logits([prompt])`, in blocks as they are made: memory does not grow."""
@@ -237,10 +228,7 @@ class LLM:
     def score(self, prompts: Prompt | Sequence[Prompt]) -> list[Tensor]:
         """Float32 CPU logprobs `[len - 1]` of every prompt's tokens after the first."""
         calls = [self.intake.reading(prompt) for prompt in prompt_list(prompts)]
-        logprobs: dict[int, list[float]] = {call.request.id: [] for call in calls}
-        for part in self._increments(calls):
-            logprobs[part.request_id] += [own.logprob for own in part.scores if own is not None]
-        return [torch.tensor(values, dtype=torch.float32) for values in logprobs.values()]
+        return join_logprobs(calls, self._increments(calls))
 
     def perplexity(self, prompt: Prompt, progress: bool = False) -> Score:
         """Score one text of any length, in chunks with carried state and constant memory.
@@ -262,19 +250,7 @@ class LLM:
     def report(self) -> dict[str, Any]:
         """What the ranks hold and how they talk; bytes are those of the largest rank."""
         report: RunnerReport = self._executor.call("report")
-        return {
-            "device": report.device,
-            "dtype": report.dtype,
-            "tp": self.config.tp,
-            "weight_bytes_per_rank": max(report.weight_bytes),
-            "state_bytes_per_sequence": max(report.slot_bytes),
-            "state_slots": report.pool.n_slots,
-            "kv_cache_tokens": report.pool.n_pages * report.pool.page_size,
-            "kv_cache_bytes": report.pool.n_pages * max(report.page_bytes),
-            "collectives": report.collectives,
-            "collectives_per_token": report.collectives_per_step,
-            "collectives_wait_s": report.waited_s,
-        }
+        return report.summary()
 
     @property
     def counters(self) -> Counters:

@@ -1,6 +1,7 @@
 """What a runner tells its caller once it stands."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from sidewinder.engine.memory import PoolSize
 from sidewinder.state.cache.entry import CacheSizes
@@ -35,3 +36,19 @@ class RunnerReport:
     collectives_per_step: int | None = None
     waited_s: float = 0.0
     looks_ahead: bool = False
+
+    def summary(self) -> dict[str, Any]:
+        """What `LLM.report` gives; bytes are those of the largest rank."""
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            "tp": len(self.weight_bytes),
+            "weight_bytes_per_rank": max(self.weight_bytes),
+            "state_bytes_per_sequence": max(self.slot_bytes),
+            "state_slots": self.pool.n_slots,
+            "kv_cache_tokens": self.pool.n_pages * self.pool.page_size,
+            "kv_cache_bytes": self.pool.n_pages * max(self.page_bytes),
+            "collectives": self.collectives,
+            "collectives_per_token": self.collectives_per_step,
+            "collectives_wait_s": self.waited_s,
+        }
