@@ -15,13 +15,16 @@ from sidewinder.ops.triton_math import put, rounded, silu, softplus, wait_for_in
 
 
 @triton.jit
-def load_normed(at, i, SIZE: tl.constexpr, eps, NORMED: tl.constexpr):
-    """`SIZE` values in float32, their RMS norm (rounded as it would be stored) if NORMED."""
-    value = tl.load(at + i, mask=i < SIZE, other=0.0).to(tl.float32)
-    if NORMED:
-        value *= 1.0 / tl.sqrt(tl.sum(value * value, 0) / SIZE + eps)
-        value = rounded(value, at.dtype.element_ty).to(tl.float32)
-    return value
+def load_low(at, i, SIZE: tl.constexpr):
+    """`SIZE` values in float32."""
+    return tl.load(at + i, mask=i < SIZE, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def normed(value, SIZE: tl.constexpr, eps, KIND: tl.constexpr):
+    """The RMS norm of `SIZE` values, rounded as it would be stored, in float32."""
+    value *= 1.0 / tl.sqrt(tl.sum(value * value, 0) / SIZE + eps)
+    return rounded(value, KIND).to(tl.float32)
 
 
 @triton.jit
@@ -48,16 +51,22 @@ def update(
     bias = load_bias(dt_bias, d, some_d, BLOCK_D)
     skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
     wait_for_inputs(EARLY)
+    KIND: tl.constexpr = x.dtype.element_ty
     row = seq.to(tl.int64)
     low_at = low + row * low_row
-    dt = load_normed(low_at, r, RANK, eps, NORMED)
-    B_t = load_normed(low_at + RANK, n, STATES, eps, NORMED)
-    C_t = load_normed(low_at + RANK + STATES, n, STATES, eps, NORMED)
+    # All at once: behind an exchange between threads each would be waited for by itself.
     x_t = tl.load(x + row * x_row + d, mask=some_d, other=0.0).to(tl.float32)
+    if z is not None:
+        z_t = tl.load(z + row * z_row + d, mask=some_d, other=0.0).to(tl.float32)
+    B_t, C_t = load_low(low_at + RANK, n, STATES), load_low(low_at + RANK + STATES, n, STATES)
+    dt = load_low(low_at, r, RANK)
+    if NORMED:
+        dt = normed(dt, RANK, eps, KIND)
+        B_t, C_t = normed(B_t, STATES, eps, KIND), normed(C_t, STATES, eps, KIND)
     step = tl.sum(w.to(tl.float32) * dt[None, :], 1)
-    delta = softplus(rounded(step, x.dtype.element_ty).to(tl.float32) + bias)
+    delta = softplus(rounded(step, KIND).to(tl.float32) + bias)
     h, out = next_token(h, delta, rates, B_t, C_t, x_t, skip)
     if z is not None:
-        out *= silu(tl.load(z + row * z_row + d, mask=some_d, other=0.0).to(tl.float32))
+        out *= silu(z_t)
     put(y + row * channels + d, out, some_d)
     store_slot(state, slot, state_slot, state_row, n, d, channels, h, STATES)

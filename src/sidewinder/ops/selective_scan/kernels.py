@@ -236,8 +236,10 @@ def update(
     step = tl.load(dt + row * dt_row + d, mask=some_d, other=0.0).to(tl.float32)
     B_t = load_states(B + row * B_row + n, n, STATES, BLOCK_N).to(tl.float32)
     C_t = load_states(C + row * C_row + n, n, STATES, BLOCK_N).to(tl.float32)
+    if z is not None:
+        z_t = tl.load(z + row * z_row + d, mask=some_d, other=0.0).to(tl.float32)
     h, out = next_token(h, softplus(step + bias), rates, B_t, C_t, x_t, skip)
     if z is not None:
-        out *= silu(tl.load(z + row * z_row + d, mask=some_d, other=0.0).to(tl.float32))
+        out *= silu(z_t)
     put(y + row * channels + d, out, some_d)
     store_slot(state, slot, state_slot, state_row, n, d, channels, h, STATES)

@@ -266,11 +266,12 @@ def update(
     h = tl.load(slot_at, mask=kept, other=0.0).to(tl.float32)
     wait_for_inputs(EARLY)
     row = seq.to(tl.int64)
+    # All at once: behind an exchange between threads each would be waited for by itself.
+    C_t = tl.load(C + row * C_row + group * states + n, mask=some_n, other=0.0)
+    B_t = tl.load(B + row * B_row + group * states + n, mask=some_n, other=0.0)
+    x_t = tl.load(x + row * x_row + head * width + p, mask=some_p, other=0.0).to(tl.float32)
     delta = step_size(tl.load(dt + row * dt_row + head), bias, lowest, highest)
-    at = x + row * x_row + head * width + p
-    x_t = tl.load(at, mask=some_p, other=0.0).to(tl.float32)
-    B_t = tl.load(B + row * B_row + group * states + n, mask=some_n, other=0.0).to(tl.float32)
-    C_t = tl.load(C + row * C_row + group * states + n, mask=some_n, other=0.0).to(tl.float32)
+    B_t, C_t = B_t.to(tl.float32), C_t.to(tl.float32)
     h = tl.exp(delta * rate) * h + B_t[:, None] * (delta * x_t)[None, :]
     put(slot_at, h, some_n[:, None] & some_p[None, :])
     out = tl.sum(C_t[:, None] * h, 0) + skip * x_t
