@@ -1,6 +1,8 @@
 """A packed batch: the tokens of several sequences end to end, without padding."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -32,6 +34,11 @@ class Sequences:
     @property
     def n_tokens(self) -> int:
         return self.bounds[-1]
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(stop - start for start, stop in pairwise(self.bounds))
 
 
 @dataclass(frozen=True)

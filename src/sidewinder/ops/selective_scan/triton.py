@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -100,7 +99,7 @@ def selective_scan(
     if seqs.n_seqs > seqs.n_decodes:
         key = (*sizes, tuning.bucket(seqs.n_tokens), tuning.bucket(seqs.n_seqs))
         name, candidates, run = "scan_prefill", prefill_candidates(A.shape[1]), _in_chunks
-        if _longest(seqs) <= WHOLE:
+        if seqs.longest <= WHOLE:
             name, candidates, run = "scan_uncut", UNCUT, _uncut
         run(arguments, tuning.choose(
             name, key, candidates, lambda config: run(arguments, config), (state,)
@@ -168,11 +167,6 @@ def _constants(a: _Arguments, config: tuning.Config, chunk: int) -> dict[str, in
         "maxnreg": REGISTERS.get(config["block_d"], MOST_REGISTERS),
         **_block(config),
     }
-
-
-def _longest(seqs: Sequences) -> int:
-    """Tokens of the longest sequence."""
-    return max(stop - start for start, stop in pairwise(seqs.bounds))
 
 
 def _block(config: tuning.Config) -> dict[str, int]:
