@@ -32,6 +32,8 @@ def prefill(
 ):  # fmt: skip
     """BLOCK_T tokens of one sequence, BLOCK_C channels; sequences from `first` on.
 
+    Programs that follow each other have the same tokens: rows are read whole at about one time.
+
     The inputs of ROWS tokens are asked for together, and each is read once but for the overlap of
     TAPS - 1 rows: a thread has the same channels of all of them.
 
@@ -40,12 +42,14 @@ def prefill(
 
     Floor: bytes, `2 * T * C * itemsize` (the overlap stays in the caches).
     """
-    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, tl.program_id(0), BLOCK_T, BLOCK_S)
+    c_blocks = tl.cdiv(channels, BLOCK_C)
+    number, c_block = tl.program_id(0) // c_blocks, tl.program_id(0) % c_blocks
+    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, BLOCK_T, BLOCK_S)
     if seq >= n_seqs:
         return
     start = tl.load(cu_seqlens + seq)
     length = tl.load(cu_seqlens + seq + 1) - start
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c = c_block * BLOCK_C + tl.arange(0, BLOCK_C)
     used = c < channels
     stored = state + tl.load(slots + seq) * state_slot + c
     kept = below_if(c, channels, tl.load(fresh + seq) == 0)  # where the slot counts

@@ -100,7 +100,7 @@ def _prefill(
     rows = min(config["rows"], block_t)
     launch(
         kernels.prefill,
-        (chunks_bound(seqs, block_t), blocks(channels, config["block_c"])),
+        (chunks_bound(seqs, block_t) * blocks(channels, config["block_c"]),),
         x, x.stride(0), weight, bias, state, *state.stride()[:2], seqs.cu_seqlens, seqs.slots,
         seqs.fresh.view(torch.uint8), y, channels, seqs.n_decodes, seqs.n_seqs,
         TAPS=taps, ACTIVATION=activation, BLOCK_T=block_t, ROWS=rows, BLOCK_C=config["block_c"],

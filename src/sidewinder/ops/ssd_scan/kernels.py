@@ -74,16 +74,19 @@ def chunk_states(
     DOT: tl.constexpr, CHUNK: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """A tile of what a chunk adds to one head's state: `added` `[chunks, H, N, P]` float32."""
-    number, head = tl.program_id(0), tl.program_id(1)
+    """A tile of what a chunk adds to one head's state: `added` `[chunks, H, N, P]` float32.
+
+    Programs that follow each other have the same tokens: rows are read whole at about one time.
+    """
+    number, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S)
     if seq >= n_seqs:
         return
     begin, stop = tl.load(cu_seqlens + seq) + chunk * CHUNK, tl.load(cu_seqlens + seq + 1)
     length = tl.minimum(stop - begin, CHUNK)
     p_blocks = tl.cdiv(width, BLOCK_P)
-    n = tl.program_id(2) // p_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
-    p = tl.program_id(2) % p_blocks * BLOCK_P + tl.arange(0, BLOCK_P)
+    n = tl.program_id(1) // p_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
+    p = tl.program_id(1) % p_blocks * BLOCK_P + tl.arange(0, BLOCK_P)
     some_n, some_p = n < states, p < width
     group = tl.load(head_group + head)
     of_chunk = (number.to(tl.int64) * heads + head) * CHUNK
@@ -196,20 +199,21 @@ def outputs(
     DOT: tl.constexpr, CHUNK: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_T rows and BLOCK_P channels of one head."""
+    """BLOCK_T rows and BLOCK_P channels of one head; programs in the order of `chunk_states`."""
     row_blocks: tl.constexpr = CHUNK // BLOCK_T
-    number, head = tl.program_id(0) // row_blocks, tl.program_id(1)
+    block, head = tl.program_id(0) // heads, tl.program_id(0) % heads
+    number = block // row_blocks
     seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S)
     if seq >= n_seqs:
         return
     begin, stop = tl.load(cu_seqlens + seq) + chunk * CHUNK, tl.load(cu_seqlens + seq + 1)
     length = tl.minimum(stop - begin, CHUNK)
-    top = tl.program_id(0) % row_blocks * BLOCK_T
+    top = block % row_blocks * BLOCK_T
     if top >= length:
         return
     # Rows and columns count from the chunk's start: what is aligned is seen to be.
     i, n = top + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_N)
-    p = tl.program_id(2) * BLOCK_P + tl.arange(0, BLOCK_P)
+    p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
     some_t, some_p, row = i < length, p < width, (begin + i).to(tl.int64)
     group = tl.load(head_group + head)
     of_head = number.to(tl.int64) * heads + head

@@ -162,7 +162,7 @@ def _prefill(a: _Arguments, config: tuning.Config) -> None:
     added = torch.empty(n_chunks, heads, states, width, dtype=torch.float32, device=device)
     launch(
         kernels.chunk_states,
-        (n_chunks, heads, blocks(states, block_n) * p_blocks),
+        (n_chunks * heads, blocks(states, block_n) * p_blocks),
         *_rows(a.x), *_rows(a.B), a.head_group, seqs.cu_seqlens, deltas, sums, added,
         heads, width, states, first, seqs.n_seqs, **tile,
     )  # fmt: skip
@@ -184,7 +184,7 @@ def _prefill(a: _Arguments, config: tuning.Config) -> None:
     )  # fmt: skip
     launch(
         kernels.outputs,
-        (n_chunks * row_blocks, heads, p_blocks),
+        (n_chunks * row_blocks * heads, p_blocks),
         *_rows(a.x), *_rows(a.C), a.D, a.head_group, seqs.cu_seqlens, deltas, sums, products,
         starts, a.y, heads, groups, width, states, first, seqs.n_seqs, **tile,
     )  # fmt: skip
