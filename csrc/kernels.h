@@ -99,6 +99,17 @@ struct ScaledRowsArgs {
     float eps;
 };
 
+// q and y rows hold [heads, width], those of k and v [kv_heads, width]; k and v have the same dtype.
+// Sequence s has lengths[s] >= 1 tokens, at the rows read[s * read_stride + t] of k and v.
+struct AttentionArgs {
+    Rows q, k, v, y;
+    const int64_t* read;
+    int64_t read_stride;
+    const int64_t* lengths;
+    int64_t sequences, heads, kv_heads, width;
+    float scale;
+};
+
 // Largest group of inputs that share a scale of int8 weights; sizes divide it.
 constexpr int64_t kMaxGroup = 128;
 
@@ -132,6 +143,7 @@ struct Kernels {
     void (*gated_squares)(const GatedSquaresArgs&);
     void (*with_scalar)(const WithScalarArgs&);
     void (*scaled_rows)(const ScaledRowsArgs&);
+    void (*paged_attention)(const AttentionArgs&);
     void (*linear)(const LinearArgs&);
     // Weights in panels: `weight` and `scales` have one row per panel. Null where a level has none.
     void (*linear_packed)(const LinearArgs&);

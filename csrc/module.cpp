@@ -5,6 +5,7 @@ NB_MODULE(_native, m) {
     m.doc() = "Native CPU code of Sidewinder.";
     sidewinder::bind_kernels(m);
     sidewinder::bind_norms(m);
+    sidewinder::bind_attention(m);
     sidewinder::bind_collectives(m);
     sidewinder::bind_codec(m);
     sidewinder::bind_memory(m);

@@ -22,6 +22,9 @@ def with_scalar(
     partial: Tensor, squares: Tensor, divisor: float, rank: int, ranks: int, message: Tensor
 ) -> None: ...
 def scaled_rows(x: Tensor, mean_squares: Tensor, eps: float, y: Tensor) -> None: ...
+def paged_attention(
+    q: Tensor, k: Tensor, v: Tensor, read: Tensor, lengths: Tensor, scale: float, y: Tensor
+) -> None: ...
 def linear_packed(
     x: Tensor,
     weight: Tensor,

@@ -21,6 +21,11 @@ from sidewinder.ops.gated_squares import gated_squares as gated_squares_operator
 from sidewinder.ops.gated_squares import vectorized as torch_gated_squares
 from sidewinder.ops.linear import linear as linear_operator
 from sidewinder.ops.linear import vectorized as torch_linear
+from sidewinder.ops.paged_attention import paged_attention as paged_attention_operator
+from sidewinder.ops.paged_attention import vectorized as torch_paged_attention
+from sidewinder.ops.prompt_attention import prompt_attention as prompt_attention_operator
+from sidewinder.ops.prompt_attention import vectorized as torch_prompt_attention
+from sidewinder.ops.prompt_attention.singles import behind_singles
 from sidewinder.ops.rms_norm import operator as norm_operator
 from sidewinder.ops.rms_norm import vectorized as torch_norm
 from sidewinder.ops.scaled_rows import reference as torch_scaled_rows
@@ -36,6 +41,7 @@ from sidewinder.ops.workspace import empty
 from sidewinder.packing import PackedWeight
 from sidewinder.quantise import Int8Weight
 from sidewinder.state.batch import Sequences
+from sidewinder.state.kv_index import KVIndex
 
 _native: Any
 try:
@@ -197,6 +203,29 @@ def scaled_rows(x: Tensor, mean_squares: Tensor, eps: float) -> Tensor:
     return y
 
 
+def paged_attention(
+    q: Tensor, k: Tensor, v: Tensor, read: Tensor, lengths: Tensor, scale: float
+) -> Tensor:
+    """As `reference.paged_attention`."""
+    if not _attends(q):
+        return torch_paged_attention.paged_attention(q, k, v, read, lengths, scale)
+    y = empty(q.shape, q.dtype)
+    _native.paged_attention(q, k, v, read, lengths, scale, y)
+    return y
+
+
+def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
+    """As `reference.prompt_attention`: single tokens by our kernel, prompts by torch's."""
+    if not _attends(q):
+        return torch_prompt_attention.prompt_attention(q, k, v, index, scale)
+    prompts = functools.partial(torch_prompt_attention.prompts, q, k, v, index, scale)
+    return behind_singles(q, k, v, index, scale, prompts)
+
+
+def _attends(q: Tensor) -> bool:
+    return q.is_cpu and q.dtype in (torch.float32, torch.bfloat16)
+
+
 def new_recording() -> Any:
     """A `_native.Recording`: of this thread's native calls, to be made again."""
     return _native.Recording()
@@ -248,6 +277,8 @@ def _register() -> None:
     with_scalar_operator.register("native", with_scalar)
     scaled_rows_operator.register("native", scaled_rows)
     linear_operator.register("native", linear)
+    paged_attention_operator.register("native", paged_attention)
+    prompt_attention_operator.register("native", prompt_attention)
 
 
 if _native is not None:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sidewinder.ops import tuning
 from sidewinder.ops.launching import blocks, launch
-from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.prompt_attention import kernels, vectorized
+from sidewinder.ops.prompt_attention.singles import behind_singles
 from sidewinder.state.kv_index import KVIndex
 
 OPERANDS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -57,27 +57,17 @@ def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: flo
     assert q[0].is_contiguous(), "heads are contiguous"
     assert k.is_contiguous(), "keys are contiguous"
     assert v.is_contiguous(), "values are contiguous"
-    n = index.n_singles
-    if not n:
-        return _prompts(q, k, v, index, scale)
-    singles = paged_attention(q[:n], k, v, index.singles.read, index.singles.lengths, scale)
-    if n == len(q):
-        return singles
-    y = _prompts(q, k, v, index, scale)
-    y[:n] = singles
-    return y
+    return behind_singles(q, k, v, index, scale, lambda: _prompts(q, k, v, index, scale))
 
 
 def _prompts(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
     """`[T, H, E]`, in which the rows of the leading single tokens hold nothing."""
 
     def run(config: tuning.Config) -> Tensor:
-        y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         if config["rows"] == TORCH["rows"]:
-            found = vectorized.sequences(q, k, v, index, scale, first=index.n_singles)
-            torch.cat(found, out=y[index.n_singles :].flatten(1))
-        else:
-            _run(q, k, v, index, scale, y, config)
+            return vectorized.prompts(q, k, v, index, scale)
+        y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        _run(q, k, v, index, scale, y, config)
         return y
 
     if q.element_size() != 2:  # Matrix units do not multiply float32 exactly.

@@ -9,10 +9,18 @@ from sidewinder.state.kv_index import KVIndex
 
 def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
     """As `reference.prompt_attention`."""
-    return torch.cat(sequences(q, k, v, index, scale)).view(q.shape)
+    return torch.cat(_sequences(q, k, v, index, scale)).view(q.shape)
 
 
-def sequences(
+def prompts(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
+    """The operator's result but for the leading single tokens, whose rows hold anything."""
+    y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    found = _sequences(q, k, v, index, scale, first=index.n_singles)
+    torch.cat(found, out=y[index.n_singles :].flatten(1))
+    return y
+
+
+def _sequences(
     q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float, first: int = 0
 ) -> list[Tensor]:
     """The rows of each sequence from number `first` on, `[new, H * E]` each."""

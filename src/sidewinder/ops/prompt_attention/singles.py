@@ -1,0 +1,34 @@
+"""Mixed steps: single tokens lead the batch, and `paged_attention` serves all of them at once."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from sidewinder.ops.paged_attention import paged_attention
+from sidewinder.state.kv_index import KVIndex
+
+
+def behind_singles(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: KVIndex,
+    scale: float,
+    prompts: Callable[[], Tensor],
+) -> Tensor:
+    """As `reference.prompt_attention`.
+
+    Args:
+        q, k, v, index, scale: of the operator.
+        prompts: the result `[T, H, E]` but for the rows of the leading single tokens, which hold
+            anything; called where there are other rows.
+    """
+    n = index.n_singles
+    if not n:
+        return prompts()
+    singles = paged_attention(q[:n], k, v, index.singles.read, index.singles.lengths, scale)
+    if n == len(q):
+        return singles
+    y = prompts()
+    y[:n] = singles
+    return y
