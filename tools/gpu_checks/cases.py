@@ -13,13 +13,14 @@ from sidewinder.ops.causal_conv1d import causal_conv1d
 from sidewinder.ops.codec import CODECS, decode, decode_rms_norm, encode, reduce
 from sidewinder.ops.gated_rms_norm import gated_rms_norm
 from sidewinder.ops.gated_squares import gated_squares
+from sidewinder.ops.launching import multiprocessors
 from sidewinder.ops.linear import linear
 from sidewinder.ops.paged_attention import paged_attention
 from sidewinder.ops.projected_scan import projected_scan
 from sidewinder.ops.prompt_attention import prompt_attention
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.ops.scaled_rows import scaled_rows
-from sidewinder.ops.selective_scan import selective_scan
+from sidewinder.ops.selective_scan import chunks, selective_scan
 from sidewinder.ops.ssd_scan import ssd_scan
 from sidewinder.ops.with_scalar import with_scalar
 from sidewinder.state.batch import Sequences, pack
@@ -76,6 +77,9 @@ def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
             yield scan_case(context, config, name, seqs)
             if n_tokens == n_seqs == 1:
                 yield projected_case(context, config, name, seqs)
+    if config.family != "mamba2":
+        n = context.pick(16, 4)
+        yield scan_case(context, config, f"{n} prompts", sequences(context, tokens, n))
     if config.attention is not None:
         yield attention_case(context, config)
         yield prompt_attention_case(context, config, "prefill", tokens, tokens)
@@ -141,10 +145,18 @@ def scan_case(context: Context, config: ModelConfig, name: str, seqs: Sequences)
         return lambda: selective_scan(x, dt, A, B, C, ones, z, -ones, state, seqs)
 
     moved = (4 * width + 2 * n) * tokens * context.dtype.itemsize + 8 * seqs.n_seqs * n * width
-    each = n + 3 if tokens == seqs.n_seqs else 2 * n + 4
+    each = 2 * n + 4 if is_cut(seqs, width) else n + 3
     return Case(
         "scan", f"selective_scan, {name}", make, moved, special=float(tokens * width * each)
     )
+
+
+def is_cut(seqs: Sequences, width: int) -> bool:
+    """Whether the scan of these sequences takes exponentials twice, with default block sizes."""
+    if not seqs.prompt_lengths:
+        return False
+    of_card = seqs.prompt_lengths, width, multiprocessors()
+    return chunks.chunk_of(chunks.candidates(*of_card)[0], *of_card) < max(seqs.prompt_lengths)
 
 
 def projected_case(context: Context, config: ModelConfig, name: str, seqs: Sequences) -> Case:

@@ -17,9 +17,9 @@ from sidewinder.ops.launching import slots_at_rest
 
 PROCESSES = 14
 MOST_CANDIDATES = 16
-PREFIXES = ("selective_scan, prefill", "ssd_scan, prefill", "causal_conv1d, prefill",
-            "prompt_attention", "paged_attention", "1 row by", "32 rows by",
-            "selective_scan, decode", "projected_scan, decode", "ssd_scan, decode",
+PREFIXES = ("selective_scan, prefill", "selective_scan, 16", "ssd_scan, prefill",
+            "causal_conv1d, prefill", "prompt_attention", "paged_attention", "1 row by",
+            "32 rows by", "selective_scan, decode", "projected_scan, decode", "ssd_scan, decode",
             "causal_conv1d, decode")  # fmt: skip
 """Cases whose kernels have candidates; those that compile longest first."""
 

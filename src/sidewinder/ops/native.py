@@ -219,7 +219,7 @@ def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: flo
     if not _attends(q):
         return torch_prompt_attention.prompt_attention(q, k, v, index, scale)
     prompts = functools.partial(torch_prompt_attention.prompts, q, k, v, index, scale)
-    return behind_singles(q, k, v, index, scale, prompts)
+    return behind_singles(q, k, v, index, scale, paged_attention, prompts)
 
 
 def _attends(q: Tensor) -> bool:

@@ -127,38 +127,27 @@ def below_if(index, limit, condition):
 
 
 @triton.jit
-def count_chunks(length, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
-    """Chunks of sequences of so many tokens; those of up to WHOLE are not cut."""
-    return tl.where(length <= WHOLE, tl.minimum(length, 1), (length + CHUNK - 1) // CHUNK)
-
-
-@triton.jit
-def find_chunk(
-    cu_seqlens, first, n_seqs, number,
-    CHUNK: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr = 0,
-):  # fmt: skip
+def find_chunk(cu_seqlens, first, n_seqs, number, chunk, BLOCK_S: tl.constexpr):
     """The sequence that the `number`-th chunk belongs to, and how many of its chunks come before.
 
-    Sequences from `first` up to `n_seqs` are cut into chunks of CHUNK tokens, each from its own
+    Sequences from `first` up to `n_seqs` are cut into chunks of `chunk` tokens, each from its own
     start. A number beyond the last chunk gives `n_seqs`. BLOCK_S is at least `n_seqs - first`.
     """
     index = first + tl.arange(0, BLOCK_S)
     exists = index < n_seqs
     begin = tl.load(cu_seqlens + index, mask=exists, other=0)
     end = tl.load(cu_seqlens + index + 1, mask=exists, other=0)
-    n_chunks = count_chunks(end - begin, CHUNK, WHOLE)
+    n_chunks = (end - begin + chunk - 1) // chunk
     earlier = exists & (tl.cumsum(n_chunks, 0) <= number)
     seq = first + tl.sum(earlier.to(tl.int32), 0)
     return seq, number - tl.sum(tl.where(earlier, n_chunks, 0), 0)
 
 
 @triton.jit
-def chunks_before(
-    cu_seqlens, first, seq, CHUNK: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr = 0
-):  # fmt: skip
+def chunks_before(cu_seqlens, first, seq, chunk, BLOCK_S: tl.constexpr):
     """How many chunks the sequences from `first` up to `seq` have."""
     index = first + tl.arange(0, BLOCK_S)
     earlier = index < seq
     begin = tl.load(cu_seqlens + index, mask=earlier, other=0)
     end = tl.load(cu_seqlens + index + 1, mask=earlier, other=0)
-    return tl.sum(count_chunks(end - begin, CHUNK, WHOLE), 0)
+    return tl.sum((end - begin + chunk - 1) // chunk, 0)

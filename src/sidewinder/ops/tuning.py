@@ -39,7 +39,8 @@ def choose(
     """The configuration to use.
 
     Args:
-        kernel: its name.
+        kernel: its name; another one once it has changed much, or tables would go on naming what
+            its older self was tuned to.
         sizes: what the best choice depends on; number of tokens as `bucket`.
         candidates: the first is the default.
         run: launches the kernel with a configuration; called only while measuring.

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from sidewinder.config import AttentionConfig, ModelConfig
+from sidewinder.ops.launching import TYPICAL_MULTIPROCESSORS
 from sidewinder.ops.projected_scan.parts import MOST_FUSED
-from sidewinder.ops.selective_scan.chunks import WHOLE
+from sidewinder.ops.selective_scan import chunks
 from sidewinder.sharding.dims import LocalDims
 
 SSD_CHUNK = 64
@@ -165,12 +166,18 @@ class Counter:
         yield self.gemm("dt_proj", layers, size, config.dt_rank)
         moved = tokens * (4 * size + 2 * config.d_state) * self.item + self.states(size)
         special = float(tokens * size * (config.d_state + 3))
-        cut = tokens > WHOLE * self.step.sequences
+        cut = not self.step.is_decode and self.is_cut(size)
         yield Work(
             "scan", "scan", layers, moved, special=special,
             special_before=float(tokens * size * (config.d_state + 1)) if cut else 0.0,
             kernels_before=SCAN_PASSES if cut else 0, updates=self.step.is_decode,
         )  # fmt: skip
+
+    def is_cut(self, size: int) -> bool:
+        """Whether GPUs cut a scan of `size` channels of the step's prompts, all of a length."""
+        lengths = (-(-self.step.tokens // self.step.sequences),) * self.step.sequences
+        of_card = (lengths, size, TYPICAL_MULTIPROCESSORS)
+        return chunks.chunk_of(chunks.candidates(*of_card)[0], *of_card) < lengths[0]
 
     def fused_scan(self, size: int) -> Work:
         """The same in one kernel. Its bytes are mostly matrices: dt_proj's (which later sequences

@@ -36,9 +36,9 @@ class Sequences:
         return self.bounds[-1]
 
     @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(stop - start for start, stop in pairwise(self.bounds))
+    def prompt_lengths(self) -> tuple[int, ...]:
+        """Tokens of each sequence behind the leading ones of a single token."""
+        return tuple(stop - start for start, stop in pairwise(self.bounds[self.n_decodes :]))
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Compile every kernel ahead of time, without a GPU; run as a script, not interpreted.
 
 Runs the operators with `launching.recording()`, so that nothing is executed, and compiles each
-recorded launch. The last line is one JSON object: kernel -> bytes of shared memory, and how many
-copies into it in the program are of four bytes a thread.
+recorded launch. The last line is one JSON object: kernel -> bytes of shared memory, how many copies
+into it in the program are of four bytes a thread, and how many loads of two.
 """
 
 import json
@@ -65,7 +65,11 @@ def main() -> None:
                 can_wait = "EARLY" in launch.constants
                 assert waits == (can_wait and case == "started early"), name
                 narrow = re.findall(r"cp\.async\.ca\.shared\.global.*, 0x4,", built.asm["ptx"])
-                compiled[name] = {"shared": built.metadata.shared, "narrow": len(narrow)}
+                compiled[name] = {
+                    "shared": built.metadata.shared,
+                    "narrow": len(narrow),
+                    "loads of two bytes": len(re.findall(r"ld\.global\S*\.b16", built.asm["ptx"])),
+                }
     print(json.dumps(compiled))
 
 

@@ -53,6 +53,23 @@ def scan(dtype: torch.dtype, state_dtype: torch.dtype = torch.float32, gated: bo
     )  # fmt: skip
 
 
+def scan_of_rows_eight_apart(dtype: torch.dtype) -> None:
+    """Zamba-7B's B and C, a head's: slices of rows of 264."""
+    width, n, rank = 3712, 16, 232
+    low, x = _rows(rank + 2 * n, dtype), _rows(width, dtype)
+    B, C = low[:, rank : rank + n], low[:, rank + n :]
+    state, vector = torch.empty(3, n, width), torch.empty(width)
+    selective_scan(x, x, torch.empty(n, width), B, C, vector, x, vector, state, SEQS)
+
+
+def uncut(dtype: torch.dtype) -> None:
+    width, n = 5120, 16
+    seqs = pack([[0] * 32] * 16, list(range(16))).seqs
+    x, b = torch.empty(512, width, dtype=dtype), torch.empty(512, n, dtype=dtype)
+    state, vector = torch.empty(16, n, width), torch.empty(width)
+    selective_scan(x, x, torch.empty(n, width), b, b, vector, x, vector, state, seqs)
+
+
 def projected(dtype: torch.dtype, eps: float | None = 1e-6) -> None:
     seqs, (width, n, rank) = pack([[0], [0]], [2, 0]).seqs, (8192, 16, 256)
     x, low = torch.empty(2, width, dtype=dtype), torch.empty(2, rank + 2 * n, dtype=dtype)
@@ -201,6 +218,8 @@ CASES: dict[str, Case] = {
     **_cases(torch.bfloat16, "bf16", [AMPERE, HOPPER]),
     **_cases(torch.float32, "f32", [AMPERE]),
     "conv without bias": (partial(conv_without_bias, torch.float32), [HOPPER]),
+    "scan of rows eight apart": (partial(scan_of_rows_eight_apart, torch.bfloat16), [HOPPER]),
+    "scan of short prompts": (partial(uncut, torch.bfloat16), [AMPERE, HOPPER]),
     "scan of bf16 states": (partial(scan, torch.bfloat16, torch.bfloat16, gated=False), [HOPPER]),
     "ssd of odd sizes": (partial(ssd, torch.bfloat16, torch.bfloat16, n=7, p=72), [HOPPER]),
     "prompts": (partial(prompts, torch.bfloat16, SMALL), [AMPERE, HOPPER]),

@@ -18,8 +18,8 @@ LENGTHS, PROMPTS = [11, 6], [9, 4]
 """Two sequences, and how much of each is prefilled at once."""
 
 SMALL = {
-    "scan_prefill": {"chunk": 4},
-    "ssd_prefill": {"chunk": 16, "block_t": 16},
+    "scan_pipelined": {"chunk": 4},
+    "ssd_wide": {"chunk": 16, "block_t": 16},
     "paged_attention": {"split": 8, "tile": 64},
 }
 

@@ -129,11 +129,6 @@ def prefill(config, tp, lengths, dtype):
     return lambda: model.forward(batch, pool)
 
 
-@pytest.fixture(autouse=True)
-def short_sequences_are_cut():
-    """Not here, whatever conftest does: the projection knows no tests."""
-
-
 @DTYPES
 @pytest.mark.parametrize("n", [1, 4, 5])
 @pytest.mark.parametrize("tp", [1, 2])

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from ops_cases import Case, assert_untouched, cut, make_case
-from triton_cases import DTYPES, TOLERANCE, here, on_device, overridden
+from triton_cases import DTYPES, TOLERANCE, here, launching, on_device, overridden
 
 from sidewinder.ops.selective_scan import chunks, reference, triton
 from sidewinder.testing import assert_close
 
-SMALL = {"scan_prefill": {"chunk": 8, "block_d": 16}, "scan_update": {"block_d": 16}}
+SMALL = {"scan_pipelined": {"chunk": 8, "block_d": 16}, "scan_update": {"block_d": 16}}
 
 
 def _arguments(case: Case, channels: int, states: int, dtype, gated=True, biased=True) -> dict:
@@ -50,14 +50,26 @@ def test_scan_is_the_reference(dtype, lengths, channels, states, gated, biased, 
     assert_close("state", expected_state[slots], state.cpu()[slots], TOLERANCE[state_dtype])
 
 
-def test_a_sequence_in_one_chunk_or_uncut_equals_it_in_many(monkeypatch):
+def test_default_sizes_are_the_reference():
+    """Of prompts around a chunk's length: one uncut in a cut step, the others in many pieces."""
+    case = make_case([1, 700, 30, 513], seed=2)
+    arguments = _arguments(case, channels=40, states=16, dtype=torch.float32)
+    expected_state = case.state(16, 40)
+    state = here(expected_state)
+    expected = reference.selective_scan(**arguments, state=expected_state, seqs=case.seqs)
+    result = on_device(triton.selective_scan, **arguments, state=state, seqs=case.seqs)
+    assert_close("y", expected, result, 1e-5)
+    slots = case.seqs.slots
+    assert_close("state", expected_state[slots], state.cpu()[slots], 1e-5)
+
+
+def test_a_sequence_that_is_not_cut_equals_it_in_many_chunks():
     case = make_case([20], seed=1)
     arguments = _arguments(case, channels=9, states=4, dtype=torch.float32)
     results = []
-    for chunk, whole in ((4, 8), (32, 8), (4, 20)):
-        monkeypatch.setattr(triton, "WHOLE", whole)
+    for chunk in (4, 32):
         state = here(make_case([20], seed=1).state(4, 9))
-        with overridden(scan_prefill={"chunk": chunk, "block_d": 16}):
+        with overridden(scan_pipelined={"chunk": chunk, "block_d": 16}):
             y = on_device(triton.selective_scan, **arguments, state=state, seqs=case.seqs)
         results.append((y, state.cpu()[case.seqs.slots]))
     assert_close("y", results[0][0], results[1][0], 1e-6)
@@ -99,19 +111,31 @@ def test_extreme_steps_neither_overflow_nor_vanish(step):
 @pytest.mark.parametrize("multiprocessors", [84, 108, 132])
 @pytest.mark.parametrize("channels", [5120, 8192, 3712, 2560, 16384, 1280, 640])
 def test_a_long_prompt_gives_all_schedulers_the_same_work(channels, multiprocessors):
-    chunk, block = chunks.chunk_sizes(channels, multiprocessors)[0]
-    programs = -(-chunks.TYPICAL_TOKENS // chunk) * -(-channels // block)
+    step = (8192,), channels, multiprocessors
+    best = chunks.candidates(*step)[0]
+    chunk = chunks.chunk_of(best, *step)
+    programs = -(-8192 // chunk) * -(-channels // best["block_d"])
     each = programs / (chunks.SCHEDULERS * multiprocessors)
-    assert each % 1 == 0 or each % 1 > 0.8, "a few have one more than the others"
-    assert chunks.LEAST_CHUNK <= chunk <= chunks.USUAL_CHUNK
+    assert each % 1 == 0 or each % 1 > 0.75, "a few have one more than the others"
+    assert chunks.LEAST_CHUNK <= chunk < 8192
 
 
-@pytest.mark.parametrize("multiprocessors", [28, 84, 108, 132])
-def test_chunks_are_neither_short_nor_long(multiprocessors):
-    assert chunks.chunk_sizes(24, multiprocessors)[0][0] <= 2 * chunks.LEAST_CHUNK
-    for channels in (768, 5120, 16384):
-        for chunk, _ in chunks.chunk_sizes(channels, multiprocessors):
-            assert chunks.LEAST_CHUNK <= chunk <= chunks.MOST_CHUNK
+@pytest.mark.parametrize(
+    ("lengths", "is_cut"),
+    [((8192,), True), ((512,), True), ((40,), False), ((512,) * 32, False), ((256,) * 32, False),
+     ((2048,) * 4, True), ((30, 8000), True)],
+    ids=str,
+)  # fmt: skip
+def test_prompts_that_fill_the_card_together_are_not_cut(lengths, is_cut):
+    step = lengths, 5120, launching.TYPICAL_MULTIPROCESSORS
+    assert (chunks.chunk_of(chunks.candidates(*step)[0], *step) < max(lengths)) == is_cut
+
+
+def test_whatever_fits_best_all_are_candidates():
+    """So that a table of block sizes is not passed over."""
+    few, many = (chunks.candidates(lengths, 5120, 132) for lengths in ((40,), (512,) * 32))
+    assert few != many
+    assert sorted(map(repr, few)) == sorted(map(repr, many)) == sorted(map(repr, chunks.CANDIDATES))
 
 
 @pytest.mark.parametrize("chunk", [3, 7])
@@ -122,7 +146,7 @@ def test_many_chunks_of_any_length_are_the_reference(chunk):
     expected_state = case.state(4, 9)
     state = here(expected_state)
     expected = reference.selective_scan(**arguments, state=expected_state, seqs=case.seqs)
-    with overridden(scan_prefill={"chunk": chunk, "block_d": 16}):
+    with overridden(scan_pipelined={"chunk": chunk, "block_d": 16}):
         result = on_device(triton.selective_scan, **arguments, state=state, seqs=case.seqs)
     assert 73 // chunk > triton.PASS_AHEAD
     assert_close("y", expected, result, 1e-5)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sidewinder.ops.paged_attention import paged_attention
 from sidewinder.state.kv_index import KVIndex
 
 
@@ -14,12 +13,14 @@ def behind_singles(
     v: Tensor,
     index: KVIndex,
     scale: float,
+    paged_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], Tensor],
     prompts: Callable[[], Tensor],
 ) -> Tensor:
     """As `reference.prompt_attention`.
 
     Args:
         q, k, v, index, scale: of the operator.
+        paged_attention: the backend's.
         prompts: the result `[T, H, E]` but for the rows of the leading single tokens, which hold
             anything; called where there are other rows.
     """

@@ -4,12 +4,15 @@ torch's runs until `ops.tuning` has measured ours to be the faster: no card has 
 tokens in a step with prompts are `paged_attention`'s.
 """
 
+from functools import partial
+
 import torch
 import triton.language as tl
 from torch import Tensor
 
 from sidewinder.ops import tuning
 from sidewinder.ops.launching import blocks, launch
+from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.prompt_attention import kernels, vectorized
 from sidewinder.ops.prompt_attention.singles import behind_singles
 from sidewinder.state.kv_index import KVIndex
@@ -57,7 +60,8 @@ def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: flo
     assert q[0].is_contiguous(), "heads are contiguous"
     assert k.is_contiguous(), "keys are contiguous"
     assert v.is_contiguous(), "values are contiguous"
-    return behind_singles(q, k, v, index, scale, lambda: _prompts(q, k, v, index, scale))
+    prompts = partial(_prompts, q, k, v, index, scale)
+    return behind_singles(q, k, v, index, scale, paged_attention, prompts)
 
 
 def _prompts(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:

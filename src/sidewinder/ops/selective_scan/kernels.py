@@ -9,7 +9,7 @@ A long sequence is cut into chunks so that it fills the card. The decay over a c
 1. `chunk_ends`: every chunk alone, from a state of zero: its last state and its sum of Δ;
 2. `pass_states`: over a sequence's chunks in order: the state that each starts from;
 3. `finish`: every chunk again, from that state: outputs, and the slot of the sequence.
-Sequences of up to WHOLE tokens are not cut, and need the third only.
+Sequences that are not cut need the third only (`chunks.py`).
 
 Floors, for T tokens and D channels of itemsize b. Bytes: `4 b T D` (x, dt, z, y); the first pass
 reads x and dt once more, and states cost `16 N D` bytes a chunk. Special functions: `T D (N + 3)`,
@@ -24,7 +24,6 @@ from sidewinder.ops.triton_math import (
     LOG2_E,
     below_if,
     chunks_before,
-    count_chunks,
     exp2,
     find_chunk,
     put,
@@ -89,31 +88,33 @@ def next_token(h, delta, rates, B_t, C_t, x_t, skip):
     return h, tl.sum(C_t[:, None] * h, 0) + skip * x_t
 
 
-@triton.jit(do_not_specialize=["first", "n_seqs"])
+@triton.jit(do_not_specialize=["first", "n_seqs", "chunk"])
 def chunk_ends(
     x, x_row, dt, dt_row, A, A_row, B, B_row, dt_bias, cu_seqlens, ends, sums,
-    channels, first, n_seqs,
-    STATES: tl.constexpr, CHUNK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    EACH: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr,
+    channels, first, n_seqs, chunk,
+    STATES: tl.constexpr, UNIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    EACH: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Each chunk but a sequence's last, from zero: `ends` `[chunks, N, D]`, `sums` of Δ."""
+    """Each chunk but a sequence's last, from zero: `ends` `[chunks, N, D]`, `sums` of Δ.
+
+    Rows of B (and of C) are `UNIT * B_row` apart.
+    """
     number = tl.program_id(0)
-    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S, WHOLE)
+    seq, before = find_chunk(cu_seqlens, first, n_seqs, number, chunk, BLOCK_S)
     if seq >= n_seqs:
         return
-    begin, stop = tl.load(cu_seqlens + seq), tl.load(cu_seqlens + seq + 1)
-    if chunk + 1 == count_chunks(stop - begin, CHUNK, WHOLE):
+    begin = tl.load(cu_seqlens + seq) + before * chunk
+    if begin + chunk >= tl.load(cu_seqlens + seq + 1):
         return
-    begin += chunk * CHUNK
     n, d = tl.arange(0, BLOCK_N), channels_of(tl.program_id(1), BLOCK_D, EACH)
     some_d = d < channels
     rates = load_rates(A, A_row, n, d, channels, STATES)
     bias = load_bias(dt_bias, d, some_d, BLOCK_D)
-    row = begin.to(tl.int64)
+    row, B_row = begin.to(tl.int64), B_row * UNIT
     x_at, dt_at, B_at = x + row * x_row + d, dt + row * dt_row + d, B + row * B_row + n
     h = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     total = tl.zeros([BLOCK_D], dtype=tl.float32)
-    for _ in tl.range(0, CHUNK, num_stages=STAGES):
+    for _ in tl.range(0, chunk, num_stages=STAGES):
         x_t = tl.load(x_at, mask=some_d, other=0.0).to(tl.float32)
         delta = softplus(tl.load(dt_at, mask=some_d, other=0.0).to(tl.float32) + bias)
         B_t = load_states(B_at, n, STATES, BLOCK_N).to(tl.float32)
@@ -127,20 +128,19 @@ def chunk_ends(
     tl.store(at, h, mask=(n < STATES)[:, None] & some_d[None, :])
 
 
-@triton.jit(do_not_specialize=["first"])
+@triton.jit(do_not_specialize=["first", "chunk"])
 def pass_states(
     A, A_row, state, state_slot, state_row, cu_seqlens, slots, fresh, ends, sums, channels, first,
-    STATES: tl.constexpr, CHUNK: tl.constexpr, AHEAD: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_S: tl.constexpr, WHOLE: tl.constexpr,
+    chunk,
+    STATES: tl.constexpr, AHEAD: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Replace each chunk's end in `ends` by the state that the chunk starts from; one state n.
 
     The ends of AHEAD chunks are asked for together: one after the other, all is waiting.
     """
     seq, n = first + tl.program_id(0), tl.program_id(2)
-    length = tl.load(cu_seqlens + seq + 1) - tl.load(cu_seqlens + seq)
-    n_chunks = count_chunks(length, CHUNK, WHOLE)
-    number = chunks_before(cu_seqlens, first, seq, CHUNK, BLOCK_S, WHOLE).to(tl.int64)
+    n_chunks = tl.cdiv(tl.load(cu_seqlens + seq + 1) - tl.load(cu_seqlens + seq), chunk)
+    number = chunks_before(cu_seqlens, first, seq, chunk, BLOCK_S).to(tl.int64)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     used = d < channels
     rates = tl.load(A + n * A_row + d, mask=used, other=0.0) * LOG2_E
@@ -162,22 +162,21 @@ def pass_states(
         sum_at += AHEAD * channels
 
 
-@triton.jit(do_not_specialize=["first", "n_seqs"])
+@triton.jit(do_not_specialize=["first", "n_seqs", "chunk"])
 def finish(
     x, x_row, dt, dt_row, A, A_row, B, B_row, C, C_row, D, z, z_row, dt_bias,
     state, state_slot, state_row, cu_seqlens, slots, fresh, starts, y, channels, first, n_seqs,
-    STATES: tl.constexpr, CHUNK: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    EACH: tl.constexpr, BLOCK_S: tl.constexpr, WHOLE: tl.constexpr,
+    chunk,
+    STATES: tl.constexpr, UNIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    EACH: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Outputs of each chunk, from its state in `starts`, or from the slot if that is None."""
     number = tl.program_id(0)
-    seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S, WHOLE)
+    seq, before = find_chunk(cu_seqlens, first, n_seqs, number, chunk, BLOCK_S)
     if seq >= n_seqs:
         return
-    begin, stop = tl.load(cu_seqlens + seq), tl.load(cu_seqlens + seq + 1)
-    is_last = chunk + 1 == count_chunks(stop - begin, CHUNK, WHOLE)
-    begin += chunk * CHUNK
-    end = tl.where(is_last, stop, begin + CHUNK)
+    begin, stop = tl.load(cu_seqlens + seq) + before * chunk, tl.load(cu_seqlens + seq + 1)
+    end = tl.minimum(begin + chunk, stop)
     n, d = tl.arange(0, BLOCK_N), channels_of(tl.program_id(1), BLOCK_D, EACH)
     some_d = d < channels
     slot = tl.load(slots + seq)
@@ -190,7 +189,7 @@ def finish(
     rates = load_rates(A, A_row, n, d, channels, STATES)
     skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
     bias = load_bias(dt_bias, d, some_d, BLOCK_D)
-    row = begin.to(tl.int64)
+    row, B_row, C_row = begin.to(tl.int64), B_row * UNIT, C_row * UNIT
     x_at, dt_at, y_at = x + row * x_row + d, dt + row * dt_row + d, y + row * channels + d
     B_at, C_at = B + row * B_row + n, C + row * C_row + n
     if z is not None:
@@ -207,7 +206,7 @@ def finish(
             z_at += z_row
         put(y_at, out, some_d)
         y_at += channels
-    if is_last:
+    if end == stop:
         store_slot(state, slot, state_slot, state_row, n, d, channels, h, STATES)
 
 
@@ -215,10 +214,10 @@ def finish(
 def update(
     x, x_row, dt, dt_row, A, A_row, B, B_row, C, C_row, D, z, z_row, dt_bias,
     state, state_slot, state_row, slots, fresh, y, channels,
-    STATES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, EACH: tl.constexpr,
-    EARLY: tl.constexpr,
+    STATES: tl.constexpr, UNIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    EACH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One token of one sequence.
+    """One token of one sequence; rows as of `chunk_ends`.
 
     Floor: bytes, `n * D * (2 N * state's itemsize + 4 b)`, and A once.
     """
@@ -231,7 +230,7 @@ def update(
     bias = load_bias(dt_bias, d, some_d, BLOCK_D)
     skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
     wait_for_inputs(EARLY)
-    row = seq.to(tl.int64)
+    row, B_row, C_row = seq.to(tl.int64), B_row * UNIT, C_row * UNIT
     x_t = tl.load(x + row * x_row + d, mask=some_d, other=0.0).to(tl.float32)
     step = tl.load(dt + row * dt_row + d, mask=some_d, other=0.0).to(tl.float32)
     B_t = load_states(B + row * B_row + n, n, STATES, BLOCK_N).to(tl.float32)

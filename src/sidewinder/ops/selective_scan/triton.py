@@ -1,7 +1,6 @@
 """Mamba-1's selective scan in Triton: by chunks of tokens, and one kernel for single tokens."""
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,33 +14,18 @@ from sidewinder.ops.launching import (
     multiprocessors,
     power_of_two,
 )
-from sidewinder.ops.selective_scan import kernels
-from sidewinder.ops.selective_scan.chunks import MOST_REGISTERS, REGISTERS, WHOLE, chunk_sizes
+from sidewinder.ops.selective_scan import chunks, kernels
 from sidewinder.state.batch import Sequences
 
 UPDATE: tuple[tuning.Config, ...] = tuple(
     {"block_d": block_d, "num_warps": warps}
     for block_d, warps in [(128, 2), (64, 1), (32, 1), (128, 4), (256, 4)]
 )
-UNCUT: tuple[tuning.Config, ...] = tuple(
-    {"block_d": block_d, "num_warps": 1} for block_d in (64, 128)
-)
-"""Of sequences that are not cut. Few of them leave the card idle: narrow warps take less long."""
 PASS_BLOCK, PASS_AHEAD = 128, 8
 """Channels of a program that passes states on, 4 a thread, and chunks that it asks for at once."""
-
-
-def prefill_candidates(channels: int) -> tuple[tuning.Config, ...]:
-    """Block sizes of prefill; see `chunks.chunk_sizes`."""
-    return _prefill_candidates(channels, multiprocessors())
-
-
-@cache
-def _prefill_candidates(channels: int, multiprocessors: int) -> tuple[tuning.Config, ...]:
-    return tuple(
-        {"chunk": chunk, "block_d": block, "num_warps": 1}
-        for chunk, block in chunk_sizes(channels, multiprocessors)
-    )
+ALIGNMENT = 8
+"""Numbers of 16 bits in the widest load. Of itself Triton sees rows to be aligned only if they are
+multiples of 16 numbers apart, and Zamba-7B's B and C are 264 apart."""
 
 
 @dataclass(frozen=True)
@@ -98,75 +82,88 @@ def selective_scan(
         ))  # fmt: skip
     if seqs.n_seqs > seqs.n_decodes:
         key = (*sizes, tuning.bucket(seqs.n_tokens), tuning.bucket(seqs.n_seqs))
-        name, candidates, run = "scan_prefill", prefill_candidates(A.shape[1]), _in_chunks
-        if seqs.longest <= WHOLE:
-            name, candidates, run = "scan_uncut", UNCUT, _uncut
-        run(arguments, tuning.choose(
-            name, key, candidates, lambda config: run(arguments, config), (state,)
+        lengths = seqs.prompt_lengths
+        candidates = chunks.candidates(lengths, A.shape[1], multiprocessors())
+        _prefill(arguments, tuning.choose(
+            "scan_pipelined", key, candidates, lambda config: _prefill(arguments, config), (state,)
         ))  # fmt: skip
     return y
 
 
 def _update(a: _Arguments, config: tuning.Config) -> None:
-    states, channels = a.A.shape
+    (states, channels), unit = a.A.shape, _unit(a)
+    (B, B_row), (C, C_row) = _rows(a.B), _rows(a.C)
     launch(
         kernels.update,
         (a.seqs.n_decodes, blocks(channels, config["block_d"])),
-        *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), *_rows(a.C), a.D, *_rows(a.z),
-        a.dt_bias, *a.slots, a.seqs.slots, a.fresh, a.y, channels,
-        STATES=states, BLOCK_N=power_of_two(states), **_block(config), **early_in_slots(),
+        *_rows(a.x), *_rows(a.dt), *_rows(a.A), B, B_row // unit, C, C_row // unit, a.D,
+        *_rows(a.z), a.dt_bias, *a.slots, a.seqs.slots, a.fresh, a.y, channels,
+        STATES=states, UNIT=unit, BLOCK_N=power_of_two(states), **_block(config),
+        **early_in_slots(),
     )  # fmt: skip
 
 
-def _in_chunks(a: _Arguments, config: tuning.Config) -> None:
+def _prefill(a: _Arguments, config: tuning.Config) -> None:
+    seqs, channels, constants = a.seqs, a.A.shape[1], _constants(a, config)
+    lengths = seqs.prompt_lengths
+    chunk = config.get("chunk") or chunks.chunk_of(config, lengths, channels, multiprocessors())
+    n_chunks, starts = len(lengths), None
+    if chunk < max(lengths):
+        n_chunks = chunks_bound(seqs, chunk)
+        starts = _starts(a, config, chunk, n_chunks)
+    (B, B_row), (C, C_row) = _rows(a.B), _rows(a.C)
+    launch(
+        kernels.finish,
+        (n_chunks, blocks(channels, config["block_d"])),
+        *_rows(a.x), *_rows(a.dt), *_rows(a.A), B, B_row // constants["UNIT"],
+        C, C_row // constants["UNIT"], a.D, *_rows(a.z), a.dt_bias, *a.slots, seqs.cu_seqlens,
+        seqs.slots, a.fresh, starts, a.y, channels, seqs.n_decodes, seqs.n_seqs, chunk, **constants,
+    )  # fmt: skip
+
+
+def _starts(a: _Arguments, config: tuning.Config, chunk: int, n_chunks: int) -> Tensor:
+    """The states that chunks of so many tokens start from, `[chunks, N, D]`."""
     states, channels = a.A.shape
-    seqs, constants = a.seqs, _constants(a, config, config["chunk"])
-    first, n_chunks = seqs.n_decodes, chunks_bound(seqs, config["chunk"])
+    seqs, first = a.seqs, a.seqs.n_decodes
     starts = torch.empty(n_chunks, states, channels, dtype=torch.float32, device=a.x.device)
     sums = torch.empty(n_chunks, channels, dtype=torch.float32, device=a.x.device)
+    (B, B_row), constants = _rows(a.B), _constants(a, config)
     launch(
         kernels.chunk_ends,
         (n_chunks, blocks(channels, config["block_d"])),
-        *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), a.dt_bias, seqs.cu_seqlens,
-        starts, sums, channels, first, seqs.n_seqs, **constants,
+        *_rows(a.x), *_rows(a.dt), *_rows(a.A), B, B_row // constants["UNIT"], a.dt_bias,
+        seqs.cu_seqlens, starts, sums, channels, first, seqs.n_seqs, chunk, **constants,
     )  # fmt: skip
-    shared = {name: constants[name] for name in ("STATES", "CHUNK", "BLOCK_S", "WHOLE")}
     launch(
         kernels.pass_states,
         (seqs.n_seqs - first, blocks(channels, PASS_BLOCK), states),
         *_rows(a.A), *a.slots, seqs.cu_seqlens, seqs.slots, a.fresh, starts, sums,
-        channels, first, **shared, AHEAD=PASS_AHEAD, BLOCK_D=PASS_BLOCK, num_warps=1,
+        channels, first, chunk, STATES=states, AHEAD=PASS_AHEAD, BLOCK_D=PASS_BLOCK,
+        BLOCK_S=constants["BLOCK_S"], num_warps=1,
     )  # fmt: skip
-    _finish(a, n_chunks, starts, constants)
+    return starts
 
 
-def _uncut(a: _Arguments, config: tuning.Config) -> None:
-    _finish(a, a.seqs.n_seqs - a.seqs.n_decodes, None, _constants(a, config, WHOLE))
-
-
-def _finish(a: _Arguments, n_chunks: int, starts: Tensor | None, constants: dict[str, int]) -> None:
-    seqs, channels = a.seqs, a.A.shape[1]
-    launch(
-        kernels.finish,
-        (n_chunks, blocks(channels, constants["BLOCK_D"])),
-        *_rows(a.x), *_rows(a.dt), *_rows(a.A), *_rows(a.B), *_rows(a.C), a.D, *_rows(a.z),
-        a.dt_bias, *a.slots, seqs.cu_seqlens, seqs.slots, a.fresh, starts, a.y,
-        channels, seqs.n_decodes, seqs.n_seqs, **constants,
-    )  # fmt: skip
-
-
-def _constants(a: _Arguments, config: tuning.Config, chunk: int) -> dict[str, int]:
-    """Of `chunk_ends` and `finish`."""
-    states = a.A.shape[0]
+def _constants(a: _Arguments, config: tuning.Config) -> dict[str, int]:
+    """Compile-time constants and options of `chunk_ends` and `finish`."""
+    states, block = a.A.shape[0], config["block_d"]
+    fitted = states <= chunks.FITTED_STATES
     return {
         "STATES": states,
-        "CHUNK": chunk,
+        "UNIT": _unit(a),
         "BLOCK_N": power_of_two(states),
         "BLOCK_S": power_of_two(a.seqs.n_seqs - a.seqs.n_decodes),
-        "WHOLE": WHOLE,
-        "maxnreg": REGISTERS.get(config["block_d"], MOST_REGISTERS),
+        "maxnreg": chunks.REGISTERS.get(block, chunks.MOST_REGISTERS) if fitted
+        else chunks.MOST_REGISTERS,
         **_block(config),
-    }
+    }  # fmt: skip
+
+
+def _unit(a: _Arguments) -> int:
+    """In which the distances between rows of B and of C are given; see `ALIGNMENT`."""
+    rows = a.B.stride(0), a.C.stride(0)
+    aligned = all(row % ALIGNMENT == 0 for row in rows)
+    return ALIGNMENT if aligned and any(row % 16 for row in rows) else 1
 
 
 def _block(config: tuning.Config) -> dict[str, int]:

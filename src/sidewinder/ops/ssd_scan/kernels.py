@@ -47,7 +47,7 @@ def steps(
 ):  # fmt: skip
     """Δ, and the running sum of Δ A log2(e) from the chunk's start, of BLOCK_H heads.
 
-    Behind a sequence's end Δ is zero, and the sum stays what it was.
+    Behind a sequence's end Δ is zero, and the sum stays what it was but for rounding.
     """
     number = tl.program_id(0)
     seq, chunk = find_chunk(cu_seqlens, first, n_seqs, number, CHUNK, BLOCK_S)
@@ -90,7 +90,7 @@ def chunk_states(
     some_n, some_p = n < states, p < width
     group = tl.load(head_group + head)
     of_chunk = (number.to(tl.int64) * heads + head) * CHUNK
-    last = tl.load(sums + of_chunk + CHUNK - 1)
+    last = tl.load(sums + of_chunk + length - 1)  # Further on it was summed in another order.
     total = tl.zeros([BLOCK_N, BLOCK_P], dtype=tl.float32)
     for base in range(0, length, BLOCK_T):
         i = base + tl.arange(0, BLOCK_T)

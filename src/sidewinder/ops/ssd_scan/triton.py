@@ -116,7 +116,7 @@ def ssd_scan(
         key = (*sizes, tuning.bucket(seqs.n_tokens), tuning.bucket(seqs.n_seqs))
         candidates = PREFILL_FLOAT32 if x.dtype == torch.float32 else PREFILL
         _prefill(arguments, tuning.choose(
-            "ssd_prefill", key, candidates, lambda config: _prefill(arguments, config), (state,)
+            "ssd_wide", key, candidates, lambda config: _prefill(arguments, config), (state,)
         ))  # fmt: skip
     return y
 
