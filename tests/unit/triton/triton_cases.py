@@ -56,15 +56,19 @@ def on_device(function: Callable[..., Any], **arguments: Any) -> Any:
 
 @contextmanager
 def poisoned_outputs() -> Iterator[None]:
-    """Fill what `torch.empty` returns with NaN, or bytes of ones."""
-    empty = torch.empty
-
-    def poisoned(*args: Any, **kwargs: Any) -> Tensor:
-        made = empty(*args, **kwargs)
-        return made.fill_(torch.nan if made.is_floating_point() else 255)
-
-    with mock.patch.object(torch, "empty", poisoned):
+    """Fill what `torch.empty` and `torch.empty_like` return with NaN, or bytes of ones."""
+    with ExitStack() as stack:
+        for name in ("empty", "empty_like"):
+            stack.enter_context(mock.patch.object(torch, name, _poisoned(getattr(torch, name))))
         yield
+
+
+def _poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def made(*args: Any, **kwargs: Any) -> Tensor:
+        tensor = make(*args, **kwargs)
+        return tensor.fill_(torch.nan if tensor.is_floating_point() else 255)
+
+    return made
 
 
 @contextmanager
