@@ -130,6 +130,12 @@ class _TorchOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._report = report
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Asked by torch. To skip it, torch would import it, for a second or two in the first
+        decode step; nothing here is compiled."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:

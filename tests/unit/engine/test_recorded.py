@@ -1,5 +1,9 @@
 """Steps that are repeated from a recording give the bits of steps that run from Python."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from shared_memory_cases import on_ranks
@@ -126,6 +130,25 @@ def test_what_a_recording_would_miss_spoils_it(also, reason):
     assert rank.check([1], starts)
     assert reason in rank.recorded.refused
     assert not rank.check([1], starts)
+
+
+FIRST_STEP = """
+import sys
+from sidewinder import LLM, SamplingParams
+with LLM(sys.argv[1], device="cpu", threads=1, load_format="random") as llm:
+    llm.generate([[1, 2]], SamplingParams(max_tokens=3))
+    assert list(llm._executor._runner._recorded._steps) == [1]
+print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
+"""
+
+
+def test_a_first_recording_does_not_import_torchs_compiler():
+    """That takes a second or two, which the first request would wait for."""
+    model = Path(__file__).parents[3] / "models" / "mamba"
+    command = [sys.executable, "-c", FIRST_STEP, str(model)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "[]\n"
 
 
 @torch.inference_mode()
