@@ -16,6 +16,8 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 CPU_ROOT = Path("/sys/devices/system/cpu")
 HOLD_PREFIX = "\0sidewinder-core-"
 """Of the abstract socket names that stand for cores."""
+MOST_THREADS = 1024
+"""Of one rank: beyond what the system allows OpenMP ends the process without a word."""
 
 
 def usable_cores() -> int:
@@ -40,12 +42,17 @@ def threads_per_rank(threads: int | None, ranks: int) -> int:
         ranks: how many ranks share the machine.
 
     Raises:
-        ValueError: if `threads` is below 1.
+        ValueError: if `threads` is below 1, or more than a rank may have.
     """
     if threads is None:
-        return max(1, usable_cores() // ranks)
+        return min(MOST_THREADS, max(1, usable_cores() // ranks))
     if threads < 1:
         raise ValueError(f"threads={threads}: a rank needs 1 thread or more (None chooses)")
+    if threads > MOST_THREADS:
+        raise ValueError(
+            f"threads={threads}: a rank may have {MOST_THREADS} threads, and {usable_cores()} "
+            "cores can be used here; more threads than cores are slower (None chooses)"
+        )
     return threads
 
 

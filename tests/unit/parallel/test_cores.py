@@ -48,6 +48,8 @@ def test_given_threads_are_kept_and_checked():
     assert cores.threads_per_rank(7, 2) == 7
     with pytest.raises(ValueError, match="threads=0: a rank needs 1 thread or more"):
         cores.threads_per_rank(0, 2)
+    with pytest.raises(ValueError, match=r"threads=1025: a rank may have 1024 threads, and \d+"):
+        cores.threads_per_rank(1025, 2)
 
 
 @pytest.fixture
