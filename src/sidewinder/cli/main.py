@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from sidewinder import __version__
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser().parse_args(argv)
     except SystemExit as exit_request:  # argparse exits by itself, after --help or on bad usage
         return int(exit_request.code or 0)
+    warnings.formatwarning = _one_line
     try:
         return int(args.run(args))
     except KeyboardInterrupt:
@@ -61,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(f"error: {error}", BAD_USAGE)
     except (RuntimeError, OSError) as error:
         return _report(f"failed: {error}", FAILED)
+
+
+def _one_line(message: Warning | str, *_where: object, **_line: object) -> str:
+    """A warning as users of a command want it: without the place in our source."""
+    return f"sidewinder: warning: {message}\n"
 
 
 def _report(message: str, status: int) -> int:

@@ -1,6 +1,7 @@
 """The command line: what it prints, where, and its exit statuses."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,13 @@ def test_bad_input_is_status_2_and_one_line(model, extra, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_warnings_are_one_line_too(monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main sets it
+    assert main(["plan", "nothing/nowhere/none"]) == BAD_USAGE
+    shown = warnings.formatwarning("few slots", UserWarning, "llm.py", 7)
+    assert shown == "sidewinder: warning: few slots\n"
 
 
 def test_missing_model_and_missing_files_are_status_2(model, capsys, tmp_path: Path):
