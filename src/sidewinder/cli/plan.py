@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--tp {args.tp} is not a number of ranks; use 1 or more")
     if args.state_dtype not in ("float32", "bfloat16"):
         raise ValueError(f"--state-dtype {args.state_dtype!r} is unknown; use float32 or bfloat16")
+    if args.gpu is None:
+        _refuse_projection_options(args)
     config = architecture_of(args.model, args.revision)
     place = torch.device("cpu" if args.gpu is None else "cuda")
     dtype = resolve_dtype(args.dtype, config.dtype, place)
@@ -101,6 +103,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(text)
     return 0
+
+
+def _refuse_projection_options(args: argparse.Namespace) -> None:
+    """Without a GPU there is no projection that they could be about."""
+    without = dict.fromkeys(("link", "link_gbps", "link_us", "calibration")) | {"hide_sums": False}
+    for name, default in (without | _LOAD_DEFAULTS).items():
+        if getattr(args, name) != default:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} is of a projection; say for which --gpu")
 
 
 def _setting(args: argparse.Namespace, config: ModelConfig, dtype: torch.dtype) -> Setting:
