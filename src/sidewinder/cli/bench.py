@@ -5,6 +5,7 @@ import json
 import sys
 import tempfile
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _add_load_options(parser: argparse.ArgumentParser, batch: int) -> None:
-    add_engine_options(parser)
+    add_engine_options(parser, shapes=True)
     load = parser.add_argument_group("load")
     for name, default, text in (
         ("--prompt-tokens", 512, "prompt length"),
@@ -67,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit status."""
     load = Load(args.prompt_tokens, args.output_tokens, args.batch)
     options = engine_options(args)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "outputs have token ids and no text")  # as all do here
         model = args.model
         if model in SHAPES and not Path(model).exists():
             model = str(write_shape(model, Path(folder)))
@@ -131,9 +133,10 @@ _ROWS = [
 
 def _print(result: dict[str, Any]) -> None:
     engine, load = result["engine"], result["load"]
+    sums = f", sums over {engine['collectives']}" if engine["tp"] > 1 else ""
     print(
         f"{result['model']}: tp={engine['tp']}, {engine['threads']} threads per rank, "
-        f"{engine['dtype']}, {engine['collectives']}; batch {load['batch']}, "
+        f"{engine['dtype']}{sums}; batch {load['batch']}, "
         f"{load['prompt_tokens']} + {load['output_tokens']} tokens, {result['repeats']} repeats"
     )
     for name, key, scale, unit in _ROWS:

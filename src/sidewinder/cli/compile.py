@@ -45,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_engine_options(parser, only=OPTIONS)
+    add_engine_options(parser, only=OPTIONS, shapes=True)
     group = parser.add_argument_group("compilation")
     group.add_argument("--gpu", metavar="NAME", required=True, help=", ".join(DEVICES))
     group.add_argument(

@@ -80,10 +80,13 @@ def _add(group: Any, options: list[tuple[str, type, str]], defaults: dict[str, A
         )
 
 
-def add_engine_options(parser: argparse.ArgumentParser, only: Sequence[str] | None = None) -> None:
+def add_engine_options(
+    parser: argparse.ArgumentParser, only: Sequence[str] | None = None, shapes: bool = False
+) -> None:
     """Add MODEL and every engine option (or those named); absent ones keep `EngineConfig`'s
-    defaults."""
-    parser.add_argument("model", metavar="MODEL", help="model folder or Hugging Face hub id")
+    defaults. `shapes` says that MODEL may be a published shape, too."""
+    text = "model folder, hub id or published shape" if shapes else "model folder or hub id"
+    parser.add_argument("model", metavar="MODEL", help=text)
     options = [option for option in _ENGINE_OPTIONS if only is None or option[0] in only]
     _add(parser.add_argument_group("engine"), options, _ENGINE_DEFAULTS)
 
