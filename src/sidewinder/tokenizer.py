@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
+from sidewinder.checkpoint.hub import resolve_model
+
 REPLACEMENT = "\ufffd"
 """What decoders write for bytes that are no character, or not one yet."""
 
@@ -30,7 +32,9 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            inner = AutoTokenizer.from_pretrained(self.source, revision=self._revision)
+            # transformers would ask the hub for a name that is not there for a minute.
+            folder = resolve_model(self.source, self._revision, weights=False)
+            inner = AutoTokenizer.from_pretrained(str(folder))
             # For some model types transformers makes an empty tokenizer where no file is found.
             if not inner.encode("a", add_special_tokens=False):
                 raise ValueError("it has no vocabulary")

@@ -42,7 +42,8 @@ def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
         # The hub client raises errors of several libraries: HTTP, network, cache and validation.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         at = f" at revision {revision!r}" if revision else ""
+        owner = "" if "/" in name else "; a hub id has an owner, as in state-spaces/mamba-130m-hf"
         raise ValueError(
             f"model {name!r}{at} is neither a local folder nor could it be fetched from the hub "
-            f"({reason}); check the name, the network (HF_HUB_OFFLINE) and your access"
+            f"({reason}); check the name, the network (HF_HUB_OFFLINE) and your access{owner}"
         ) from error
