@@ -40,6 +40,9 @@ SHARED_CORES = (50, 50)
 
 SEGMENT_NAME = "sidewinder-collectives"
 
+MOST_RANKS = 64
+"""That one sum may have parts of (`kMostRanks` in `csrc/kernels.h`), over TCP as well."""
+
 
 def create_segment(ranks: int, name: str = SEGMENT_NAME) -> int:
     """Anonymous shared memory for a group; the file descriptor that all its ranks must have.

@@ -65,7 +65,7 @@ def choose_transport(
     """The fastest exact transport between `ranks` worker processes on this machine.
 
     Raises:
-        ValueError: as of `forced_transport`.
+        ValueError: as of `forced_transport`; for more ranks than the transport serves.
     """
     forced = forced_transport(environment)
     if device.type == "cuda":
@@ -76,6 +76,11 @@ def choose_transport(
         if forced is None:
             _say_gloo()
         return "gloo"
+    if forced != "gloo" and ranks > shared_memory.MOST_RANKS:
+        raise ValueError(
+            f"tp={ranks}: {forced or 'shared memory'} joins at most {shared_memory.MOST_RANKS} "
+            "ranks; use a smaller tp (a rank can have several threads)"
+        )
     return forced or "shared memory"
 
 

@@ -53,7 +53,7 @@ class TorchrunPlace:
         absent = [name for name in (*numbers, "MASTER_ADDR") if name not in environment]
         if absent:
             raise ValueError(
-                f"launch='torchrun' needs torchrun's variables and {', '.join(absent)} is not set; "
+                f"launch='torchrun' needs torchrun's variables; not set: {', '.join(absent)}; "
                 f"start with: torchrun --nproc-per-node {tp} script.py"
             )
         rank, size, local_rank, local_size, port = (int(environment[name]) for name in numbers)

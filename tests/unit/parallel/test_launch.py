@@ -83,6 +83,15 @@ def test_without_the_native_module_gloo_is_used_and_said(monkeypatch):
         assert choose_transport(torch.device("cpu"), {}) == "gloo"
 
 
+@pytest.mark.parametrize("environment", [{}, {"SIDEWINDER_TRANSPORT": "tcp"}])
+def test_more_ranks_than_native_sums_take_are_refused_before_they_start(monkeypatch, environment):
+    monkeypatch.setattr(shared_memory, "native", object())
+    choose_transport(torch.device("cpu"), environment, 64)
+    with pytest.raises(ValueError, match=r"tp=65: .* at most 64 ranks; use a smaller tp"):
+        choose_transport(torch.device("cpu"), environment, 65)
+    assert choose_transport(torch.device("cpu"), {"SIDEWINDER_TRANSPORT": "gloo"}, 65) == "gloo"
+
+
 def test_nccl_is_not_for_cpus():
     with pytest.raises(ValueError, match="SIDEWINDER_TRANSPORT=nccl serves GPUs"):
         choose_transport(torch.device("cpu"), {"SIDEWINDER_TRANSPORT": "nccl"})
