@@ -11,6 +11,7 @@ from sidewinder.checkpoint.reader import load_shard
 from sidewinder.collectives.base import Collectives
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.counted import CallCounter, CountedCollectives
+from sidewinder.engine.memory import check_weights_fit, gather_integer, least_free_bytes
 from sidewinder.layers.overlap import overlap_of
 from sidewinder.layers.weights import Weight
 from sidewinder.models.base import Model
@@ -21,6 +22,7 @@ from sidewinder.parallel.devices import DTYPES, torch_device
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.quantise import Int8Weight, quantise_weights
 from sidewinder.rotation import block_hadamard, fold_rotation
+from sidewinder.sharding.plan import shard_bytes
 
 
 def load_weights(
@@ -65,9 +67,12 @@ def load_model(
     """This rank's part of the model, whose collectives `counter` counts, and its bytes.
 
     Raises:
-        ValueError: if the checkpoint or `tp` does not fit.
+        ValueError: if the checkpoint or `tp` does not fit, or memory is too small.
     """
     tp, device, dtype = collectives.tp, torch_device(engine.device), DTYPES[engine.dtype]
+    needed = shard_bytes(model, tp, torch.int8 if engine.weight_dtype == "int8" else dtype)
+    needed = max(gather_integer(needed, device, collectives))
+    check_weights_fit(needed, least_free_bytes(device, collectives))
     weights = load_weights(engine, model, tp, dtype, device)
     n_bytes = sum(tensor.nbytes for tensor in weights.values())
     overlap = overlap_of(engine.overlap, collectives)

@@ -41,6 +41,20 @@ class PoolSize:
     page_size: int = 0
 
 
+def check_weights_fit(weight_bytes: int, free_bytes: int) -> None:
+    """Raise ValueError if memory cannot hold the weights: the system would end the process.
+
+    Args:
+        weight_bytes: of the rank that has the most.
+        free_bytes: of the rank with the least memory.
+    """
+    if weight_bytes > free_bytes:
+        raise ValueError(
+            f"the weights take {_mib(weight_bytes)} per rank and {_mib(free_bytes)} are free; use "
+            "dtype='bfloat16', weight_dtype='int8', or more GPUs or machines (tp)"
+        )
+
+
 def fit_pool(engine: EngineConfig, slot_bytes: int, page_bytes: int, free_bytes: int) -> PoolSize:
     """The largest pool, up to what `engine` asks for, that one rank's `free_bytes` hold.
 
@@ -164,7 +178,16 @@ def _available_of_cgroup(root: Path) -> int | None:
     if not (limit.is_file() and used.is_file()):
         return None
     text = limit.read_text().strip()
-    return None if text == "max" else max(0, int(text) - int(used.read_text()))
+    if text == "max":
+        return None
+    return max(0, int(text) - int(used.read_text()) + _cached_files(root / "memory.stat"))
+
+
+def _cached_files(file: Path) -> int:
+    """Bytes of files that the cgroup has in memory, a checkpoint's say: given up when needed."""
+    lines = file.read_text().splitlines() if file.is_file() else []
+    numbers = dict(line.split() for line in lines)
+    return int(numbers.get("active_file", 0)) + int(numbers.get("inactive_file", 0))
 
 
 def _mib(n_bytes: int) -> str:

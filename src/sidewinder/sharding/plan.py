@@ -5,11 +5,15 @@ The tables below are the definition; docs/sharding.md explains them. Nothing fal
 """
 
 from collections.abc import Iterator
+from math import prod
+
+import torch
 
 from sidewinder.config import AttentionConfig, ModelConfig
+from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.dims import channel_shares, check_tp, group_shares
 from sidewinder.sharding.shares import Share, split_channels, split_units
-from sidewinder.sharding.slicing import Band, Bands, Replicate, Rule, Split
+from sidewinder.sharding.slicing import Band, Bands, Replicate, Rule, Split, local_shape
 
 Entry = tuple[str, tuple[int, ...], Rule]
 """A parameter's name, global shape and rule."""
@@ -21,6 +25,15 @@ FLOAT32_SUFFIXES = (".A_log", ".D", ".dt_proj.bias", ".dt_bias")
 def is_float32(name: str) -> bool:
     """Whether parameter `name` is kept in float32 in every model."""
     return name.endswith(FLOAT32_SUFFIXES)
+
+
+def shard_bytes(config: ModelConfig, tp: TensorParallel, dtype: torch.dtype) -> int:
+    """Bytes of one rank's weights in `dtype`, those that stay float32 included."""
+    shapes = parameter_shapes(config)
+    return sum(
+        prod(local_shape(rule, shapes[name], tp.rank)) * (4 if is_float32(name) else dtype.itemsize)
+        for name, rule in sharding_plan(config, tp.size).items()
+    )
 
 
 def sharding_plan(config: ModelConfig, size: int) -> dict[str, Rule]:

@@ -5,6 +5,7 @@ import torch
 
 from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig
+from sidewinder.engine import memory
 from sidewinder.engine.memory import (
     DEFAULT_LENGTH,
     PAGE_SIZE,
@@ -58,6 +59,18 @@ def test_pages_as_asked_for():
 
 def test_free_memory_is_plausible():
     assert 2**24 < free_bytes(torch.device("cpu")) < 2**50
+
+
+def test_a_cgroups_cached_files_are_free(tmp_path):
+    """Files that were read count as used: a checkpoint's, on the second start in a container."""
+    assert memory._available_of_cgroup(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    assert memory._available_of_cgroup(tmp_path) == 100
+    (tmp_path / "memory.stat").write_text("anon 200\nactive_file 300\ninactive_file 350\n")
+    assert memory._available_of_cgroup(tmp_path) == 750
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._available_of_cgroup(tmp_path) is None
 
 
 def test_ranks_agree_on_the_least_memory():

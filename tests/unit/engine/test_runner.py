@@ -124,6 +124,16 @@ def test_the_report_holds_every_rank(folder):
     assert alone.collectives == "none"
 
 
+@pytest.mark.parametrize("weight_dtype", ["auto", "int8"])
+def test_weights_that_memory_cannot_hold_are_not_loaded(folder, monkeypatch, weight_dtype):
+    taken = start(folder).report().weight_bytes[0]
+    monkeypatch.setattr("sidewinder.engine.loading.load_weights", None)
+    free = taken // (5 if weight_dtype == "int8" else 2)
+    monkeypatch.setattr("sidewinder.engine.memory.free_bytes", lambda _: free)
+    with pytest.raises(ValueError, match=r"the weights take .* MiB per rank and .* are free"):
+        start(folder, weight_dtype=weight_dtype)
+
+
 def test_ranks_draw_alike_and_the_first_answers(folder):
     params = SamplingParams(temperature=1.0, logprobs=0)
 
