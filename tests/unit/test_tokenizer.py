@@ -51,6 +51,22 @@ def test_a_missing_tokenizer_raises_when_it_is_needed(tmp_path, config):
         tokenizer.encode("text")
 
 
+def test_the_hub_is_asked_once_for_a_tokenizer_that_is_not_there(monkeypatch):
+    """transformers would try again for a minute."""
+    asked = []
+
+    def refuse(name, **_):
+        asked.append(name)
+        raise OSError("no network")
+
+    monkeypatch.setattr("sidewinder.checkpoint.hub.snapshot_download", refuse)
+    with pytest.raises(ValueError, match=r"no usable tokenizer in 'nobody' .*no network.*an owner"):
+        Tokenizer("nobody").load()
+    assert asked == ["nobody"]
+    with pytest.raises(ValueError, match=r"'./nothing' is not a folder"):
+        Tokenizer("./nothing").load()
+
+
 def test_a_broken_tokenizer_raises_when_it_is_needed(folder, tmp_path):
     broken = shutil.copytree(folder, tmp_path / "broken")
     (broken / "tokenizer.json").write_text('{"version": "1.0", "model":')

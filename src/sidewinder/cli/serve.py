@@ -20,7 +20,7 @@ examples:
     api_key="none"); print(client.completions.create(model="models/mamba", prompt="def "))'
 
 endpoints: /v1/models /v1/completions /v1/chat/completions /tokenize /detokenize
-           /health /ready /metrics /version /openapi.json
+           /health /ready /metrics /status /version /openapi.json
 SIGTERM or Ctrl-C: /ready turns false, open requests finish, then the process ends; a second signal
 ends it at once. The API key is also read from SIDEWINDER_API_KEY, where `ps` does not show it.
 Exit status: 0 after SIGTERM, 1 when a rank failed, 2 bad usage or input, 130 after Ctrl-C."""
