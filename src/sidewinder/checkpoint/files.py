@@ -156,6 +156,10 @@ def _open_bin(file: Path) -> dict[str, StoredTensor]:
 
 def _unreadable(file: Path, error: Exception) -> ValueError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if reason.startswith(
+        "Weights only load failed"
+    ):  # torch advises to run whatever code the file holds
+        reason = "it is not a pickle of plain tensors"
     return ValueError(
         f"{file} is truncated, corrupt or not a weight file ({reason}); fetch it again"
     )

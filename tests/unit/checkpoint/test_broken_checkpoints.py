@@ -123,7 +123,10 @@ class Stranger:
 
 def test_bin_with_other_objects(broken):
     torch.save({"a": Stranger()}, to_bin(broken))
-    fails(broken, r"pytorch_model\.bin is truncated, corrupt or not a weight file")
+    fails(
+        broken,
+        r"pytorch_model\.bin is truncated, corrupt or not a weight file \(it is not a pickle",
+    )
 
 
 def test_bin_that_is_no_state_dict(broken):
