@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidewinder.parallel.errors import RankError, RankFailure
+from sidewinder.parallel.errors import NotFinite, RankError, RankFailure, in_one_line
 from sidewinder.parallel.process_executor import ProcessExecutor
 
 
@@ -57,6 +57,7 @@ def test_value_error_of_all_ranks_comes_back_and_the_executor_lives(pool):
     [
         (FileNotFoundError("no such folder"), FileNotFoundError),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), ValueError),
+        (NotFinite("row 0 of 1"), NotFinite),
         (KeyError("layers.3"), RankError),
     ],
     ids=lambda it: getattr(it, "__name__", type(it).__name__),
@@ -68,8 +69,11 @@ def test_error_classes(pool, raised, expected):
 
 
 def test_other_errors_carry_the_traceback(pool):
-    with pytest.raises(RankError, match=r"(?s)rank 0 of 2 raised.*in raise_on.*KeyError: 'lost'"):
+    whole = r"(?s)rank 0 of 2 raised.*in raise_on.*KeyError: 'lost'"
+    with pytest.raises(RankError, match=whole) as caught:
         pool(2).call("raise_on", [0, 1], KeyError("lost"))
+    assert in_one_line(caught.value) == "rank 0 of 2 raised KeyError: 'lost'"
+    assert in_one_line(RankFailure("rank 1 died")) == "RankFailure: rank 1 died"
 
 
 def test_result_that_cannot_be_pickled_is_an_error(start):

@@ -5,6 +5,7 @@ only the commands to the thread (add, abort, stop) pass through one.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from sidewinder.engine.engine import Engine
 from sidewinder.engine.gathering import Gatherer, Stamped
 from sidewinder.engine.intake import Call
 from sidewinder.engine.outputs import Increment
+from sidewinder.parallel.errors import NotFinite, RankFailure, in_one_line
 
 
 class Overloaded(RuntimeError):
@@ -272,7 +274,11 @@ class AsyncEngine:
         # Whatever went wrong, the open requests must end and the process must learn of it.
         except BaseException as error:
             self._call_soon(self._deliver, self._gatherer.rest())
-            self._call_soon(self._fail, f"a step failed ({type(error).__name__}: {error})")
+            if not isinstance(
+                error, RankFailure | NotFinite
+            ):  # these say all that there is to know
+                logging.getLogger(__name__).error("a step failed", exc_info=error)
+            self._call_soon(self._fail, f"a step failed ({in_one_line(error)})")
 
     def _take_commands(self) -> bool:
         """Wait for work; False when it is time to stop."""

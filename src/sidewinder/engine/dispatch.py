@@ -8,6 +8,7 @@ from sidewinder.engine.engine import Engine
 from sidewinder.engine.intake import Call
 from sidewinder.engine.interrupt import interrupt_after
 from sidewinder.engine.outputs import Increment
+from sidewinder.parallel.errors import in_one_line
 from sidewinder.state.cache.cache import StateCache
 
 Result = TypeVar("Result")
@@ -91,7 +92,7 @@ class Dispatcher:
             try:
                 return function()
             except BaseException as error:
-                self.closed = f"a step failed ({type(error).__name__}: {error})"
+                self.closed = f"a step failed ({in_one_line(error)})"
                 raise
 
     def _drop(self, calls: Sequence[Call]) -> None:

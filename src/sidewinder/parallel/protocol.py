@@ -9,7 +9,7 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sidewinder.parallel.errors import RankError, RankFailure
+from sidewinder.parallel.errors import NotFinite, RankError, RankFailure
 
 Transport = Literal["shared memory", "tcp", "gloo", "symmetric memory", "nccl", "staged"]
 
@@ -18,7 +18,7 @@ EMPTY = b""
 
 KNOWN_ERRORS: tuple[type[Exception], ...] = (
     FileNotFoundError, PermissionError, OSError, ValueError, NotImplementedError, MemoryError,
-    RankFailure,
+    RankFailure, NotFinite,
 )  # fmt: skip
 """Exceptions that come back as what they were; the first class that fits."""
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.engine.plan import Admission
+from sidewinder.parallel.errors import NotFinite
 from sidewinder.sampling import filters, select
 from sidewinder.sampling.draw import Rows, draw, uniform_bits
 from sidewinder.sampling.params import SamplingParams, TokenLogprobs
@@ -45,16 +46,16 @@ def check_finite(best: Tensor) -> None:
     """Raise if a row's largest logit, `best` `[rows]`, is not finite; NaN counts as the largest.
 
     Raises:
-        RuntimeError: naming the first such row.
+        NotFinite: naming the first such row.
     """
     finite = torch.isfinite(best)
     if not bool(finite.all()):
         raise not_finite(int(torch.nonzero(~finite)[0]), len(best))
 
 
-def not_finite(row: int, rows: int) -> RuntimeError:
+def not_finite(row: int, rows: int) -> NotFinite:
     """What is raised where the largest logit of `row` is not finite."""
-    return RuntimeError(
+    return NotFinite(
         f"the model's logits hold NaN or infinity (row {row} of {rows}): the weights "
         "are damaged or overflow in this dtype; try dtype='float32'"
     )

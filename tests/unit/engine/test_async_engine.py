@@ -15,6 +15,7 @@ from sidewinder.engine.gathering import Gatherer
 from sidewinder.engine.intake import Call
 from sidewinder.engine.limits import Limits
 from sidewinder.engine.request import Request
+from sidewinder.parallel.errors import RankError, RankFailure
 from sidewinder.sampling import SamplingParams
 
 LIMITS = Limits(n_slots=3, max_step_tokens=16, max_logit_rows=100)
@@ -159,6 +160,24 @@ def test_a_failing_step_ends_every_stream():
             engine.reserve(1)
 
     run(scenario, executor=Failing(LIMITS))
+
+
+@pytest.mark.parametrize("kind", [RankError, RankFailure])
+def test_a_ranks_traceback_is_for_the_log(caplog, kind):
+    text = "rank 0 of 2 raised\n\nTraceback ...\nKeyError: 'x'"
+
+    class Failing(ToyExecutor):
+        def step(self, _plan):
+            raise kind(text if kind is RankError else "rank 1 of 2 died")
+
+    async def scenario(engine, *_):
+        [ended] = await asyncio.gather(token_ids(submit(engine, call())), return_exceptions=True)
+        reason = str(ended)
+        assert "Traceback" not in reason
+        assert ("raised KeyError: 'x'" if kind is RankError else "rank 1 of 2 died") in reason
+
+    run(scenario, executor=Failing(LIMITS))
+    assert ("Traceback ..." in caplog.text) == (kind is RankError)
 
 
 @pytest.mark.parametrize("events_per_s", [None, 0.1])
