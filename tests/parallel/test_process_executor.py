@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,17 @@ def test_nothing_listens_beyond_loopback(pool):
 
 def test_failed_rank_failure_is_a_runtime_error():
     assert issubclass(RankFailure, RuntimeError)
+
+
+def test_a_rank_that_ended_between_calls_is_found(start):
+    executor = start(2)
+    executor.check()
+    assert executor.call("ping") == 0
+    pids = executor.pids
+    os.kill(pids[1], signal.SIGKILL)
+    os.waitid(os.P_PID, pids[1], os.WEXITED | os.WNOWAIT)
+    with pytest.raises(RankFailure, match=r"rank 1 of 2 died \(signal 9, SIGKILL\) during a pause"):
+        executor.check()
+    assert all(map(gone, pids))
+    with pytest.raises(RuntimeError, match="the executor is closed: rank 1 of 2 died"):
+        executor.call("ping")

@@ -19,6 +19,9 @@ from sidewinder.engine.intake import Call
 from sidewinder.engine.outputs import Increment
 from sidewinder.parallel.errors import NotFinite, RankFailure, in_one_line
 
+CHECK_S = 1.0
+"""Seconds between two looks whether the ranks still run, while there is nothing to do."""
+
 
 class Overloaded(RuntimeError):
     """The queue is full.
@@ -282,7 +285,10 @@ class AsyncEngine:
 
     def _take_commands(self) -> bool:
         """Wait for work; False when it is time to stop."""
-        taken, goes_on = self._commands.take(wait=not self._engine.has_work)
+        taken, goes_on = self._commands.take(0 if self._engine.has_work else CHECK_S)
+        while goes_on and not (taken or self._engine.has_work):
+            self._engine.check_ranks()
+            taken, goes_on = self._commands.take(CHECK_S)
         for command in taken:
             if isinstance(command, int):
                 self._engine.abort(command)

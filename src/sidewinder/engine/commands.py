@@ -26,14 +26,14 @@ class Commands:
             self._stopped = True
             self._ready.notify()
 
-    def take(self, wait: bool) -> tuple[deque[Call | int], bool]:
+    def take(self, wait_s: float) -> tuple[deque[Call | int], bool]:
         """What was asked for since the last time, in order, and whether to go on.
 
         Args:
-            wait: for something to do.
+            wait_s: how long to wait for something to do, where there is nothing yet.
         """
         with self._ready:
-            while wait and not (self._queue or self._stopped):
-                self._ready.wait()
+            if wait_s > 0:
+                self._ready.wait_for(lambda: self._queue or self._stopped, wait_s)
             taken, self._queue = self._queue, deque()
             return taken, not self._stopped

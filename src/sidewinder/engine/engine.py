@@ -137,6 +137,12 @@ class Engine:
             self._count(progress, ended - started)
         return [self._take(part, started, ended) for part in progress]
 
+    def check_ranks(self) -> None:
+        """Raise RankFailure if a rank has ended; call it between steps."""
+        self.failed = True  # Unless all of them run.
+        self._executor.check()
+        self.failed = False
+
     def flush(self, to_disk: bool = False) -> None:
         """Have the ranks do what is pending for kept states; call it between steps.
 

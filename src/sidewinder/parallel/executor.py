@@ -20,6 +20,14 @@ class Executor(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Whether the ranks still run, between two calls.
+
+        Raises:
+            RankFailure: if one has ended; the executor is closed.
+        """
+        ...
+
     def close(self) -> None:
         """End the ranks and leave nothing behind. Calling twice is fine."""
         ...
@@ -41,6 +49,9 @@ class InlineExecutor:
         if self._runner is None:
             raise RuntimeError("the executor is closed")
         return getattr(self._runner, method)(*args)
+
+    def check(self) -> None:
+        pass  # we run
 
     def close(self) -> None:
         self._runner = None

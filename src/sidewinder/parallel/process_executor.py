@@ -101,6 +101,17 @@ class ProcessExecutor:
             raise
         return self._settle(answers)
 
+    def check(self) -> None:
+        self._doing = "a pause"
+        for worker in self._workers:
+            if worker.process.poll() is None:
+                continue
+            try:
+                self._fail(worker, how_it_ended(worker.process))
+            except RankFailure as failure:
+                self._end(str(failure))
+                raise
+
     def close(self) -> None:
         if self._over is None:
             self._over = "close() was called"

@@ -162,6 +162,29 @@ def test_a_failing_step_ends_every_stream():
     run(scenario, executor=Failing(LIMITS))
 
 
+def test_a_rank_that_ends_while_nothing_runs_is_noticed(monkeypatch):
+    """A server would call itself ready, and lose the next request."""
+    monkeypatch.setattr("sidewinder.engine.async_engine.CHECK_S", 0.01)
+
+    class Ending(ToyExecutor):
+        checks = 0
+
+        def check(self):
+            self.checks += 1
+            if self.checks == 3 and self.plans:
+                raise RankFailure("rank 1 of 2 died")
+            self.checks %= 3
+
+    async def scenario(engine, *_):
+        assert await token_ids(submit(engine, call()))
+        while not engine.failed:
+            await asyncio.sleep(0.01)
+        with pytest.raises(EngineClosed, match="rank 1 of 2 died"):
+            engine.reserve(1)
+
+    run(scenario, executor=Ending(LIMITS))
+
+
 @pytest.mark.parametrize("kind", [RankError, RankFailure])
 def test_a_ranks_traceback_is_for_the_log(caplog, kind):
     text = "rank 0 of 2 raised\n\nTraceback ...\nKeyError: 'x'"

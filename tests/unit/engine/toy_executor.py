@@ -39,6 +39,9 @@ class ToyExecutor:
     def call(self, method, *args):
         return getattr(self, method)(*args)
 
+    def check(self):
+        pass
+
     def close(self):
         self.closed = True
 
