@@ -99,7 +99,7 @@ def test_place_is_read_from_the_environment():
 @pytest.mark.parametrize("name", sorted(PLACE))
 def test_absent_variable_is_named(name):
     environment = {key: value for key, value in PLACE.items() if key != name}
-    with pytest.raises(ValueError, match=rf"{name} is not set; start with: torchrun"):
+    with pytest.raises(ValueError, match=rf"not set: {name}; start with: torchrun"):
         TorchrunPlace.read(environment, 2)
 
 
