@@ -156,9 +156,8 @@ def _open_bin(file: Path) -> dict[str, StoredTensor]:
 
 def _unreadable(file: Path, error: Exception) -> ValueError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if reason.startswith(
-        "Weights only load failed"
-    ):  # torch advises to run whatever code the file holds
+    # torch's own text advises to run whatever code the file holds.
+    if reason.startswith("Weights only load failed"):
         reason = "it is not a pickle of plain tensors"
     return ValueError(
         f"{file} is truncated, corrupt or not a weight file ({reason}); fetch it again"
