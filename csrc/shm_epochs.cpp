@@ -14,18 +14,12 @@
 #include <linux/futex.h>
 #endif
 
+#include "pause.h"
+
 namespace sidewinder {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-void pause() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
-}
 
 // Epochs wrap around: later means less than half of the circle ahead.
 bool reached(const Mailbox& box, uint32_t epoch) {

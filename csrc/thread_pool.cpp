@@ -13,6 +13,8 @@
 #include <thread>
 #include <vector>
 
+#include "pause.h"
+
 namespace sidewinder {
 namespace {
 
@@ -21,14 +23,6 @@ namespace {
 // on the very core where its caller spins, which then takes some milliseconds to notice.
 constexpr int kSpins = 2000;
 constexpr auto kAwake = std::chrono::milliseconds(5);
-
-void pause() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
-}
 
 int usable_cpus() {
 #if defined(__linux__)

@@ -277,8 +277,7 @@ class AsyncEngine:
         # Whatever went wrong, the open requests must end and the process must learn of it.
         except BaseException as error:
             self._call_soon(self._deliver, self._gatherer.rest())
-            # Those two say all that there is to know.
-            if not isinstance(error, RankFailure | NotFinite):
+            if not isinstance(error, RankFailure | NotFinite):  # They say all there is to know.
                 logging.getLogger(__name__).error("a step failed", exc_info=error)
             self._call_soon(self._fail, f"a step failed ({in_one_line(error)})")
 

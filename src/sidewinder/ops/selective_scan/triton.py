@@ -68,7 +68,8 @@ def selective_scan(
 ) -> Tensor:
     """As `reference.selective_scan`.
 
-    A sequence's results do not depend on the batch around it: chunks start where sequences start.
+    A sequence's results depend on the batch around it only in rounding: how a step is cut follows
+    from all of its sequences (`chunks.py`).
     """
     for part in (x, dt, A, B, C, D, z, dt_bias, state):
         assert part is None or part.stride(-1) == 1, "the last dimension is contiguous"
@@ -106,6 +107,7 @@ def _update(a: _Arguments, config: tuning.Config) -> None:
 def _prefill(a: _Arguments, config: tuning.Config) -> None:
     seqs, channels, constants = a.seqs, a.A.shape[1], _constants(a, config)
     lengths = seqs.prompt_lengths
+    # Only tests name a length.
     chunk = config.get("chunk") or chunks.chunk_of(config, lengths, channels, multiprocessors())
     n_chunks, starts = len(lengths), None
     if chunk < max(lengths):
