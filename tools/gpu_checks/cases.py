@@ -1,11 +1,11 @@
 """What is timed: every operator at the sizes of the models, with what it must move or compute."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from gpu_checks.attention_cases import attention_case, prompt_attention_case
+from gpu_checks.case import Case, normal
 from gpu_checks.context import MODELS, Context
 from sidewinder.bench.roofline import model_work
 from sidewinder.config import ModelConfig
@@ -15,38 +15,15 @@ from sidewinder.ops.gated_rms_norm import gated_rms_norm
 from sidewinder.ops.gated_squares import gated_squares
 from sidewinder.ops.launching import multiprocessors
 from sidewinder.ops.linear import linear
-from sidewinder.ops.paged_attention import paged_attention
 from sidewinder.ops.projected_scan import projected_scan
-from sidewinder.ops.prompt_attention import prompt_attention
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.ops.scaled_rows import scaled_rows
 from sidewinder.ops.selective_scan import chunks, selective_scan
 from sidewinder.ops.ssd_scan import ssd_scan
 from sidewinder.ops.with_scalar import with_scalar
 from sidewinder.state.batch import Sequences, pack
-from sidewinder.state.kv_index import KVIndex
 
 PREFILL, DECODES = 8192, (1, 32)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One measurement.
-
-    Attributes:
-        kind: which efficiency of the projection it stands for.
-        name: operator and load.
-        make: makes new tensors, and returns what is to be timed.
-        bytes, flops: what it must move and compute at least.
-        special: exponentials and the like that our kernels take.
-    """
-
-    kind: str
-    name: str
-    make: Callable[[], Callable[[], object]]
-    bytes: float
-    flops: float = 0.0
-    special: float = 0.0
 
 
 def all_cases(context: Context) -> Iterator[tuple[str, Case]]:
@@ -250,45 +227,6 @@ def scaled_rows_case(context: Context, config: ModelConfig, name: str, tokens: i
     return Case("memory", f"scaled_rows, {name}", make, moved)
 
 
-def attention_case(context: Context, config: ModelConfig) -> Case:
-    """Thirty-two sequences' next tokens over 1,024 stored ones each."""
-    assert config.attention is not None
-    n, length = context.pick(32, 2), context.pick(1024, 32)
-    heads, width = config.attention.n_heads, config.attention.head_dim
-    kv_heads = config.attention.n_kv_heads
-
-    def make() -> Callable[[], object]:
-        k, v = (normal(context, n * length, kv_heads, width) for _ in range(2))
-        q = normal(context, n, heads, width)
-        read = torch.arange(n * length, device=context.device).view(n, length)
-        lengths = torch.full((n,), length, device=context.device)
-        return lambda: paged_attention(q, k, v, read, lengths, width**-0.5)
-
-    moved = 2 * n * length * kv_heads * width * context.dtype.itemsize
-    return Case("memory", f"paged_attention, decode {n} of {length}", make, moved)
-
-
-def prompt_attention_case(
-    context: Context, config: ModelConfig, name: str, new: int, total: int
-) -> Case:
-    """The last `new` of a text's `total` tokens. The projection has no constant for it."""
-    assert config.attention is not None
-    heads, width = config.attention.n_heads, config.attention.head_dim
-    kv_heads = config.attention.n_kv_heads
-
-    def make() -> Callable[[], object]:
-        q = normal(context, new, heads, width)
-        k, v = (normal(context, total, kv_heads, width) for _ in range(2))
-        places = torch.arange(total, device=context.device)
-        index = KVIndex(places[total - new :], (places,), (0, new), n_singles=0)
-        return lambda: prompt_attention(q, k, v, index, (width / 2) ** -0.5)
-
-    moved = 2 * (new * heads + total * kv_heads) * width * context.dtype.itemsize
-    pairs = new * (total - (new - 1) / 2)
-    flops = 4.0 * pairs * heads * width
-    return Case("prompts", f"prompt_attention, {name}", make, moved, flops)
-
-
 def codec_cases(context: Context) -> Iterator[Case]:
     """Encode; decode, sum and encode; decode: of a delta that four ranks sum. And at two ranks the
     decode that goes on to the residual and the norm."""
@@ -324,7 +262,3 @@ def sequences(context: Context, tokens: int, n_seqs: int) -> Sequences:
     """A packed batch of equal sequences in slots of their own, which hold states to go on from."""
     each = [[0] * (tokens // n_seqs)] * n_seqs
     return pack(each, list(range(n_seqs)), [1] * n_seqs, device=context.device).seqs
-
-
-def normal(context: Context, *shape: int) -> Tensor:
-    return torch.randn(*shape, device=context.device, dtype=context.dtype)

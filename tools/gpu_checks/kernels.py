@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from gpu_checks.cases import PREFILL, Case, all_cases
+from gpu_checks.case import Case
+from gpu_checks.cases import PREFILL, all_cases
 from gpu_checks.context import Context
 from gpu_checks.fast_kernels import mamba_ssm_rows
 from sidewinder.bench.roofline import model_work

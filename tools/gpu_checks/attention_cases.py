@@ -1,0 +1,51 @@
+"""A hybrid's attention: single tokens over pages, and prompts."""
+
+from collections.abc import Callable
+
+import torch
+
+from gpu_checks.case import Case, normal
+from gpu_checks.context import Context
+from sidewinder.config import ModelConfig
+from sidewinder.ops.paged_attention import paged_attention
+from sidewinder.ops.prompt_attention import prompt_attention
+from sidewinder.state.kv_index import KVIndex
+
+
+def attention_case(context: Context, config: ModelConfig) -> Case:
+    """Thirty-two sequences' next tokens over 1,024 stored ones each."""
+    assert config.attention is not None
+    n, length = context.pick(32, 2), context.pick(1024, 32)
+    heads, width = config.attention.n_heads, config.attention.head_dim
+    kv_heads = config.attention.n_kv_heads
+
+    def make() -> Callable[[], object]:
+        k, v = (normal(context, n * length, kv_heads, width) for _ in range(2))
+        q = normal(context, n, heads, width)
+        read = torch.arange(n * length, device=context.device).view(n, length)
+        lengths = torch.full((n,), length, device=context.device)
+        return lambda: paged_attention(q, k, v, read, lengths, width**-0.5)
+
+    moved = 2 * n * length * kv_heads * width * context.dtype.itemsize
+    return Case("memory", f"paged_attention, decode {n} of {length}", make, moved)
+
+
+def prompt_attention_case(
+    context: Context, config: ModelConfig, name: str, new: int, total: int
+) -> Case:
+    """The last `new` of a text's `total` tokens. The projection has no constant for it."""
+    assert config.attention is not None
+    heads, width = config.attention.n_heads, config.attention.head_dim
+    kv_heads = config.attention.n_kv_heads
+
+    def make() -> Callable[[], object]:
+        q = normal(context, new, heads, width)
+        k, v = (normal(context, total, kv_heads, width) for _ in range(2))
+        places = torch.arange(total, device=context.device)
+        index = KVIndex(places[total - new :], (places,), (0, new), n_singles=0)
+        return lambda: prompt_attention(q, k, v, index, (width / 2) ** -0.5)
+
+    moved = 2 * (new * heads + total * kv_heads) * width * context.dtype.itemsize
+    pairs = new * (total - (new - 1) / 2)
+    flops = 4.0 * pairs * heads * width
+    return Case("prompts", f"prompt_attention, {name}", make, moved, flops)
