@@ -9,7 +9,7 @@ from sidewinder.collectives.base import Collectives
 from sidewinder.collectives.quantised.all_reduce import QuantisedCollectives
 from sidewinder.collectives.quantised.policy import policy_of
 from sidewinder.collectives.rank_order import sum_in_rank_order
-from sidewinder.engine.graphs import CudaRecorder
+from sidewinder.engine.recorders import CudaRecorder
 from sidewinder.parallel.group import TensorParallel
 
 SHAPES = ((1,), (7,), (1, 2560), (32, 2560), (3, 5, 8))

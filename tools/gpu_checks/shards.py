@@ -15,8 +15,9 @@ from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.rank_order import sum_in_rank_order
 from sidewinder.config import ModelConfig
 from sidewinder.engine.counted import CallCounter
-from sidewinder.engine.graphs import CudaRecorder, DecodeGraphs, EagerRecorder, Spare
+from sidewinder.engine.decode_graphs import DecodeGraphs
 from sidewinder.engine.plan import Admission, SequenceStep
+from sidewinder.engine.recorders import CudaRecorder, EagerRecorder, Spare
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.group import SINGLE, TensorParallel

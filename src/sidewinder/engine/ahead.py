@@ -17,8 +17,9 @@ from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.quantised.all_reduce import quantised
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.buckets import Bucket
-from sidewinder.engine.graphs import FEWEST_PAGES, LARGEST_BUCKET, bucket_of
+from sidewinder.engine.decode_graphs import FEWEST_PAGES, LARGEST_BUCKET, bucket_of
 from sidewinder.engine.memory import DEFAULT_LENGTH
+from sidewinder.engine.prompt_graphs import StepInputs, StepShape, shapes_for
 from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
@@ -137,6 +138,8 @@ class _Rank:
         for size in self._buckets():
             for pages in self._page_buckets():
                 yield partial(self._decode, size, pages)
+        for shape in self._shapes():
+            yield partial(self._run_shape, shape)
         for load in self._loads():
             yield partial(self._run_load, load)
 
@@ -150,6 +153,11 @@ class _Rank:
             return [0]
         first, last = FEWEST_PAGES.bit_length() - 1, self._pages.bit_length() - 1
         return [1 << exponent for exponent in range(first, last + 1)]
+
+    def _shapes(self) -> list[StepShape]:
+        """Of prompts' graphs; block sizes may change at powers of two of rows."""
+        shapes = () if self._pages else shapes_for(self._engine.max_batch_size)
+        return [shape for shape in shapes if power_of_two(shape.tokens) == shape.tokens]
 
     def _loads(self) -> Iterator[_Load]:
         """Kernels search among a power of two of prompts; where none is long they are not cut;
@@ -167,6 +175,9 @@ class _Rank:
 
     def _decode(self, size: int, pages: int) -> None:
         self._run(Bucket.of(size, pages, META).batch(), size)
+
+    def _run_shape(self, shape: StepShape) -> None:
+        self._run(StepInputs(shape, META).batch, shape.sequences)
 
     def _run_load(self, load: _Load) -> None:
         n = load.decodes + len(load.prompts)

@@ -1,12 +1,12 @@
 """Buffers of decode steps of one size, on device and host, and steps on their way."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sidewinder.engine.recorders import NOT_RECORDED, Recorded
 from sidewinder.sampling.captured import NOT_FINITE
 from sidewinder.sampling.sampler import not_finite
 from sidewinder.state.batch import DecodeTables, PackedBatch, Sequences
@@ -28,8 +28,7 @@ class Bucket:
         hosts: what copies take and tokens come back to, used in turn: while one step runs, the next
             is started. Pinned on machines with a GPU.
         turn: which is the next.
-        replay: does a step.
-        calls: collectives in one step.
+        recorded: does a step, once it was recorded.
         logits: `[size, vocab_local]` of the last step.
         tokens: int64 `[size]`, drawn in it; `NOT_FINITE` marks a broken row.
     """
@@ -38,8 +37,7 @@ class Bucket:
     numbers: Tensor
     hosts: tuple["HostBuffers", ...]
     turn: int = 0
-    replay: Callable[[], None] | None = None
-    calls: int = 0
+    recorded: Recorded = NOT_RECORDED
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
     tokens: Tensor = field(default_factory=lambda: torch.empty(0))
 

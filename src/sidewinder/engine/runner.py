@@ -1,6 +1,6 @@
 """One rank's share of the work: weights, state, and the steps that run on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,12 +13,14 @@ from sidewinder.collectives.thresholds import use_thresholds
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.buckets import Started
 from sidewinder.engine.counted import CallCounter
-from sidewinder.engine.graphs import DecodeGraphs, Spare, recorder_for
+from sidewinder.engine.decode_graphs import DecodeGraphs
 from sidewinder.engine.loading import load_model
 from sidewinder.engine.memory import gather_integer
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
+from sidewinder.engine.prompt_graphs import PromptGraphs, prompt_graphs_for
 from sidewinder.engine.rank_state import open_state
 from sidewinder.engine.recorded import RecordedSteps, recorded_steps
+from sidewinder.engine.recorders import Spare, recorder_for
 from sidewinder.engine.report import RunnerReport
 from sidewinder.engine.request import NO_NEXT_TOKEN
 from sidewinder.models.base import Model
@@ -29,7 +31,7 @@ from sidewinder.sampling.params import TokenLogprobs
 from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
 from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.sensitivity import policy_for
-from sidewinder.state.batch import PackedBatch, pack
+from sidewinder.state.batch import pack
 from sidewinder.state.cache.ops import StateOp
 from sidewinder.state.cache.store import SnapshotStore
 from sidewinder.state.pool import StatePool
@@ -60,10 +62,11 @@ def build_runner(
     recorder = recorder_for(engine.cuda_graphs, device, collectives)
     # Graphs take a slot and a page that the scheduler does not know.
     state = open_state(engine, built, collectives, n_spare=int(recorder is not None))
-    graphs = None
+    graphs = prompts = None
     if recorder is not None:
         spare = Spare(state.size.n_slots, state.size.n_pages)
         graphs = DecodeGraphs(built, state.pool, recorder, spare, counter)
+        prompts = prompt_graphs_for(built, state.pool, recorder, spare, counter)
     report = RunnerReport(
         pool=state.size,
         cache=state.cache,
@@ -80,7 +83,7 @@ def build_runner(
     store = SnapshotStore(state.pool, model, tp, engine.state_cache_dtype, agree)
     prepare_for_steps(model)
     recorded = recorded_steps(engine.cuda_graphs, built, state.pool, counter)
-    return Runner(built, state.pool, store, report, counter, answers, graphs, recorded)
+    return Runner(built, state.pool, store, report, counter, answers, graphs, prompts, recorded)
 
 
 def agree_on(device: torch.device, collectives: Collectives, flags: Sequence[bool]) -> list[bool]:
@@ -102,7 +105,8 @@ class Runner:
         counter: counts the model's collectives.
         answers: whether this rank's results are wanted; else logits and scores are not made up.
         graphs: runs the steps that only decode, on a GPU; None runs them like all others.
-        recorded: the same on a CPU.
+        prompts: runs short steps with prompts there.
+        recorded: runs the steps that only decode, on a CPU.
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class Runner:
         counter: CallCounter,
         answers: bool = True,
         graphs: DecodeGraphs | None = None,
+        prompts: PromptGraphs | None = None,
         recorded: RecordedSteps | None = None,
     ) -> None:
         self.model = model
@@ -123,6 +128,7 @@ class Runner:
         self._counter = counter
         self._answers = answers
         self._graphs = graphs
+        self._prompts = prompts
         self._recorded = recorded
         self._started: Started | None = None
         self._device = pool.conv.device
@@ -150,6 +156,18 @@ class Runner:
         results = [SequenceResult() for _ in sequences]
         if self._graphs is not None and self._graphs.serves(sequences):
             return StepResult(results, failed, self._step_by_graph(self._graphs, plan, results))
+        logits = None if self._prompts is None else self._prompts.logits(sequences)
+        if logits is None:
+            self._step_plainly(plan, results)
+        else:
+            self._draw(plan, logits.__getitem__, results)
+        if all(part.sample and len(part.tokens) == 1 for part in sequences):
+            self._report = replace(self._report, collectives_per_step=self._counter.calls - calls)
+        return StepResult(results, failed)
+
+    def _step_plainly(self, plan: StepPlan, results: list[SequenceResult]) -> None:
+        """Results of any step."""
+        sequences = plan.sequences
         batch = pack(
             [list(part.tokens) for part in sequences],
             [part.slot for part in sequences],
@@ -161,14 +179,16 @@ class Runner:
             hidden = self._recorded.forward(batch)
         else:
             hidden = self.model.forward(batch, self.pool)
-        self._draw(plan, batch, hidden, results)
-        if all(part.sample and len(part.tokens) == 1 for part in sequences):
-            self._report = replace(self._report, collectives_per_step=self._counter.calls - calls)
+        ends = batch.seqs.bounds[1:]
+
+        def logits_of(indices: list[int]) -> Tensor:
+            return self.model.local_logits(hidden[[ends[index] - 1 for index in indices]])
+
+        self._draw(plan, logits_of, results)
         for index, part in enumerate(sequences):
             if part.score or part.return_logits:
                 rows = hidden[batch.seqs.bounds[index] : batch.seqs.bounds[index + 1]]
                 self._read_rows(part, rows, results[index])
-        return StepResult(results, failed)
 
     def _step_by_graph(
         self, graphs: DecodeGraphs, plan: StepPlan, results: list[SequenceResult]
@@ -210,14 +230,18 @@ class Runner:
         return int(self.model.collectives.broadcast(own))
 
     def _draw(
-        self, plan: StepPlan, batch: PackedBatch, hidden: Tensor, results: list[SequenceResult]
+        self,
+        plan: StepPlan,
+        logits_of: Callable[[list[int]], Tensor],
+        results: list[SequenceResult],
     ) -> None:
+        """Draw where the plan asks for it; `logits_of` gives the logits of some sequences' last
+        rows."""
         drawing = [index for index, part in enumerate(plan.sequences) if part.sample]
         if not drawing:
             return
         slots = [plan.sequences[index].slot for index in drawing]
-        rows = hidden[[batch.seqs.bounds[index + 1] - 1 for index in drawing]]
-        logits = self.model.local_logits(rows)
+        logits = logits_of(drawing)
         allowed = [plan.sequences[index].allowed for index in drawing]
         tokens = self._sampler.sample(logits, slots, allowed)
         self._give(plan.sequences, drawing, logits, tokens, results)

@@ -62,8 +62,10 @@ def halves(seqs: Sequences) -> tuple[Sequences, Sequences] | None:
     """The rows of a batch in two parts of about the same size; None if it is too small.
 
     Decoding sequences stay together, in the first part. Sequences are not cut if a boundary is near
-    the middle.
+    the middle. Where only the device knows the boundaries nothing is cut.
     """
+    if seqs.fixed_shape:
+        return None
     if seqs.n_tokens - seqs.n_decodes < LEAST_ROWS or seqs.n_tokens < 2 * LEAST_ROWS:
         return None
     middle = max(seqs.n_tokens // 2, seqs.n_decodes)

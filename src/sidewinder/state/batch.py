@@ -19,6 +19,9 @@ class Sequences:
         fresh: bool `[S]` on the device; True where the slot's content counts as zero.
         bounds: `cu_seqlens` as Python integers.
         n_decodes: number of leading sequences with exactly one token each, fresh or not.
+        fixed_shape: the same object serves steps whose prompts differ in length. Where they begin
+            is known to the device only; `bounds` gives all of their rows to the first of them, so
+            that sizes that follow from it do for any lengths. Triton's kernels only.
     """
 
     cu_seqlens: Tensor
@@ -26,6 +29,7 @@ class Sequences:
     fresh: Tensor
     bounds: tuple[int, ...]
     n_decodes: int
+    fixed_shape: bool = False
 
     @property
     def n_seqs(self) -> int:

@@ -5,14 +5,9 @@ import torch
 
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.engine.counted import CallCounter, CountedCollectives
-from sidewinder.engine.graphs import (
-    LARGEST_BUCKET,
-    DecodeGraphs,
-    EagerRecorder,
-    Spare,
-    bucket_of,
-)
+from sidewinder.engine.decode_graphs import LARGEST_BUCKET, DecodeGraphs, bucket_of
 from sidewinder.engine.plan import Admission, SequenceStep
+from sidewinder.engine.recorders import EagerRecorder, Spare
 from sidewinder.models.registry import build_model
 from sidewinder.sampling import SamplingParams
 from sidewinder.sampling.sampler import Sampler
@@ -241,7 +236,7 @@ def test_buckets_hold_their_batches_with_little_padding():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_graph_replays_what_it_recorded():
-    from sidewinder.engine.graphs import CudaRecorder
+    from sidewinder.engine.recorders import CudaRecorder
 
     x, outputs = torch.ones(4, device="cuda"), {}
     replay = CudaRecorder().record(lambda: outputs.update(y=x * 2))

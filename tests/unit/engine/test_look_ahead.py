@@ -8,9 +8,9 @@ from toy_executor import ToyExecutor, next_state, toy_output
 from sidewinder import LLM, SamplingParams
 from sidewinder.engine import runner as runner_module
 from sidewinder.engine.engine import Engine
-from sidewinder.engine.graphs import EagerRecorder
 from sidewinder.engine.limits import Limits
 from sidewinder.engine.plan import PENDING
+from sidewinder.engine.recorders import EagerRecorder
 from sidewinder.engine.request import Request
 from sidewinder.testing import TINY, save_tiny
 

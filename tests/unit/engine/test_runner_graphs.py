@@ -6,8 +6,8 @@ import torch
 from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig
 from sidewinder.engine import runner as runner_module
-from sidewinder.engine.graphs import EagerRecorder, recorder_for
 from sidewinder.engine.plan import Admission, SequenceStep, StepPlan
+from sidewinder.engine.recorders import EagerRecorder, recorder_for
 from sidewinder.engine.runner import build_runner
 from sidewinder.parallel.group import SINGLE
 from sidewinder.sampling import SamplingParams

@@ -22,6 +22,7 @@ from sidewinder.collectives.absent import AbsentRanks
 from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig
 from sidewinder.engine.ahead import launched_by, target_of
+from sidewinder.engine.prompt_graphs import StepInputs, StepShape
 from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.registry import build_model
 from sidewinder.ops import tuning
@@ -72,24 +73,35 @@ def through_the_command_line(folder: Path) -> dict[str, Any]:
 
 
 def step_launches(
-    family: str, tokens: int, target: Target | None = None, tp: TensorParallel = SINGLE
+    family: str,
+    tokens: int,
+    target: Target | None = None,
+    tp: TensorParallel = SINGLE,
+    shape: StepShape | None = None,
 ) -> list[Launch]:
-    """A step of one new sequence on the CPU, recorded."""
+    """A step of one new sequence on the CPU, recorded; or one of a fixed shape."""
     config = tiny_config(family)
     weights = empty_shard(config, tp, torch.float32, "cpu")
     collectives = SingleRank() if tp == SINGLE else AbsentRanks(tp)
     model = build_model(config, tp, weights, collectives, overlap_of("auto", collectives))
     pool = StatePool(config, LocalDims.of(config, tp), 2, torch.float32, n_pages=4)
     batch = pack([[1] * tokens], [0], page_tables=[[0]] if config.attention else None)
+    if shape is not None:
+        inputs = StepInputs(shape, torch.device("cpu"))
+        inputs.spread()
+        batch = inputs.batch
     with recording(target) as launches, forced("triton"):
         model.local_logits(model.forward(batch, pool)[-1:])
     return launches
 
 
-def forgotten(family: str, tokens: int, tp: TensorParallel = SINGLE) -> list[str]:
+def forgotten(
+    family: str, tokens: int, tp: TensorParallel = SINGLE, shape: StepShape | None = None
+) -> list[str]:
     """Kernels of a step on real tensors that are not among what is compiled."""
-    wanted = set(launched(family, tp=tp.size))
-    stepped = unique(step_launches(family, tokens, target_of(DEVICES["h100"]), tp))
+    batch_size = 1 if shape is None else shape.sequences
+    wanted = set(launched(family, tp=tp.size, max_batch_size=batch_size))
+    stepped = unique(step_launches(family, tokens, target_of(DEVICES["h100"]), tp, shape))
     return [each.function for each in stepped if each not in wanted]
 
 
@@ -149,6 +161,11 @@ def main() -> None:
         "forgotten": [forgotten(family, tokens) for family in TINY for tokens in (1, 5)],
         "forgotten of uneven ranks": [
             forgotten("mamba", 1, TensorParallel(rank, 5)) for rank in (0, 4)
+        ],
+        "forgotten of fixed shapes": [
+            forgotten(family, 1, shape=shape)
+            for family in ("mamba", "mamba2")
+            for shape in (StepShape(0, 2, 64), StepShape(16, 8, 192))
         ],
         "exact": codecs(tp=2),
         "two ranks": codecs(tp=2, all_reduce="int8"),

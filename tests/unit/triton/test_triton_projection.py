@@ -11,7 +11,8 @@ from triton_cases import DEVICE, DTYPES, launching
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.engine.counted import CallCounter
-from sidewinder.engine.graphs import FEWEST_PAGES, DecodeGraphs, EagerRecorder, Spare
+from sidewinder.engine.decode_graphs import FEWEST_PAGES, DecodeGraphs
+from sidewinder.engine.recorders import EagerRecorder, Spare
 from sidewinder.layers.gated_output import gated_output
 from sidewinder.layers.weights import Weights
 from sidewinder.models.registry import build_model

@@ -8,16 +8,15 @@ step, which may be started before anybody has seen them, and come back in one co
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives
 from sidewinder.engine.buckets import INTEGERS, Bucket, Started
 from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.plan import PENDING, SequenceStep
+from sidewinder.engine.recorders import Recorder, Spare, record_step
 from sidewinder.models.base import Model
 from sidewinder.sampling.captured import DrawInputs, best_tokens, draw_tokens, split_bits
 from sidewinder.sampling.sampler import Draw, Sampler
@@ -25,65 +24,14 @@ from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.state.batch import PackedBatch
 from sidewinder.state.pool import StatePool
 
-cuda: Any = torch.cuda
-"""Its streams and graphs carry no types."""
-
 LARGEST_BUCKET = 256
 """Larger batches run without a graph: their kernels take longer than their launches."""
 
 FEWEST_PAGES = 16
 """Smallest bucket of KV pages per sequence; buckets double."""
 
-WARM_UPS = 2
-"""Runs before a recording: kernels are tuned and workspaces allocated in them."""
-
 Way = Literal["later", "greedy", "random"]
 """How much of drawing is in a graph: none of it, only the most likely token, or all of it."""
-
-
-class Recorder(Protocol):
-    """Makes something repeatable."""
-
-    def record(self, run: Callable[[], None]) -> Callable[[], None]:
-        """What does the work of `run` again, on the same memory, each time it is called."""
-        ...
-
-
-class CudaRecorder:
-    """Records CUDA graphs; they share memory, so only the last one replayed has valid results."""
-
-    def __init__(self) -> None:
-        self._memory = cuda.graph_pool_handle()
-
-    def record(self, run: Callable[[], None]) -> Callable[[], None]:
-        stream = cuda.Stream()
-        stream.wait_stream(cuda.current_stream())
-        with cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                run()
-        cuda.current_stream().wait_stream(stream)
-        cuda.synchronize()
-        graph = cuda.CUDAGraph()
-        # Other threads (NCCL's watchdog) go on asking the driver while this one records.
-        with cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-            run()
-        replay: Callable[[], None] = graph.replay
-        return replay
-
-
-class EagerRecorder:
-    """Runs the step again instead: the same work without a GPU, for tests."""
-
-    def record(self, run: Callable[[], None]) -> Callable[[], None]:
-        run()
-        return run
-
-
-def recorder_for(option: str, device: torch.device, collectives: Collectives) -> Recorder | None:
-    """What records decode steps where the option `cuda_graphs`, device and transport allow it."""
-    if option == "off" or device.type != "cuda" or not collectives.capturable:
-        return None
-    return CudaRecorder()
 
 
 def bucket_of(n: int) -> int:
@@ -93,14 +41,6 @@ def bucket_of(n: int) -> int:
         return 1 << (n - 1).bit_length()
     step = 8 if n <= 64 else 16
     return -(-n // step) * step
-
-
-@dataclass(frozen=True)
-class Spare:
-    """What padding rows use: a slot, and in hybrids a KV page, that no sequence ever gets."""
-
-    slot: int
-    page: int = 0
 
 
 class DecodeGraphs:
@@ -153,7 +93,7 @@ class DecodeGraphs:
         if draws is not None:
             sampler.advance(slots)
             drawing = bucket.send_back()
-        return Started(bucket.logits[: len(slots)], drawing, len(slots), bucket.calls)
+        return Started(bucket.logits[: len(slots)], drawing, len(slots), bucket.recorded.calls)
 
     def finish(
         self, started: Started, sequences: Sequence[SequenceStep], sampler: Sampler
@@ -178,9 +118,8 @@ class DecodeGraphs:
             bucket = self._record(size, n_pages, way)
             self._buckets[size, n_pages, way] = bucket
         bucket.fill(*self._rows(sequences, draws, size, n_pages))
-        assert bucket.replay is not None
-        bucket.replay()
-        self._counter.calls += bucket.calls
+        bucket.recorded.repeat()
+        self._counter.calls += bucket.recorded.calls
         return bucket
 
     def _pages_of(self, sequences: Sequence[SequenceStep]) -> int:
@@ -228,17 +167,8 @@ class DecodeGraphs:
             if way != "later":
                 self._last.index_copy_(0, batch.seqs.slots, bucket.tokens)
 
-        before = self._counter.calls
-        run()  # Counts the collectives of a step.
-        bucket.calls, self._counter.calls = self._counter.calls - before, before
-        try:
-            bucket.replay = self._recorder.record(run)
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"a decode step of {size} sequences cannot be recorded as a CUDA graph ({error}); "
-                "use cuda_graphs='off'"
-            ) from error
-        self._counter.calls = before
+        name = f"a decode step of {size} sequences"
+        bucket.recorded = record_step(self._recorder, self._counter, run, name)
         return bucket
 
     def _refresh(self, batch: PackedBatch, bucket: Bucket) -> None:

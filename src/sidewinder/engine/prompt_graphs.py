@@ -1,0 +1,233 @@
+"""Short steps with prompts as CUDA graphs: one per shape, replayed without Python between kernels.
+
+A GPU runs some hundred tokens in less time than Python takes to launch their kernels. Prompts of
+any lengths share a graph: their tokens lie end to end, and where each begins is read by the kernels
+from a buffer. A step is filled up to its shape with single tokens and an end of the buffer that
+belong to sequences in a spare slot, whose state nobody reads.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise, product, starmap
+
+import torch
+from torch import Tensor
+
+from sidewinder.engine.counted import CallCounter
+from sidewinder.engine.plan import SequenceStep
+from sidewinder.engine.recorders import (
+    NOT_RECORDED,
+    Recorded,
+    Recorder,
+    Spare,
+    record_step,
+)
+from sidewinder.models.base import Model
+from sidewinder.ops.dispatch import forced_backend
+from sidewinder.ops.launching import is_installed
+from sidewinder.state.batch import PackedBatch, Sequences
+from sidewinder.state.pool import StatePool
+
+SINGLES = (0, 4, 16, 64)
+"""Sequences of one token in a step, most of them decoding."""
+PROMPTS = (2, 8)
+"""Other sequences, with at least one that is padding. It may be empty."""
+TOKENS, TOKEN_STEP = 512, 64
+"""Rows of the largest step, and what all are multiples of. Of 7 billion parameters an H100 takes as
+long for so many as Python for the launches."""
+PLAIN_RUNS = 2
+"""Times that a shape runs plainly before it is recorded, which takes as long as five steps."""
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """Sizes that steps of one graph share.
+
+    Attributes:
+        singles: leading sequences of one token.
+        prompts: sequences behind them.
+        tokens: rows in all.
+    """
+
+    singles: int
+    prompts: int
+    tokens: int
+
+    @staticmethod
+    def of(sequences: Sequence[SequenceStep]) -> "StepShape | None":
+        """The smallest that holds a step; None if there is none, or no prompt in the step."""
+        n_singles = _count_singles(sequences)
+        n_prompts = len(sequences) - n_singles
+        singles = next((size for size in SINGLES if size >= n_singles), None)
+        prompts = next((size for size in PROMPTS if size > n_prompts), None)
+        if not n_prompts or singles is None or prompts is None:
+            return None
+        tokens = singles + sum(len(part.tokens) for part in sequences[n_singles:])
+        tokens = -(-tokens // TOKEN_STEP) * TOKEN_STEP
+        return StepShape(singles, prompts, tokens) if tokens <= TOKENS else None
+
+    @property
+    def sequences(self) -> int:
+        return self.singles + self.prompts
+
+    @property
+    def longest_bounds(self) -> tuple[int, ...]:
+        """Boundaries of the sequences if the first prompt has all rows that prompts can have."""
+        return (*range(self.singles + 1), *[self.tokens] * self.prompts)
+
+
+def shapes_for(batch: int) -> Iterator[StepShape]:
+    """The shapes that steps of at most so many sequences can have."""
+    singles = [size for less, size in pairwise((-1, *SINGLES)) if less + 1 < batch]
+    prompts = [size for less, size in pairwise((1, *PROMPTS)) if less <= batch]
+    tokens = range(TOKEN_STEP, TOKENS + 1, TOKEN_STEP)
+    return starmap(StepShape, product(singles, prompts, tokens))
+
+
+class StepInputs:
+    """What steps of one shape are given, where their graph finds it.
+
+    Args:
+        shape: of the steps.
+        device: where the model is.
+
+    Attributes:
+        batch: what the model runs.
+        last_rows: int64 `[sequences]`, each one's last row; of an empty one, any.
+    """
+
+    def __init__(self, shape: StepShape, device: torch.device) -> None:
+        n = shape.sequences
+        self._sizes = [shape.tokens, n, n, n + 1]
+        self._integers = torch.zeros(sum(self._sizes), dtype=torch.int64, device=device)
+        seqs = Sequences(
+            cu_seqlens=torch.empty(n + 1, dtype=torch.int32, device=device),
+            slots=torch.empty(n, dtype=torch.int64, device=device),
+            fresh=torch.empty(n, dtype=torch.bool, device=device),
+            bounds=shape.longest_bounds,
+            n_decodes=shape.singles,
+            fixed_shape=True,
+        )
+        token_ids = torch.empty(shape.tokens, dtype=torch.int64, device=device)
+        self.batch = PackedBatch(token_ids, seqs, starts=())
+        self.last_rows = torch.empty(n, dtype=torch.int64, device=device)
+
+    def fill(self, integers: list[int]) -> None:
+        """Send a step's tokens, slots, starts and boundaries, one after the other."""
+        self._integers.copy_(torch.tensor(integers, dtype=torch.int64))
+
+    def spread(self) -> None:
+        """From the one buffer to the tensors that operators take: the first kernels of a graph."""
+        tokens, slots, starts, bounds = torch.split(self._integers, self._sizes)
+        self.batch.token_ids.copy_(tokens)
+        self.batch.seqs.slots.copy_(slots)
+        self.batch.seqs.fresh.copy_(starts == 0)
+        self.batch.seqs.cu_seqlens.copy_(bounds)
+        self.last_rows.copy_((bounds[1:] - 1).clamp_(min=0))
+
+
+@dataclass
+class _Graph:
+    """A shape's inputs, what runs it, and the logits `[sequences, vocab_local]` of the last run."""
+
+    inputs: StepInputs
+    recorded: Recorded = NOT_RECORDED
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+class PromptGraphs:
+    """Runs short steps with prompts of one rank; every rank makes the same calls.
+
+    Args:
+        model, pool: this rank's, without attention; the pool has the spare slot.
+        recorder: makes graphs.
+        spare: for padding.
+        counter: of the model's collectives; goes on counting in replays.
+    """
+
+    def __init__(
+        self, model: Model, pool: StatePool, recorder: Recorder, spare: Spare, counter: CallCounter
+    ) -> None:
+        assert pool.kv is None, "attention over prompts has no fixed shape"
+        self._model, self._pool, self._recorder = model, pool, recorder
+        self._spare, self._counter = spare, counter
+        self._seen = Counter[StepShape]()
+        self._graphs: dict[StepShape, _Graph] = {}
+
+    def logits(self, sequences: Sequence[SequenceStep]) -> Tensor | None:
+        """Run a step: logits `[sequences, vocab_local]` of each one's last row, valid until the
+        next step. None, and nothing is run, if it is to be run plainly.
+
+        Raises:
+            RuntimeError: if a graph cannot be recorded.
+        """
+        if any(part.score or part.return_logits for part in sequences):
+            return None
+        shape = StepShape.of(sequences)
+        if shape is None:
+            return None
+        self._seen[shape] += 1
+        if self._seen[shape] <= PLAIN_RUNS:
+            return None
+        if shape not in self._graphs:
+            self._graphs[shape] = self._record(shape)
+        graph = self._graphs[shape]
+        graph.inputs.fill(self._integers(shape, sequences))
+        graph.recorded.repeat()
+        self._counter.calls += graph.recorded.calls
+        n_singles = _count_singles(sequences)
+        n_prompts = len(sequences) - n_singles
+        singles, prompts = torch.split(graph.logits, [shape.singles, shape.prompts])
+        return torch.cat([singles[:n_singles], prompts[:n_prompts]])
+
+    def _record(self, shape: StepShape) -> _Graph:
+        inputs = StepInputs(shape, self._pool.conv.device)
+        # While it warms up and records, all rows are padding: no sequence's state changes.
+        inputs.fill(self._integers(shape, []))
+        graph = _Graph(inputs)
+
+        def run() -> None:
+            inputs.spread()
+            hidden = self._model.forward(inputs.batch, self._pool)
+            graph.logits = self._model.local_logits(hidden.index_select(0, inputs.last_rows))
+
+        name = f"a step of {shape.tokens} tokens with prompts"
+        graph.recorded = record_step(self._recorder, self._counter, run, name)
+        return graph
+
+    def _integers(self, shape: StepShape, sequences: Sequence[SequenceStep]) -> list[int]:
+        """What `StepInputs.fill` takes: the sequences, filled up."""
+        n_singles = _count_singles(sequences)
+        padding = SequenceStep(self._spare.slot, (0,), 0)
+        empty = SequenceStep(self._spare.slot, (), 0)
+        parts = [*sequences[:n_singles], *[padding] * (shape.singles - n_singles)]
+        parts += sequences[n_singles:]
+        parts += [empty] * (shape.sequences - 1 - len(parts))
+        n_tokens = sum(len(part.tokens) for part in parts)
+        parts.append(SequenceStep(self._spare.slot, (0,) * (shape.tokens - n_tokens), 0))
+        return [
+            *(token for part in parts for token in part.tokens),
+            *(part.slot for part in parts),
+            *(part.start for part in parts),
+            *accumulate((len(part.tokens) for part in parts), initial=0),
+        ]
+
+
+def prompt_graphs_for(
+    model: Model, pool: StatePool, recorder: Recorder, spare: Spare, counter: CallCounter
+) -> PromptGraphs | None:
+    """Graphs of short prompts where the model and its operators allow them: a hybrid's attention
+    needs lengths on the host, and so do all operators that are not Triton's."""
+    launched = is_installed() and forced_backend() in (None, "triton")
+    if pool.kv is not None or not launched:
+        return None
+    return PromptGraphs(model, pool, recorder, spare, counter)
+
+
+def _count_singles(sequences: Sequence[SequenceStep]) -> int:
+    """Leading sequences of one token, as `state.batch.pack` counts them."""
+    for index, part in enumerate(sequences):
+        if len(part.tokens) != 1:
+            return index
+    return len(sequences)

@@ -1,0 +1,116 @@
+"""What makes a step of fixed shape repeatable: CUDA graphs, or running it again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from sidewinder.collectives.base import Collectives
+from sidewinder.engine.counted import CallCounter
+
+cuda: Any = torch.cuda
+"""Its streams and graphs carry no types."""
+
+WARM_UPS = 2
+"""Runs before a recording: kernels are tuned and workspaces allocated in them."""
+
+
+class Recorder(Protocol):
+    """Makes something repeatable."""
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        """What does the work of `run` again, on the same memory, each time it is called."""
+        ...
+
+
+class CudaRecorder:
+    """Records CUDA graphs; they share memory, so only the last one replayed has valid results."""
+
+    def __init__(self) -> None:
+        self._memory = cuda.graph_pool_handle()
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        stream = cuda.Stream()
+        stream.wait_stream(cuda.current_stream())
+        with cuda.stream(stream):
+            for _ in range(WARM_UPS):
+                run()
+        cuda.current_stream().wait_stream(stream)
+        cuda.synchronize()
+        graph = cuda.CUDAGraph()
+        # Other threads (NCCL's watchdog) go on asking the driver while this one records.
+        with cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+            run()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+
+class EagerRecorder:
+    """Runs the step again instead: the same work without a GPU, for tests."""
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        run()
+        return run
+
+
+def recorder_for(option: str, device: torch.device, collectives: Collectives) -> Recorder | None:
+    """What records steps where the option `cuda_graphs`, device and transport allow it."""
+    if option == "off" or device.type != "cuda" or not collectives.capturable:
+        return None
+    return CudaRecorder()
+
+
+@dataclass(frozen=True)
+class Spare:
+    """What padding rows use: a slot, and in hybrids a KV page, that no sequence ever gets."""
+
+    slot: int
+    page: int = 0
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A step that was recorded.
+
+    Attributes:
+        repeat: does it again.
+        calls: collectives in it.
+    """
+
+    repeat: Callable[[], None]
+    calls: int
+
+
+def _not_recorded() -> None:
+    raise AssertionError("the step was not recorded")
+
+
+NOT_RECORDED = Recorded(_not_recorded, 0)
+
+
+def record_step(
+    recorder: Recorder, counter: CallCounter, run: Callable[[], None], name: str
+) -> Recorded:
+    """Record `run`, whose inputs are padding while it is.
+
+    Args:
+        recorder: makes it repeatable.
+        counter: of the model's collectives; is left as it was.
+        run: the step.
+        name: for the error.
+
+    Raises:
+        RuntimeError: if it cannot be recorded.
+    """
+    before = counter.calls
+    run()  # Counts the collectives of a step.
+    calls, counter.calls = counter.calls - before, before
+    try:
+        repeat = recorder.record(run)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{name} cannot be recorded as a CUDA graph ({error}); use cuda_graphs='off'"
+        ) from error
+    counter.calls = before
+    return Recorded(repeat, calls)

@@ -1,0 +1,221 @@
+"""Short steps with prompts in a fixed shape give what plain ones give, whatever their lengths."""
+
+import random
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from triton_cases import DEVICE, overridden
+
+from sidewinder.checkpoint.random import random_shard
+from sidewinder.config import EngineConfig
+from sidewinder.engine import prompt_graphs
+from sidewinder.engine import runner as runner_module
+from sidewinder.engine.counted import CallCounter
+from sidewinder.engine.plan import Admission, SequenceStep, StepPlan
+from sidewinder.engine.prompt_graphs import (
+    PromptGraphs,
+    StepInputs,
+    StepShape,
+    prompt_graphs_for,
+    shapes_for,
+)
+from sidewinder.engine.recorders import CudaRecorder, EagerRecorder, Spare
+from sidewinder.engine.runner import build_runner
+from sidewinder.layers.overlap import halves
+from sidewinder.models.registry import build_model
+from sidewinder.ops.dispatch import forced
+from sidewinder.parallel.group import SINGLE
+from sidewinder.sampling import SamplingParams
+from sidewinder.sharding.dims import LocalDims
+from sidewinder.state.pool import StatePool
+from sidewinder.testing import assert_close, run_ranks, tiny_config
+
+SLOTS = 4
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some tokens of the sequence in a slot; it is new there if `new`."""
+
+    slot: int
+    n_tokens: int
+    new: bool = False
+    sample: bool = True
+
+
+SIZES = {"SINGLES": (0, 2, 4), "PROMPTS": (2, 4), "TOKENS": 16, "TOKEN_STEP": 8}
+"""Small ones: the interpreter takes its time."""
+STEPS = [
+    [Part(2, 5, new=True)],
+    [Part(2, 1), Part(0, 7, new=True, sample=False)],
+    # A prompt goes on, another begins, a prompt of one token, and one decodes.
+    [Part(2, 1), Part(1, 1, new=True), Part(0, 4), Part(3, 2, new=True)],
+    # The same shape with other lengths; a slot changes hands.
+    [Part(0, 1), Part(3, 1), Part(2, 3), Part(1, 5, new=True)],
+    # All rows are used, and too many for a graph.
+    [Part(2, 1), Part(0, 14, new=True)],
+    [Part(1, 1), Part(0, 17)],
+]
+
+
+class CountingRecorder:
+    """Counts recordings: CUDA graphs on a card, if there is one rank; several are threads here and
+    wait on the host."""
+
+    def __init__(self, tp=1):
+        self.inner = CudaRecorder() if DEVICE == "cuda" and tp == 1 else EagerRecorder()
+        self.recorded = 0
+
+    def record(self, run):
+        self.recorded += 1
+        return self.inner.record(run)
+
+
+def answers(family, collectives):
+    """Tokens and logprobs of all steps, and the slots' state after them."""
+    engine = EngineConfig(
+        "random", device=DEVICE, dtype="float32", threads=1, max_batch_size=SLOTS,
+        load_format="random", tp=collectives.tp.size,
+    )  # fmt: skip
+    runner = build_runner(
+        engine, tiny_config(family, num_hidden_layers=2), collectives.tp, collectives
+    )
+    params, draws = SamplingParams(temperature=0.8, logprobs=2), random.Random(1)
+    starts, found = {}, []
+    for step in STEPS:
+        parts, admissions = [], []
+        for part in step:
+            if part.new:
+                starts[part.slot] = 0
+                admissions.append(Admission(part.slot, params, part.slot, ()))
+            tokens = tuple(draws.choices(range(90), k=part.n_tokens))
+            parts.append(SequenceStep(part.slot, tokens, starts[part.slot], sample=part.sample))
+            starts[part.slot] += part.n_tokens
+        results = runner.step(StepPlan(tuple(parts), tuple(admissions))).sequences
+        found.append([(result.token, result.logprobs) for result in results])
+    return found, (runner.pool.conv[:, :SLOTS], runner.pool.ssm[:, :SLOTS])
+
+
+@pytest.fixture
+def graphed(monkeypatch):
+    """Makes runners take fixed shapes where they can; the recorder that they use."""
+
+    def use(tp):
+        recorder = CountingRecorder(tp)
+        monkeypatch.setattr(runner_module, "recorder_for", lambda *_: recorder)
+        for name, size in (SIZES | {"PLAIN_RUNS": 0}).items():
+            monkeypatch.setattr(prompt_graphs, name, size)
+        return recorder
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("family", "tp", "cut"),
+    [
+        ("mamba", 1, {}),
+        ("falcon_mamba", 2, {"scan_pipelined": {"chunk": 4}}),
+        ("mamba2", 1, {"ssd_wide": {"chunk": 16, "block_t": 16}}),
+    ],
+)
+def test_same_answers(family, tp, cut, graphed):
+    with forced("triton"), overridden(**cut):
+        plain = run_ranks(tp, lambda _, collectives: answers(family, collectives))
+        recorder = graphed(tp)
+        fixed = run_ranks(tp, lambda _, collectives: answers(family, collectives))
+        shapes = {shape_of(step) for step in STEPS} - {None}
+    assert len(shapes) == 4
+    assert recorder.recorded == tp * len(shapes)
+    for (expected, states), (found, found_states) in zip(plain, fixed, strict=True):
+        for state, found_state in zip(states, found_states, strict=True):
+            assert_close("state", state, found_state, 1e-5)
+        for some, others in zip(expected, found, strict=True):
+            assert [token for token, _ in some] == [token for token, _ in others]
+            for (_, one), (_, other) in zip(some, others, strict=True):
+                assert (one is None) == (other is None)
+                if one is not None:
+                    assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+def shape_of(step):
+    return StepShape.of([SequenceStep(part.slot, (0,) * part.n_tokens, 0) for part in step])
+
+
+def sequence(n_tokens, **options):
+    return SequenceStep(0, (1,) * n_tokens, 0, **options)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shape"),
+    [
+        ([1, 1], None),  # nothing but single tokens
+        ([2], StepShape(0, 2, 64)),
+        ([64], StepShape(0, 2, 64)),
+        ([65], StepShape(0, 2, 128)),
+        ([1, 60], StepShape(4, 2, 64)),
+        ([1, 61], StepShape(4, 2, 128)),
+        ([1] * 5 + [30, 9], StepShape(16, 8, 64)),
+        ([1] * 64 + [30] * 7, StepShape(64, 8, 320)),
+        ([1] * 65 + [30], None),
+        ([2] * 8, None),
+        ([512], StepShape(0, 2, 512)),
+        ([1, 508], StepShape(4, 2, 512)),
+        ([1, 509], None),
+    ],
+)
+def test_shapes_hold_their_steps(lengths, shape):
+    assert StepShape.of([sequence(length) for length in lengths]) == shape
+
+
+def test_shapes_for_a_batch_are_those_of_its_steps():
+    for batch in (1, 2, 3, 6, 9, 18, 72):
+        found = set()
+        for n_prompts in range(1, batch + 1):
+            for n_singles in range(batch - n_prompts + 1):
+                lengths = [1] * n_singles + [2] * n_prompts
+                found.add(StepShape.of([sequence(length) for length in lengths]))
+        kinds = {(shape.singles, shape.prompts) for shape in found - {None}}
+        assert {(shape.singles, shape.prompts) for shape in shapes_for(batch)} == kinds
+    assert {shape.tokens for shape in shapes_for(1)} == set(range(64, 513, 64))
+
+
+def test_shapes_are_recorded_once_they_come_again_and_scored_steps_never():
+    def run(own, collectives):
+        config = tiny_config("mamba", num_hidden_layers=1)
+        weights = random_shard(config, own, torch.float32, DEVICE)
+        model = build_model(config, own, weights, collectives)
+        pool = StatePool(config, model.dims, 2, torch.float32, DEVICE)
+        recorder = CountingRecorder()
+        graphs = PromptGraphs(model, pool, recorder, Spare(1), CallCounter())
+        model.forward = lambda batch, _: torch.zeros(
+            batch.seqs.n_tokens, config.d_model, device=DEVICE
+        )
+        for part in (sequence(5, score=(1,) * 5), sequence(5, return_logits=True)):
+            assert [graphs.logits([part]) for _ in range(4)] == [None] * 4
+        results = [graphs.logits([sequence(n)]) for n in (5, 6, 7, 8)]
+        assert results[:2] == [None, None]
+        assert recorder.recorded == 1
+        assert [result.shape for result in results[2:]] == [(1, config.vocab_size)] * 2
+
+    run_ranks(1, run)
+
+
+def test_only_where_operators_are_tritons_and_nothing_attends():
+    def graphs(family):
+        config = tiny_config(family)
+        pool = StatePool(config, LocalDims.of(config, SINGLE), 2, torch.float32, n_pages=2)
+        return prompt_graphs_for(None, pool, EagerRecorder(), Spare(1), CallCounter())
+
+    assert graphs("mamba") is not None
+    assert graphs("zamba") is None
+    with forced("torch"):
+        assert graphs("mamba") is None
+    with forced("triton"):
+        assert graphs("mamba2") is not None
+
+
+def test_a_step_of_fixed_shape_is_not_cut_into_halves():
+    batch = StepInputs(StepShape(4, 2, 512), torch.device("cpu")).batch
+    assert halves(batch.seqs) is None
+    assert halves(replace(batch.seqs, fixed_shape=False)) is not None
