@@ -9,7 +9,7 @@ belong to sequences in a spare slot, whose state nobody reads.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise, product, starmap
+from itertools import accumulate, pairwise, product
 
 import torch
 from torch import Tensor
@@ -79,10 +79,13 @@ class StepShape:
 
 def shapes_for(batch: int) -> Iterator[StepShape]:
     """The shapes that steps of at most so many sequences can have."""
-    singles = [size for less, size in pairwise((-1, *SINGLES)) if less + 1 < batch]
-    prompts = [size for less, size in pairwise((1, *PROMPTS)) if less <= batch]
-    tokens = range(TOKEN_STEP, TOKENS + 1, TOKEN_STEP)
-    return starmap(StepShape, product(singles, prompts, tokens))
+    singles_after, prompts_from = pairwise((-1, *SINGLES)), pairwise((1, *PROMPTS))
+    for (less, singles), (n_prompts, prompts) in product(singles_after, prompts_from):
+        if less + 1 + n_prompts <= batch:
+            for tokens in range(TOKEN_STEP, TOKENS + 1, TOKEN_STEP):
+                # A prompt has two tokens at least.
+                if singles + 2 <= tokens:
+                    yield StepShape(singles, prompts, tokens)
 
 
 class StepInputs:

@@ -171,13 +171,12 @@ def test_shapes_hold_their_steps(lengths, shape):
 def test_shapes_for_a_batch_are_those_of_its_steps():
     for batch in (1, 2, 3, 6, 9, 18, 72):
         found = set()
-        for n_prompts in range(1, batch + 1):
-            for n_singles in range(batch - n_prompts + 1):
-                lengths = [1] * n_singles + [2] * n_prompts
-                found.add(StepShape.of([sequence(length) for length in lengths]))
-        kinds = {(shape.singles, shape.prompts) for shape in found - {None}}
-        assert {(shape.singles, shape.prompts) for shape in shapes_for(batch)} == kinds
-    assert {shape.tokens for shape in shapes_for(1)} == set(range(64, 513, 64))
+        for n_prompts in range(1, min(batch, 8) + 1):
+            for n_singles in range(min(batch - n_prompts, 65) + 1):
+                for length in (2, *range(9, 513, 5)):
+                    lengths = [1] * n_singles + [2] * (n_prompts - 1) + [length]
+                    found.add(StepShape.of([sequence(length) for length in lengths]))
+        assert set(shapes_for(batch)) == found - {None}
 
 
 def test_shapes_are_recorded_once_they_come_again_and_scored_steps_never():
