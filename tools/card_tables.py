@@ -14,7 +14,14 @@ GPU_RESULT = RESULTS / "projection-gpu.json"
 SAME_CHIP = {"h100": "h200", "h200": "h100"}
 """Cards that differ in memory only, whose efficiencies serve each other."""
 
-ENGINE = ("TTFT", "TPOT", "batch 32, TTFT", "batch 32, whole")
+ENGINE = (
+    "TTFT",
+    "TPOT",
+    "short prompt, TTFT",
+    "short prompt, TPOT",
+    "batch 32, TTFT",
+    "batch 32, whole",
+)
 SHARD = ("prefill", "decode 1", "decode 32")
 
 

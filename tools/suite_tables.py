@@ -50,9 +50,10 @@ def models(suite: Suite) -> Iterator[str]:
     }
     yield (
         "| model | prefill of 8,192, ms | of torch's matrix rate | TPOT, ms | of the bandwidth "
-        "| kernels that wait, ms | graphs off, ms | transformers, ms | batch 32, TPOT, ms |"
+        "| kernels that wait, ms | graphs off, ms | transformers, ms | batch 32, TPOT, ms "
+        "| prefill of 256, ms | graphs off, ms |"
     )
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield f"|{'---|' * 11}"
     for row in suite["sections"]["end_to_end"]["rows"]:
         if "latency, graphs auto" not in row:
             continue
@@ -67,6 +68,8 @@ def models(suite: Suite) -> Iterator[str]:
             milliseconds(row.get("latency, graphs off", {}).get("tpot_s")),
             milliseconds(theirs.get(row["model"], {}).get("tpot_s")),
             milliseconds(row.get("batch 32, graphs auto", {}).get("tpot_s")),
+            milliseconds(row.get("short prompt, graphs auto", {}).get("prefill_s")),
+            milliseconds(row.get("short prompt, graphs off", {}).get("prefill_s")),
         ]
         yield f"| {' | '.join(cells)} |"
 

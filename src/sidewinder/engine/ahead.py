@@ -19,7 +19,13 @@ from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.buckets import Bucket
 from sidewinder.engine.decode_graphs import FEWEST_PAGES, LARGEST_BUCKET, bucket_of
 from sidewinder.engine.memory import DEFAULT_LENGTH
-from sidewinder.engine.prompt_graphs import StepInputs, StepShape, shapes_for
+from sidewinder.engine.prompt_graphs import (
+    FEWEST_ROWS,
+    StepInputs,
+    StepShape,
+    most_rows,
+    shapes_for,
+)
 from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
@@ -156,7 +162,13 @@ class _Rank:
 
     def _shapes(self) -> list[StepShape]:
         """Of prompts' graphs; block sizes may change at powers of two of rows."""
-        shapes = () if self._pages else shapes_for(self._engine.max_batch_size)
+        if self._pages:
+            return []
+        engine = self._engine
+        # Filled up, a step may have more rows than tokens.
+        rows = power_of_two(engine.max_step_tokens, least=FEWEST_ROWS)
+        rows = min(rows, most_rows(self._model.config, engine.tp))
+        shapes = shapes_for(engine.max_batch_size, rows)
         return [shape for shape in shapes if power_of_two(shape.tokens) == shape.tokens]
 
     def _loads(self) -> Iterator[_Load]:

@@ -1,19 +1,22 @@
-"""Short steps with prompts as CUDA graphs: one per shape, replayed without Python between kernels.
+"""Steps with prompts as CUDA graphs: one per shape, replayed without Python between kernels.
 
-A GPU runs some hundred tokens in less time than Python takes to launch their kernels. Prompts of
-any lengths share a graph: their tokens lie end to end, and where each begins is read by the kernels
-from a buffer. A step is filled up to its shape with single tokens and an end of the buffer that
-belong to sequences in a spare slot, whose state nobody reads.
+A GPU runs some thousand tokens in less time than Python takes to launch their kernels, and the more
+ranks share a model, the more tokens. Prompts of any lengths share a graph: their tokens lie end to
+end, and where each begins is read by the kernels from a buffer. A step is filled up to its shape
+with single tokens and an end of the buffer that belong to sequences in a spare slot, whose state
+nobody reads.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise, product
+from math import prod
 
 import torch
 from torch import Tensor
 
+from sidewinder.config import ModelConfig
 from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.plan import SequenceStep
 from sidewinder.engine.recorders import (
@@ -25,7 +28,8 @@ from sidewinder.engine.recorders import (
 )
 from sidewinder.models.base import Model
 from sidewinder.ops.dispatch import forced_backend
-from sidewinder.ops.launching import is_installed
+from sidewinder.ops.launching import is_installed, power_of_two
+from sidewinder.sharding.plan import parameter_shapes
 from sidewinder.state.batch import PackedBatch, Sequences
 from sidewinder.state.pool import StatePool
 
@@ -33,9 +37,13 @@ SINGLES = (0, 4, 16, 64)
 """Sequences of one token in a step, most of them decoding."""
 PROMPTS = (2, 8)
 """Other sequences, with at least one that is padding. It may be empty."""
-TOKENS, TOKEN_STEP = 512, 64
-"""Rows of the largest step, and what all are multiples of. Of 7 billion parameters an H100 takes as
-long for so many as Python for the launches."""
+FEWEST_ROWS, ROW_SIZES = 64, 16
+"""Rows of a step are multiples of the first, and one of so many parts of the next power of two."""
+ROWS_TIMES_PARAMETERS = 1e11
+"""Rows of the largest step, times the parameters of a rank's part of a layer. For more an H100 is
+busy for longer than Python with the layer's launches (0.4 ms), and only padding is left."""
+MOST_GRAPHS = 64
+"""That are kept at once; the one that was not used for the longest time makes room."""
 PLAIN_RUNS = 2
 """Times that a shape runs plainly before it is recorded, which takes as long as five steps."""
 
@@ -55,17 +63,25 @@ class StepShape:
     tokens: int
 
     @staticmethod
-    def of(sequences: Sequence[SequenceStep]) -> "StepShape | None":
-        """The smallest that holds a step; None if there is none, or no prompt in the step."""
+    def of(sequences: Sequence[SequenceStep], most_rows: int) -> "StepShape | None":
+        """The smallest that holds a step; None if there is none of at most so many rows, or no
+        prompt in the step."""
         n_singles = _count_singles(sequences)
-        n_prompts = len(sequences) - n_singles
+        prompts = sequences[n_singles:]
+        tokens = sum(len(part.tokens) for part in prompts)
+        return StepShape.holding(n_singles, len(prompts), tokens, most_rows)
+
+    @staticmethod
+    def holding(
+        n_singles: int, n_prompts: int, prompt_tokens: int, most_rows: int
+    ) -> "StepShape | None":
+        """The smallest for so many sequences of one token, and others with so many in all."""
         singles = next((size for size in SINGLES if size >= n_singles), None)
         prompts = next((size for size in PROMPTS if size > n_prompts), None)
         if not n_prompts or singles is None or prompts is None:
             return None
-        tokens = singles + sum(len(part.tokens) for part in sequences[n_singles:])
-        tokens = -(-tokens // TOKEN_STEP) * TOKEN_STEP
-        return StepShape(singles, prompts, tokens) if tokens <= TOKENS else None
+        tokens = _rows_for(singles + prompt_tokens)
+        return StepShape(singles, prompts, tokens) if tokens <= most_rows else None
 
     @property
     def sequences(self) -> int:
@@ -77,14 +93,22 @@ class StepShape:
         return (*range(self.singles + 1), *[self.tokens] * self.prompts)
 
 
-def shapes_for(batch: int) -> Iterator[StepShape]:
-    """The shapes that steps of at most so many sequences can have."""
+def most_rows(config: ModelConfig, tp: int) -> int:
+    """Rows of the largest step that is recorded, on every one of so many ranks."""
+    shapes = parameter_shapes(config)
+    in_layers = sum(prod(shapes[name]) for name in shapes if name.startswith("layers."))
+    return int(ROWS_TIMES_PARAMETERS * config.n_layers * tp / in_layers)
+
+
+def shapes_for(batch: int, rows: int) -> Iterator[StepShape]:
+    """The shapes that steps of at most so many sequences and rows can have."""
     singles_after, prompts_from = pairwise((-1, *SINGLES)), pairwise((1, *PROMPTS))
+    sizes = sorted({_rows_for(n) for n in range(1, rows + 1)})
     for (less, singles), (n_prompts, prompts) in product(singles_after, prompts_from):
         if less + 1 + n_prompts <= batch:
-            for tokens in range(TOKEN_STEP, TOKENS + 1, TOKEN_STEP):
+            for tokens in sizes:
                 # A prompt has two tokens at least.
-                if singles + 2 <= tokens:
+                if singles + 2 <= tokens <= rows:
                     yield StepShape(singles, prompts, tokens)
 
 
@@ -155,6 +179,7 @@ class PromptGraphs:
         assert pool.kv is None, "attention over prompts has no fixed shape"
         self._model, self._pool, self._recorder = model, pool, recorder
         self._spare, self._counter = spare, counter
+        self._most_rows = most_rows(model.config, model.collectives.tp.size)
         self._seen = Counter[StepShape]()
         self._graphs: dict[StepShape, _Graph] = {}
 
@@ -167,15 +192,14 @@ class PromptGraphs:
         """
         if any(part.score or part.return_logits for part in sequences):
             return None
-        shape = StepShape.of(sequences)
+        shape = StepShape.of(sequences, self._most_rows)
         if shape is None:
             return None
         self._seen[shape] += 1
         if self._seen[shape] <= PLAIN_RUNS:
             return None
-        if shape not in self._graphs:
-            self._graphs[shape] = self._record(shape)
-        graph = self._graphs[shape]
+        graph = self._graphs.pop(shape) if shape in self._graphs else self._record(shape)
+        self._graphs[shape] = graph  # As the newest.
         graph.inputs.fill(self._integers(shape, sequences))
         graph.recorded.repeat()
         self._counter.calls += graph.recorded.calls
@@ -185,6 +209,9 @@ class PromptGraphs:
         return torch.cat([singles[:n_singles], prompts[:n_prompts]])
 
     def _record(self, shape: StepShape) -> _Graph:
+        if len(self._graphs) == MOST_GRAPHS:
+            oldest = next(iter(self._graphs))
+            del self._graphs[oldest], self._seen[oldest]
         inputs = StepInputs(shape, self._pool.conv.device)
         # While it warms up and records, all rows are padding: no sequence's state changes.
         inputs.fill(self._integers(shape, []))
@@ -226,6 +253,12 @@ def prompt_graphs_for(
     if pool.kv is not None or not launched:
         return None
     return PromptGraphs(model, pool, recorder, spare, counter)
+
+
+def _rows_for(n: int) -> int:
+    """Rows of a step's shape for `n` that are used."""
+    step = max(FEWEST_ROWS, power_of_two(n) // ROW_SIZES)
+    return -(-n // step) * step
 
 
 def _count_singles(sequences: Sequence[SequenceStep]) -> int:

@@ -6,7 +6,7 @@
 """
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -62,13 +62,13 @@ def halves(seqs: Sequences) -> tuple[Sequences, Sequences] | None:
     """The rows of a batch in two parts of about the same size; None if it is too small.
 
     Decoding sequences stay together, in the first part. Sequences are not cut if a boundary is near
-    the middle. Where only the device knows the boundaries nothing is cut.
+    the middle. Where only the device knows the boundaries, it is cut in the middle.
     """
-    if seqs.fixed_shape:
-        return None
     if seqs.n_tokens - seqs.n_decodes < LEAST_ROWS or seqs.n_tokens < 2 * LEAST_ROWS:
         return None
     middle = max(seqs.n_tokens // 2, seqs.n_decodes)
+    if seqs.fixed_shape:
+        return _split_on_device(seqs, middle) if middle > seqs.n_decodes else None
     near = min(seqs.bounds, key=lambda bound: abs(bound - middle))
     row = near if abs(near - middle) <= seqs.n_tokens // 16 else _seam(seqs, middle)
     if min(row, seqs.n_tokens - row) < LEAST_ROWS or row < seqs.n_decodes:
@@ -106,3 +106,25 @@ def _part(seqs: Sequences, which: slice, bounds: list[int], fresh: torch.Tensor)
         bounds=tuple(bounds),
         n_decodes=seqs.n_decodes if which.start == 0 else 0,
     )
+
+
+def _split_on_device(seqs: Sequences, row: int) -> tuple[Sequences, Sequences]:
+    """`split` where lengths change from run to run: prompts have all their rows in the first part,
+    in the second, or some in both. A part without rows of a prompt leaves its slot as it is, or
+    clears it for the other."""
+    bounds, n, n_prompts = seqs.cu_seqlens, seqs.n_decodes, seqs.n_seqs - seqs.n_decodes
+    later = bounds[n:]
+    first = replace(
+        seqs,
+        cu_seqlens=bounds.clamp(max=row),
+        bounds=(*range(n + 1), *[row] * n_prompts),
+    )
+    second = Sequences(
+        cu_seqlens=(later - row).clamp_(min=0),
+        slots=seqs.slots[n:],
+        fresh=seqs.fresh[n:] & (later[:-1] >= row),
+        bounds=(0, *[seqs.n_tokens - row] * n_prompts),
+        n_decodes=0,
+        fixed_shape=True,
+    )
+    return first, second

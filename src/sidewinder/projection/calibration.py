@@ -33,6 +33,8 @@ class Calibration:
         update_s: the least that a scan of single tokens takes, whose loads follow each other.
         skew_s: what ranks wait for each other at a collective, beyond its exchanges.
         host_s: what a step costs on the host: scheduling, messages to ranks, sampled tokens back.
+        launch_s: what a kernel's launch costs on the host in a step that no graph holds; the GPU
+            waits for it where the kernels are shorter.
         reserve_bytes: per device for the driver's context, libraries and fragmentation.
         source: where the values come from.
         measured: names of the fields that were measured; all others are assumed.
@@ -53,6 +55,7 @@ class Calibration:
     update_s: float = 5.5e-6
     skew_s: float = 0.0
     host_s: float = 2.0e-4
+    launch_s: float = 4.4e-5
     reserve_bytes: float = 1.5 * (1 << 30)
     source: str = "none"
     measured: frozenset[str] = field(default=frozenset())

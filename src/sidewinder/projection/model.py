@@ -7,6 +7,7 @@ import torch
 
 from sidewinder.collectives.quantised.policy import PhaseCodecs
 from sidewinder.config import ModelConfig
+from sidewinder.engine.prompt_graphs import StepShape, most_rows
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.planning import plan_report
 from sidewinder.projection.calibration import Calibration
@@ -70,7 +71,7 @@ class StepTime:
     Attributes:
         work: by operator.
         sums: by collective, as far as nothing hides them.
-        host: scheduling and the like, as far as nothing hides it.
+        host: scheduling, launches and the like, as far as nothing hides it.
     """
 
     work: dict[str, float]
@@ -136,6 +137,9 @@ def prefill_steps(load: Load) -> Iterator[Step]:
 
 def step_time(setting: Setting, step: Step, policy: PhaseCodecs) -> StepTime:
     """One step on the slowest rank, under one policy."""
+    shape = graph_shape(setting, step)
+    if shape is not None:
+        step = replace(step, tokens=shape.tokens)
     ranks = [_rank_work(setting, rank, step, policy) for rank in _distinct_ranks(setting)]
     work = max(ranks, key=lambda seconds: sum(seconds.values()))
     wire = Wire(setting.device, setting.link, setting.calibration)
@@ -143,10 +147,21 @@ def step_time(setting: Setting, step: Step, policy: PhaseCodecs) -> StepTime:
     sums = {each.name: each.count * each.seconds for each in times}
     if setting.hide_sums:
         sums = _exposed(setting, step, times, work)
-    host = setting.calibration.host_s
-    if step.is_decode and setting.looks_ahead:
-        host = max(0.0, host - sum(work.values()) - sum(sums.values()))
+    host, busy = setting.calibration.host_s, sum(work.values()) + sum(sums.values())
+    if step.is_decode:
+        host = max(0.0, host - busy) if setting.looks_ahead else host
+    elif shape is None and setting.device.fuses_scans:
+        launches = _kernels(setting, step, policy) + sum(each.count for each in times)
+        host += max(0.0, launches * setting.calibration.launch_s - busy)
     return StepTime(work, sums, host)
+
+
+def graph_shape(setting: Setting, step: Step) -> StepShape | None:
+    """Of the graph that holds a step with prompts; None if Python launches its kernels."""
+    if step.is_decode or not setting.device.fuses_scans or setting.config.attention is not None:
+        return None
+    rows = most_rows(setting.config, setting.tp)
+    return StepShape.holding(0, step.sequences, step.tokens, rows)
 
 
 def _distinct_ranks(setting: Setting) -> list[int]:
@@ -154,7 +169,20 @@ def _distinct_ranks(setting: Setting) -> list[int]:
     return sorted({0, setting.tp - 1})
 
 
+def _kernels(setting: Setting, step: Step, policy: PhaseCodecs) -> int:
+    """Kernels of a step that is cut into chunks, on any rank."""
+    return sum(work.count * (1 + work.kernels_before) for work in _work(setting, 0, step, policy))
+
+
 def _rank_work(setting: Setting, rank: int, step: Step, policy: PhaseCodecs) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for work in _work(setting, rank, step, policy):
+        each = work.count * kernel_time(setting, work)
+        seconds[work.name] = seconds.get(work.name, 0.0) + each
+    return seconds
+
+
+def _work(setting: Setting, rank: int, step: Step, policy: PhaseCodecs) -> list[Work]:
     dims = LocalDims.of(setting.config, TensorParallel(rank, setting.tp))
     counter = Counter(
         setting.config,
@@ -165,11 +193,7 @@ def _rank_work(setting: Setting, rank: int, step: Step, policy: PhaseCodecs) -> 
         fuses=setting.device.fuses_scans,
         apart=policy != EXACT,
     )
-    seconds: dict[str, float] = {}
-    for work in counter.all():
-        each = work.count * kernel_time(setting, work)
-        seconds[work.name] = seconds.get(work.name, 0.0) + each
-    return seconds
+    return counter.all()
 
 
 def kernel_time(setting: Setting, work: Work) -> float:

@@ -25,6 +25,9 @@ from sidewinder.projection.work import Step
 MAX_STEP_TOKENS = 8192
 """Of the suite's engines."""
 
+NAMED_LOADS = {"latency": "", "short prompt": "short prompt, ", "batch 32": "batch 32, "}
+"""The suite's loads, and what comes before the names of their figures."""
+
 SHARD_CONTEXT = 13
 """Tokens that a row of a shard's decode step attends to: it is its sequence's thirteenth."""
 
@@ -116,7 +119,7 @@ def compare_suite(suite: Suite) -> list[dict[str, Any]]:
 def _whole_models(suite: Suite) -> Iterator[dict[str, Any]]:
     """TTFT, TPOT and a batch's time of the engine on one rank."""
     for row in _rows(suite, "end_to_end"):
-        for name, prefix in (("latency", ""), ("batch 32", "batch 32, ")):
+        for name, prefix in NAMED_LOADS.items():
             measured = row.get(f"{name}, graphs auto")
             if measured is None:
                 continue

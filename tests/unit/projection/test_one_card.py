@@ -22,7 +22,7 @@ from sidewinder.projection.work import Step
 
 H100 = device_of("h100")
 HALF = dict.fromkeys(EFFICIENCIES, 0.5)
-IDEAL = Calibration(*[1] * 9, kernel_s=0, product_s=0, row_s=0, update_s=0, host_s=0)
+IDEAL = Calibration(*[1] * 9, kernel_s=0, product_s=0, row_s=0, update_s=0, host_s=0, launch_s=0)
 """Half as efficient means twice as long: kernels and the host cost nothing in these tests."""
 
 

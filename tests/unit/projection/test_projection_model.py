@@ -13,7 +13,14 @@ from sidewinder.ops.codec.formats import CODECS
 from sidewinder.projection.calibration import Calibration, read_calibration
 from sidewinder.projection.devices import DEVICES, device_of
 from sidewinder.projection.links import LINKS, Link, fitted_link, link_of
-from sidewinder.projection.model import Load, Setting, project, project_memory, step_time
+from sidewinder.projection.model import (
+    Load,
+    Setting,
+    graph_shape,
+    project,
+    project_memory,
+    step_time,
+)
 from sidewinder.projection.report import format_projection, projection_report
 from sidewinder.projection.sums import EXACT, Wire, policies, sum_times
 from sidewinder.projection.timed_kernels import EFFICIENCIES
@@ -21,7 +28,7 @@ from sidewinder.projection.work import Step
 
 BF16 = torch.bfloat16
 CONFIG = parse_model_config(SHAPES["mamba-2.8b"])
-IDEAL = Calibration(*[1] * 9, kernel_s=0, product_s=0, row_s=0, update_s=0, host_s=0)
+IDEAL = Calibration(*[1] * 9, kernel_s=0, product_s=0, row_s=0, update_s=0, host_s=0, launch_s=0)
 FREE = Link("free", "free", 1e30, 0)
 INT8 = PhaseCodecs(CODECS["int8"], CODECS["int8"])
 
@@ -293,3 +300,32 @@ def test_the_host_is_hidden_behind_decode_steps_only():
     assert times[True, 1].total == pytest.approx(0.5)
     assert times[False, 1].total == pytest.approx(0.5 + sum(times[True, 1].work.values()))
     assert times[True, 64].host == times[False, 64].host == 0.5
+
+
+def test_a_prefill_step_waits_for_launches_unless_a_graph_holds_it():
+    slow = replace(IDEAL, launch_s=1.0)
+    per_launch = {
+        tokens: step_time(setting(1, calibration=slow), Step(tokens, 1, 1), EXACT).host
+        for tokens in (256, 2048, 4096)
+    }
+    work = step_time(setting(1, calibration=IDEAL), Step(4096, 1, 1), EXACT).work
+    assert per_launch[256] == per_launch[2048] == 0
+    # Norm, four products, convolution and three kernels of the scan in each layer; seven others.
+    assert per_launch[4096] == pytest.approx(64 * 9 + 7 - sum(work.values()))
+
+
+def test_no_graph_holds_prompts_that_attend_and_no_processor_has_any():
+    hybrid = setting(1, config=parse_model_config(SHAPES["zamba-7b"]))
+    assert graph_shape(hybrid, Step(256, 1, 1)) is None
+    assert graph_shape(setting(1), Step(256, 8, 8)) is None
+    assert graph_shape(setting(1), Step(1, 1, 1)) is None
+    on_cpu = replace(setting(1), device=replace(DEVICES["a6000"], fuses_scans=False))
+    assert graph_shape(on_cpu, Step(256, 1, 1)) is None
+    shape = graph_shape(setting(1), Step(250, 2, 2))
+    assert shape is not None
+    assert shape.tokens == 256
+
+
+def test_a_graph_s_rows_are_those_of_its_shape():
+    filled, whole = (step_time(setting(1), Step(n, 1, 1), EXACT) for n in (200, 256))
+    assert filled.work == whole.work

@@ -45,7 +45,7 @@ def test_what_was_not_measured_is_not_shown_as_a_figure():
         },
     }  # fmt: skip
     assert list(suite_tables.targets(suite))[2:] == ["| x: 60 | 61.2 | met |"]
-    missing = " | ".join(["not measured"] * 4)
+    missing = " | ".join(["not measured"] * 6)
     expected = [f"| a | 100 | 50 % | 2.5 | 75 % | {missing} |"]
     assert list(suite_tables.models(suite))[2:] == expected
     expected = ["| a | selective_scan, prefill | 1000.0 | 20 % |  |  |"]

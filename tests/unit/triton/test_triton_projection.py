@@ -157,7 +157,7 @@ def test_a_greedy_graph_launches_the_kernels_that_are_counted(family):
     graphs = DecodeGraphs(model, pool, EagerRecorder(), Spare(n, FEWEST_PAGES - 1), CallCounter())
     n_pages = FEWEST_PAGES if config.attention else 0
     with torch.inference_mode(), forced("triton"), launching.recording():
-        replay = graphs._record(n, n_pages, "greedy").replay
+        replay = graphs._record(n, n_pages, "greedy").recorded.repeat
     found = launched(replay)
     works = work_of(config, 1, Step(n, n, n, 4.0), dtype)
     assert found.total() == sum(work.count * (1 + work.kernels_before) for work in works), found

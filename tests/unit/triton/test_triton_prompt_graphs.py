@@ -2,12 +2,17 @@
 
 import random
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from triton_cases import DEVICE, overridden
 
 from sidewinder.checkpoint.random import random_shard
+from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig
 from sidewinder.engine import prompt_graphs
 from sidewinder.engine import runner as runner_module
@@ -15,19 +20,20 @@ from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.plan import Admission, SequenceStep, StepPlan
 from sidewinder.engine.prompt_graphs import (
     PromptGraphs,
-    StepInputs,
     StepShape,
     prompt_graphs_for,
     shapes_for,
 )
 from sidewinder.engine.recorders import CudaRecorder, EagerRecorder, Spare
 from sidewinder.engine.runner import build_runner
-from sidewinder.layers.overlap import halves
+from sidewinder.layers import overlap
+from sidewinder.layers.overlap import halves, split
 from sidewinder.models.registry import build_model
 from sidewinder.ops.dispatch import forced
 from sidewinder.parallel.group import SINGLE
 from sidewinder.sampling import SamplingParams
 from sidewinder.sharding.dims import LocalDims
+from sidewinder.state.batch import pack
 from sidewinder.state.pool import StatePool
 from sidewinder.testing import assert_close, run_ranks, tiny_config
 
@@ -44,7 +50,7 @@ class Part:
     sample: bool = True
 
 
-SIZES = {"SINGLES": (0, 2, 4), "PROMPTS": (2, 4), "TOKENS": 16, "TOKEN_STEP": 8}
+SIZES = {"SINGLES": (0, 2, 4), "PROMPTS": (2, 4), "FEWEST_ROWS": 8, "ROW_SIZES": 4}
 """Small ones: the interpreter takes its time."""
 STEPS = [
     [Part(2, 5, new=True)],
@@ -76,7 +82,7 @@ def answers(family, collectives):
     """Tokens and logprobs of all steps, and the slots' state after them."""
     engine = EngineConfig(
         "random", device=DEVICE, dtype="float32", threads=1, max_batch_size=SLOTS,
-        load_format="random", tp=collectives.tp.size,
+        load_format="random", tp=collectives.tp.size, overlap="both",
     )  # fmt: skip
     runner = build_runner(
         engine, tiny_config(family, num_hidden_layers=2), collectives.tp, collectives
@@ -104,7 +110,8 @@ def graphed(monkeypatch):
     def use(tp):
         recorder = CountingRecorder(tp)
         monkeypatch.setattr(runner_module, "recorder_for", lambda *_: recorder)
-        for name, size in (SIZES | {"PLAIN_RUNS": 0}).items():
+        monkeypatch.setattr(overlap, "LEAST_ROWS", 2)
+        for name, size in (SIZES | {"PLAIN_RUNS": 0, "most_rows": lambda *_: 16}).items():
             monkeypatch.setattr(prompt_graphs, name, size)
         return recorder
 
@@ -139,7 +146,7 @@ def test_same_answers(family, tp, cut, graphed):
 
 
 def shape_of(step):
-    return StepShape.of([SequenceStep(part.slot, (0,) * part.n_tokens, 0) for part in step])
+    return StepShape.of([SequenceStep(part.slot, (0,) * part.n_tokens, 0) for part in step], 16)
 
 
 def sequence(n_tokens, **options):
@@ -159,13 +166,14 @@ def sequence(n_tokens, **options):
         ([1] * 64 + [30] * 7, StepShape(64, 8, 320)),
         ([1] * 65 + [30], None),
         ([2] * 8, None),
-        ([512], StepShape(0, 2, 512)),
-        ([1, 508], StepShape(4, 2, 512)),
-        ([1, 509], None),
+        ([1, 1020], StepShape(4, 2, 1024)),
+        ([1, 1021], StepShape(4, 2, 1152)),
+        ([4097], StepShape(0, 2, 4608)),
+        ([6145], None),
     ],
 )
 def test_shapes_hold_their_steps(lengths, shape):
-    assert StepShape.of([sequence(length) for length in lengths]) == shape
+    assert StepShape.of([sequence(length) for length in lengths], 6144) == shape
 
 
 def test_shapes_for_a_batch_are_those_of_its_steps():
@@ -173,13 +181,15 @@ def test_shapes_for_a_batch_are_those_of_its_steps():
         found = set()
         for n_prompts in range(1, min(batch, 8) + 1):
             for n_singles in range(min(batch - n_prompts, 65) + 1):
-                for length in (2, *range(9, 513, 5)):
+                for length in (2, *range(9, 1300, 31)):
                     lengths = [1] * n_singles + [2] * (n_prompts - 1) + [length]
-                    found.add(StepShape.of([sequence(length) for length in lengths]))
-        assert set(shapes_for(batch)) == found - {None}
+                    found.add(StepShape.of([sequence(length) for length in lengths], 1280))
+        assert set(shapes_for(batch, 1280)) == found - {None}
 
 
-def test_shapes_are_recorded_once_they_come_again_and_scored_steps_never():
+def with_empty_model(check):
+    """Calls `check` with graphs of a model that returns zeros, and their recorder."""
+
     def run(own, collectives):
         config = tiny_config("mamba", num_hidden_layers=1)
         weights = random_shard(config, own, torch.float32, DEVICE)
@@ -190,6 +200,13 @@ def test_shapes_are_recorded_once_they_come_again_and_scored_steps_never():
         model.forward = lambda batch, _: torch.zeros(
             batch.seqs.n_tokens, config.d_model, device=DEVICE
         )
+        check(graphs, recorder, config)
+
+    run_ranks(1, run)
+
+
+def test_shapes_are_recorded_once_they_come_again_and_scored_steps_never():
+    def check(graphs, recorder, config):
         for part in (sequence(5, score=(1,) * 5), sequence(5, return_logits=True)):
             assert [graphs.logits([part]) for _ in range(4)] == [None] * 4
         results = [graphs.logits([sequence(n)]) for n in (5, 6, 7, 8)]
@@ -197,14 +214,35 @@ def test_shapes_are_recorded_once_they_come_again_and_scored_steps_never():
         assert recorder.recorded == 1
         assert [result.shape for result in results[2:]] == [(1, config.vocab_size)] * 2
 
-    run_ranks(1, run)
+    with_empty_model(check)
+
+
+def test_the_graph_that_was_not_used_for_longest_makes_room(monkeypatch):
+    monkeypatch.setattr(prompt_graphs, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(prompt_graphs, "PLAIN_RUNS", 1)
+
+    def check(graphs, recorder, _):
+        def recorded(n_tokens):
+            before = recorder.recorded
+            ran = graphs.logits([sequence(n_tokens)]) is not None
+            return ran, recorder.recorded - before
+
+        for n_tokens in (60, 120, 60, 120):
+            recorded(n_tokens)
+        assert [recorded(n) for n in (120, 60, 190)] == [(True, 0), (True, 0), (False, 0)]
+        assert recorded(190) == (True, 1), "120's makes room"
+        assert [recorded(n) for n in (60, 190)] == [(True, 0)] * 2
+        assert recorded(120) == (False, 0), "it counts anew"
+
+    with_empty_model(check)
 
 
 def test_only_where_operators_are_tritons_and_nothing_attends():
     def graphs(family):
         config = tiny_config(family)
         pool = StatePool(config, LocalDims.of(config, SINGLE), 2, torch.float32, n_pages=2)
-        return prompt_graphs_for(None, pool, EagerRecorder(), Spare(1), CallCounter())
+        model = SimpleNamespace(config=config, collectives=SingleRank())
+        return prompt_graphs_for(model, pool, EagerRecorder(), Spare(1), CallCounter())
 
     assert graphs("mamba") is not None
     assert graphs("zamba") is None
@@ -214,7 +252,27 @@ def test_only_where_operators_are_tritons_and_nothing_attends():
         assert graphs("mamba2") is not None
 
 
-def test_a_step_of_fixed_shape_is_not_cut_into_halves():
-    batch = StepInputs(StepShape(4, 2, 512), torch.device("cpu")).batch
-    assert halves(batch.seqs) is None
-    assert halves(replace(batch.seqs, fixed_shape=False)) is not None
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=4), st.integers(0, 3))
+def test_halves_of_a_fixed_shape_are_those_of_its_step(lengths, n_singles):
+    """In a step's place, boundaries of a fixed shape are cut as the step's own would be."""
+    every = [1] * n_singles + lengths
+    starts = [place % 2 for place in range(len(every))]
+    seqs = pack([[0] * length for length in every], list(range(len(every))), starts).seqs
+    fixed = replace(seqs, fixed_shape=True)
+    row = max(seqs.n_tokens // 2, n_singles)
+    with mock.patch.object(overlap, "LEAST_ROWS", 1):
+        parts = halves(fixed)
+    if row == n_singles:
+        assert parts is None
+        return
+    for part, expected in zip(parts, split(seqs, row), strict=True):
+        sizes = part.cu_seqlens.diff()
+        assert part.fixed_shape
+        assert part.n_decodes == expected.n_decodes
+        assert part.n_tokens == int(part.cu_seqlens[-1]) == expected.n_tokens
+        assert sizes[sizes > 0].tolist() == expected.cu_seqlens.diff().tolist()
+        assert part.slots[sizes > 0].tolist() == expected.slots.tolist()
+        assert part.fresh[sizes > 0].tolist() == expected.fresh.tolist()
+        # What a part has no rows of is not new to it once the other has begun it.
+        ended = part.slots[sizes == 0].tolist()
+        assert not [slot for slot in ended if part is parts[1] and part.fresh[slot - n_singles]]
