@@ -42,7 +42,7 @@ _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
     (
         "cuda_graphs",
         str,
-        "auto (decode steps are repeated without Python where they can be) or off",
+        "auto (steps are repeated without Python between kernels where they can be) or off",
     ),
     ("launch", str, "process (start the ranks) or torchrun (be one of them)"),
     ("timeout_s", float, "seconds after which a silent rank is declared dead"),

@@ -44,6 +44,9 @@ from sidewinder.state.spec import PAGE_SIZE
 
 META = torch.device("meta")
 
+MOST_SINGLES = 16
+"""Single tokens beside prompts: a compiler sees whether their number is a multiple of 16."""
+
 
 def launched_by(
     engine: EngineConfig, config: ModelConfig, device: Device, progress: bool = False
@@ -161,7 +164,8 @@ class _Rank:
         return [1 << exponent for exponent in range(first, last + 1)]
 
     def _shapes(self) -> list[StepShape]:
-        """Of prompts' graphs; block sizes may change at powers of two of rows."""
+        """Of prompts' graphs. Block sizes may change at powers of two of rows; single tokens beyond
+        a multiple of 16 are as decode steps have them."""
         if self._pages:
             return []
         engine = self._engine
@@ -169,7 +173,11 @@ class _Rank:
         rows = power_of_two(engine.max_step_tokens, least=FEWEST_ROWS)
         rows = min(rows, most_rows(self._model.config, engine.tp))
         shapes = shapes_for(engine.max_batch_size, rows)
-        return [shape for shape in shapes if power_of_two(shape.tokens) == shape.tokens]
+        return [
+            shape
+            for shape in shapes
+            if power_of_two(shape.tokens) == shape.tokens and shape.singles <= MOST_SINGLES
+        ]
 
     def _loads(self) -> Iterator[_Load]:
         """Kernels search among a power of two of prompts; where none is long they are not cut;
@@ -181,7 +189,7 @@ class _Rank:
         ):
             others = (2,) * (prompts - 1)
             loads += [_Load(0, (2, *others)), _Load(0, (tokens - sum(others), *others))]
-        for decodes in sorted({min(1, batch - 1), min(16, batch - 1)} - {0}):
+        for decodes in sorted({min(1, batch - 1), min(MOST_SINGLES, batch - 1)} - {0}):
             loads += [_Load(decodes, (15,)), _Load(decodes, (tokens - decodes,))]
         return (load for load in loads if load.fits(tokens))
 

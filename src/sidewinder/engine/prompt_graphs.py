@@ -33,9 +33,9 @@ from sidewinder.sharding.plan import parameter_shapes
 from sidewinder.state.batch import PackedBatch, Sequences
 from sidewinder.state.pool import StatePool
 
-SINGLES = (0, 4, 16, 64)
+SINGLES = (0, 4, 16, 64, 128, 256)
 """Sequences of one token in a step, most of them decoding."""
-PROMPTS = (2, 8)
+PROMPTS = (2, 8, 32)
 """Other sequences, with at least one that is padding. It may be empty."""
 FEWEST_ROWS, ROW_SIZES = 64, 16
 """Rows of a step are multiples of the first, and one of so many parts of the next power of two."""

@@ -164,8 +164,10 @@ def sequence(n_tokens, **options):
         ([1, 61], StepShape(4, 2, 128)),
         ([1] * 5 + [30, 9], StepShape(16, 8, 64)),
         ([1] * 64 + [30] * 7, StepShape(64, 8, 320)),
-        ([1] * 65 + [30], None),
-        ([2] * 8, None),
+        ([1] * 65 + [30], StepShape(128, 2, 192)),
+        ([1] * 257 + [30], None),
+        ([2] * 8, StepShape(0, 32, 64)),
+        ([2] * 32, None),
         ([1, 1020], StepShape(4, 2, 1024)),
         ([1, 1021], StepShape(4, 2, 1152)),
         ([4097], StepShape(0, 2, 4608)),
@@ -177,10 +179,10 @@ def test_shapes_hold_their_steps(lengths, shape):
 
 
 def test_shapes_for_a_batch_are_those_of_its_steps():
-    for batch in (1, 2, 3, 6, 9, 18, 72):
+    for batch in (1, 2, 3, 6, 9, 18):
         found = set()
-        for n_prompts in range(1, min(batch, 8) + 1):
-            for n_singles in range(min(batch - n_prompts, 65) + 1):
+        for n_prompts in range(1, min(batch, 32) + 1):
+            for n_singles in range(batch - n_prompts + 1):
                 for length in (2, *range(9, 1300, 31)):
                     lengths = [1] * n_singles + [2] * (n_prompts - 1) + [length]
                     found.add(StepShape.of([sequence(length) for length in lengths], 1280))
