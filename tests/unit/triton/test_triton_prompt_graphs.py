@@ -198,10 +198,14 @@ def with_empty_model(check):
         model = build_model(config, own, weights, collectives)
         pool = StatePool(config, model.dims, 2, torch.float32, DEVICE)
         recorder = CountingRecorder()
-        graphs = PromptGraphs(model, pool, recorder, Spare(1), CallCounter())
-        model.forward = lambda batch, _: torch.zeros(
-            batch.seqs.n_tokens, config.d_model, device=DEVICE
-        )
+        counter = CallCounter()
+        graphs = PromptGraphs(model, pool, recorder, Spare(1), counter)
+
+        def forward(batch, _):
+            counter.calls += 3
+            return torch.zeros(batch.seqs.n_tokens, config.d_model, device=DEVICE)
+
+        model.forward = forward
         check(graphs, recorder, config)
 
     run_ranks(1, run)
@@ -215,6 +219,17 @@ def test_shapes_are_recorded_once_they_come_again_and_scored_steps_never():
         assert results[:2] == [None, None]
         assert recorder.recorded == 1
         assert [result.shape for result in results[2:]] == [(1, config.vocab_size)] * 2
+
+    with_empty_model(check)
+
+
+def test_collectives_are_counted_in_every_replay():
+    def check(graphs, recorder, _):
+        # As a CUDA graph: what it holds runs without the model's Python.
+        recorder.inner = SimpleNamespace(record=lambda run: run() or (lambda: None))
+        for calls in (0, 0, 3, 6, 9):
+            graphs.logits([sequence(5)])
+            assert graphs._counter.calls == calls
 
     with_empty_model(check)
 
