@@ -166,6 +166,33 @@ def test_unknown_model_path_and_method(client):
     refused(client.get("/v1/completions"), 405)
 
 
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/completions", "/v1/completions"),
+        ("/v1/completion", "/v1/completions"),
+        ("/healthz", "/health"),
+    ],
+)
+def test_a_path_that_is_nearly_right_names_the_right_one(client, path, near):
+    error = refused(client.post(path, json=COMPLETION), 404, path, f"did you mean {near}?")
+    assert (error["type"], error["code"]) == ("not_found_error", "unknown_path")
+
+
+def test_a_path_unlike_all_others_says_where_they_stand(client):
+    error = refused(client.get("/" + "x" * 5000), 404, "/xxx", "/openapi.json")
+    assert "did you mean" not in error["message"]
+    assert len(error["message"]) < 500
+
+
+def test_another_method_is_told_the_right_one(client):
+    response = client.get("/v1/completions")
+    error = refused(response, 405, "/v1/completions takes POST, not GET")
+    assert error["code"] == "method_not_allowed"
+    assert response.headers["Allow"] == "POST"
+
+
 def test_large_bodies(client):
     refused(client.post("/v1/completions", json=COMPLETION | {"prompt": "a" * 100_000}), 413)
     chunks = (b" " * 10_000 for _ in range(20))  # without Content-Length

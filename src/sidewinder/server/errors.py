@@ -1,6 +1,7 @@
 """Failures in the shape that OpenAI's clients read."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,6 +20,9 @@ _TYPES = {
     503: "server_error",
 }
 
+SHOWN_PATH = 200
+"""Characters of a path that a message repeats."""
+
 
 class ApiError(Exception):
     """A failure with its HTTP status.
@@ -29,6 +33,7 @@ class ApiError(Exception):
         param: the request's field that is to blame.
         code: for programs.
         retry_after_s: sent as Retry-After.
+        allow: methods that the path takes, sent as Allow.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: int | None = None,
+        allow: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -45,6 +51,7 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.retry_after_s = retry_after_s
+        self.allow = allow
 
     def body(self) -> dict[str, Any]:
         """The error as OpenAI writes it."""
@@ -59,6 +66,8 @@ class ApiError(Exception):
             headers["Retry-After"] = str(self.retry_after_s)
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.allow is not None:
+            headers["Allow"] = self.allow
         return Response(to_json(self.body()), self.status, headers, "application/json")
 
 
@@ -80,12 +89,28 @@ def api_error(error: Exception) -> ApiError:
 def install(app: FastAPI) -> None:
     """Answer every failure of `app` in this shape."""
 
-    async def answer(_: Request, error: Exception) -> Response:
+    async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code in (404, 405):
+            return _no_route(request, error).response()
         return api_error(error).response()
 
     expected = (ApiError, Overloaded, EngineClosed, RequestValidationError, HTTPException)
     for kind in (*expected, Exception):
         app.add_exception_handler(kind, answer)
+
+
+def _no_route(request: Request, error: HTTPException) -> ApiError:
+    """What the router finds no endpoint for; our own 404s are `ApiError`s already."""
+    path = request.url.path[:SHOWN_PATH]
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        message = f"{path} takes {allow}, not {request.method}"
+        return ApiError(405, message, code="method_not_allowed", allow=allow)
+    known = [getattr(route, "path", "") for route in request.app.routes]
+    near = get_close_matches(path, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    message = f"there is no path {path}; {hint}GET /openapi.json lists the endpoints"
+    return ApiError(404, message, code="unknown_path")
 
 
 def _validation_error(errors: Sequence[Any]) -> ApiError:
