@@ -129,6 +129,14 @@ def test_address_in_use():
         run.open_socket(ServerConfig(host="256.1.1.1.1", port=0))
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host", "a" * 70, "fe80::1%nothing"])
+def test_a_host_that_cannot_be_is_named_and_not_the_port(host):
+    with pytest.raises(ValueError, match=r"host='.*use 127\.0\.0\.1") as refused:
+        run.open_socket(ServerConfig(host=host, port=0))
+    assert host in str(refused.value)
+    assert "--port" not in str(refused.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tp", [1, 2])
 def test_process_drains_on_sigterm(checkpoint, tp):

@@ -1,6 +1,7 @@
 """From options to a process that serves until it is told to stop."""
 
 import asyncio
+import errno
 import gc
 import signal
 import socket
@@ -96,20 +97,25 @@ def open_socket(config: ServerConfig) -> socket.socket:
     """A socket bound to the address; it listens once the server runs.
 
     Raises:
-        OSError: if the address is not free, or not ours.
+        ValueError: if the host is no address, or none of this machine.
+        OSError: if the port is not free, or not ours.
     """
+    host = f"host={config.host!r}"
+    remedy = "use 127.0.0.1, 0.0.0.0 (open to the network) or an address of this machine"
     try:
         kind, _, _, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(kind, socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise ValueError(f"host={config.host!r} is not an address: {error}") from error
+    except (socket.gaierror, UnicodeError) as error:
+        raise ValueError(f"{host} is not an address ({error}); {remedy}") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ValueError(f"{host} is not an address of this machine; {remedy}") from error
         where = f"{config.host}:{config.port}"
         raise OSError(f"cannot listen on {where}: {error.strerror}; use another --port") from error
     return listener
