@@ -25,7 +25,7 @@ from sidewinder.engine.outputs import Increment, Metrics, RequestOutput, Score
 from sidewinder.engine.pacing import Pacer
 from sidewinder.engine.reading import join_logits, join_logprobs
 from sidewinder.engine.report import RunnerReport
-from sidewinder.engine.sizing import limits_of, open_state_cache
+from sidewinder.engine.sizing import check_early, limits_of, open_state_cache
 from sidewinder.parallel.executor import Executor
 from sidewinder.parallel.launch import start_executor
 from sidewinder.sampling import SamplingParams
@@ -59,11 +59,12 @@ class LLM:
 
     def __init__(self, model: str | Path, **options: Any) -> None:
         config = engine_config(model=str(model), **options)
+        named_tokenizer = check_early(config)
         folder = resolve_model(model, config.revision, weights=config.load_format != "random")
         self.model_config = load_model_config(folder)
         check_tp(self.model_config, config.tp)
         self.config = replace(config, model=str(folder))
-        self.tokenizer = Tokenizer(config.tokenizer or str(folder))
+        self.tokenizer = named_tokenizer or Tokenizer(str(folder))
         defaults = generation_defaults(folder, self.model_config)
         self._threads = torch.get_num_threads()
         self._executor = self._start()

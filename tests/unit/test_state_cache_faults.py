@@ -112,6 +112,33 @@ def test_a_full_disk_is_said_once_and_costs_nothing(folder, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_that_is_full_at_the_end_is_counted_and_said_once(folder, tmp_path, monkeypatch):
+    write, n_written = parts.save_file, 0
+
+    def filling(*values, **options):
+        nonlocal n_written
+        n_written += 1
+        if n_written > 2:
+            raise OSError(28, "No space left on device")
+        write(*values, **options)
+
+    monkeypatch.setattr(parts, "save_file", filling)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with cached(folder, state_cache_dir=str(tmp_path)) as model:
+            first_logprobs(model, PROMPT)
+            n_kept = model.cache_stats().snapshots_device
+            assert n_written == 0
+    stats = model.cache_stats()
+    assert (stats.disk_writes, stats.disk_errors) == (2, n_kept - 2)
+    (line,) = [str(w.message) for w in said if "state_cache_dir" in str(w.message)]
+    assert f"{n_kept - 2} kept states were not written to state_cache_dir {tmp_path}" in line
+    assert "No space left on device" in line
+    monkeypatch.undo()
+    with cached(folder, state_cache_dir=str(tmp_path)) as model:
+        assert model.cache_stats().snapshots_disk == 2
+
+
 @pytest.mark.skipif(os.getuid() == 0, reason="root writes everywhere")
 def test_a_read_only_folder_serves_and_takes_nothing(folder, disk):
     names = sorted(file.name for file in disk.iterdir())
@@ -123,11 +150,19 @@ def test_a_read_only_folder_serves_and_takes_nothing(folder, disk):
     assert sorted(file.name for file in disk.iterdir()) == names
 
 
-def test_a_folder_that_cannot_be_is_said_once(folder, tmp_path):
+@pytest.mark.parametrize("name", ["file", "file/states"])
+def test_a_folder_that_cannot_be_is_refused_before_ranks_start(folder, tmp_path, monkeypatch, name):
     (tmp_path / "file").write_text("")
-    n_cached, _, said = run(folder, tmp_path / "file" / "states")
-    assert n_cached == 0
-    assert len(said) == 1
+    monkeypatch.setattr(LLM, "_start", lambda _: pytest.fail("weights were loaded"))
+    with pytest.raises(ValueError, match=r"state_cache_dir .*a file is in the way.*name a folder"):
+        LLM(folder, device="cpu", state_cache_dir=str(tmp_path / name))
+    with pytest.raises(ValueError, match=r"state_cache_dir .*cannot be written to"):
+        LLM(folder, device="cpu", state_cache_dir="/proc/self/states")
+
+
+def test_a_folder_for_states_and_no_memory_for_them(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"state_cache_dir=.* no state with state_cache_bytes=0"):
+        LLM(folder, device="cpu", state_cache_dir=str(tmp_path), state_cache_bytes=0)
 
 
 def test_the_byte_limit_holds(folder, tmp_path):

@@ -147,7 +147,8 @@ class Engine:
         """Have the ranks do what is pending for kept states; call it between steps.
 
         Args:
-            to_disk: also write kept states to the disk tier, up to `FLUSH_BYTES` of them.
+            to_disk: also write kept states to the disk tier, up to `FLUSH_BYTES` of them, and say
+                how many a failing disk did not take; for the end.
         """
         if to_disk:
             self.cache.write_all(FLUSH_BYTES)
@@ -157,6 +158,8 @@ class Engine:
             failed: dict[int, str] = self._executor.call("apply", ops)
             self.cache.settle(failed)
             self.failed = False
+        if to_disk:
+            self.cache.report_unwritten()
 
     def cache_stats(self) -> CacheStats:
         """Figures of the state cache; any thread may call."""

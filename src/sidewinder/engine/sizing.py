@@ -1,4 +1,4 @@
-"""What the scheduler may give away and keep, from what the ranks report."""
+"""What is checked before ranks start, and what the scheduler may give away once they report."""
 
 import warnings
 from dataclasses import replace
@@ -10,8 +10,33 @@ from sidewinder.engine.report import RunnerReport
 from sidewinder.engine.runner import LOGITS_PER_BLOCK
 from sidewinder.parallel.executor import Executor
 from sidewinder.state.cache.cache import StateCache
-from sidewinder.state.cache.disk import DiskIndex
+from sidewinder.state.cache.disk import DiskIndex, check_disk
 from sidewinder.state.cache.fingerprint import fingerprint
+from sidewinder.tokenizer import Tokenizer
+
+
+def check_early(engine: EngineConfig) -> Tokenizer | None:
+    """See what can fail before weights are fetched and loaded.
+
+    Returns:
+        The tokenizer that `engine` names, loaded. The model's own, which may be missing, is not
+        looked at.
+
+    Raises:
+        ValueError: if that tokenizer, or the folder for states, cannot be used.
+    """
+    if engine.state_cache_dir is not None:
+        if engine.state_cache_bytes == 0:
+            raise ValueError(
+                f"state_cache_dir={engine.state_cache_dir!r} gets no state with "
+                "state_cache_bytes=0; leave one of them out"
+            )
+        check_disk(_disk_folder(engine.state_cache_dir))
+    if engine.tokenizer is None:
+        return None
+    tokenizer = Tokenizer(engine.tokenizer)
+    tokenizer.load()
+    return tokenizer
 
 
 def limits_of(engine: EngineConfig, model: ModelConfig, report: RunnerReport) -> Limits:
@@ -45,7 +70,11 @@ def open_state_cache(
     disk = None
     if engine.state_cache_dir is not None and sizes.device_bytes >= sizes.state_bytes:
         own = fingerprint(replace(engine, dtype=report.dtype), model)
-        folder = str(Path(engine.state_cache_dir).expanduser().absolute())
+        folder = _disk_folder(engine.state_cache_dir)
         disk = DiskIndex(folder, engine.state_cache_disk_bytes, own, engine.tp)
-        executor.call("open_disk", folder, own)
+        executor.call("open_disk", str(folder), own)
     return StateCache(sizes, report.pool.n_pages, disk)
+
+
+def _disk_folder(state_cache_dir: str) -> Path:
+    return Path(state_cache_dir).expanduser().absolute()

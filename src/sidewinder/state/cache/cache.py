@@ -208,9 +208,16 @@ class StateCache:
         self._tiers.settle(failed)
 
     def write_all(self, n_bytes: int) -> None:
-        """Write what is only in memory to disk, up to `n_bytes`, the most valuable first."""
+        """Write what is only in memory to disk, up to `n_bytes`, the most valuable first, at the
+        end of the process; `report_unwritten` follows."""
         if self._disk is not None:
+            self._disk.close()
             self._tiers.write_all(n_bytes)
+
+    def report_unwritten(self) -> None:
+        """Say what a disk that takes no more has cost, once `write_all` is settled."""
+        if self._disk is not None:
+            self._disk.unwritten(len(self._tiers.only_in_memory()))
 
     def stats(self) -> CacheStats:
         """Figures of this moment."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sidewinder.state.cache.radix import Node
+from sidewinder.writable import check_folder
 
 FORMAT = 1
 """Version of manifests and parts; a change makes older ones strangers."""
@@ -56,7 +57,7 @@ class DiskIndex:
     Attributes:
         found: states of earlier runs, oldest first.
         used: bytes of all our files, and of those to be written.
-        writable: whether new states are written; False after the first failure.
+        failure: why no more states are written; None until the first write that failed.
     """
 
     def __init__(self, folder: str | Path, limit: int, fingerprint: str, n_ranks: int) -> None:
@@ -65,7 +66,8 @@ class DiskIndex:
         self.fingerprint = fingerprint
         self.found: list[Found] = []
         self.used = 0
-        self.writable = True
+        self.failure: str | None = None
+        self._closing = self._said = False
         self._n_ranks = n_ranks
         self._bytes: dict[str, int] = {}
         self._strangers: list[str] = []
@@ -77,6 +79,11 @@ class DiskIndex:
             self.unwritable(f"{error.strerror}: {self.folder}")
         if self.writable and not os.access(self.folder, os.W_OK):
             self.unwritable(f"the folder is read-only: {self.folder}")
+
+    @property
+    def writable(self) -> bool:
+        """Whether new states are written."""
+        return self.failure is None
 
     def bytes_on_disk(self, rank_bytes: int) -> int:
         """What a new state of `rank_bytes` on the largest rank takes at most."""
@@ -145,9 +152,24 @@ class DiskIndex:
 
     def unwritable(self, reason: str) -> None:
         """A state could not be written or deleted: write no more; says so once."""
-        if self.writable:
-            self.writable = False
+        if self.failure is not None:
+            return
+        self.failure = reason
+        if not self._closing:
+            self._said = True
             _warn(f"no more states are written to state_cache_dir ({reason})")
+
+    def close(self) -> None:
+        """What follows is written last: if that fails, `unwritten` says so, with what it costs."""
+        self._closing = True
+
+    def unwritten(self, n_states: int) -> None:
+        """Say how many states are lost at the end, if the disk is to blame and nobody knows."""
+        if n_states and self.failure is not None and not self._said:
+            _warn(
+                f"{n_states} kept states were not written to state_cache_dir {self.folder} "
+                f"({self.failure}): their prompts run again after a restart; free some room"
+            )
 
     def _scan(self) -> None:
         files: dict[str, _Files] = {}
@@ -191,6 +213,28 @@ class DiskIndex:
     def _count(self, key: str, n_bytes: int) -> None:
         self.used += n_bytes - self._bytes.get(key, 0)
         self._bytes[key] = n_bytes
+
+
+def check_disk(folder: Path) -> None:
+    """Refuse a folder that could neither take a state nor give one; it is made.
+
+    A read-only one with states is of use: an image's, say.
+
+    Raises:
+        ValueError: if nothing can be written to it and it holds no state.
+    """
+    try:
+        check_folder(folder, "state_cache_dir")
+    except ValueError:
+        if not _holds_states(folder):
+            raise
+
+
+def _holds_states(folder: Path) -> bool:
+    try:
+        return any(_OURS.fullmatch(name) for name in os.listdir(folder))
+    except OSError:
+        return False
 
 
 def checksum(content: dict[str, Any]) -> str:

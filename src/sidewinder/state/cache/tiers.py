@@ -152,6 +152,11 @@ class Tiers:
             if n_bytes >= 0 and entry.key is None:
                 self._write(entry)
 
+    def only_in_memory(self) -> list[Entry]:
+        """What a restart would lose."""
+        entries = [entry for members in self.members.values() for entry in members.values()]
+        return [entry for entry in entries if entry.key is None]
+
     def make_disk_room(self, n_bytes: int) -> bool:
         """Delete what is least valuable on disk until `n_bytes` fit; strangers go first."""
         disk = self.disk

@@ -2,11 +2,12 @@
 
 import json
 import os
+import tempfile
 import warnings
 
 import pytest
 
-from sidewinder.state.cache.disk import DiskIndex
+from sidewinder.state.cache.disk import DiskIndex, check_disk
 from sidewinder.state.cache.radix import RadixTree
 
 
@@ -100,6 +101,20 @@ def test_a_read_only_folder_is_read(tmp_path, monkeypatch):
         index = DiskIndex(tmp_path, 10**6, "mine", 1)
     assert len(index.found) == 1
     assert not index.writable
+
+
+def test_a_folder_that_neither_takes_nor_gives_is_refused(tmp_path, monkeypatch):
+    def full(**_):
+        raise OSError(30, "Read-only file system")
+
+    check_disk(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == [tmp_path / "new"]
+    assert list((tmp_path / "new").iterdir()) == []
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(ValueError, match=r"state_cache_dir .*new .*Read-only file system"):
+        check_disk(tmp_path / "new")
+    put(DiskIndex(tmp_path / "new", 10**6, "mine", 1), (1, 2))
+    check_disk(tmp_path / "new")
 
 
 def test_keys_differ_by_all_that_matters(tmp_path):
