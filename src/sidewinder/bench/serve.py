@@ -64,6 +64,7 @@ async def bench_serve(
     Raises:
         ValueError: if the server or the dataset cannot be used.
     """
+    pairs = None if dataset is None else read_conversations(dataset)
     target = Target(url, model or "", api_key)
     async with target.client:
         served = await _models(target)
@@ -71,7 +72,7 @@ async def bench_serve(
             target.model = served[0]
         elif model not in served:
             raise ValueError(f"{url} does not serve {model!r}; it serves {', '.join(served)}")
-        asks = synthetic(load) if dataset is None else await _recorded(target, load, dataset)
+        asks = synthetic(load) if pairs is None else await _recorded(target, load, pairs)
         runs = []
         for _ in range(passes):
             runs.append(await send_all(target, asks, load.concurrency))
@@ -142,9 +143,8 @@ async def _models(target: Target) -> list[str]:
         raise ValueError(f"{target.url} is not a server that answers: {error}") from error
 
 
-async def _recorded(target: Target, load: ServeLoad, file: Path) -> list[Ask]:
+async def _recorded(target: Target, load: ServeLoad, pairs: Sequence[tuple[str, str]]) -> list[Ask]:
     """Questions of a dataset; each reply is as long as the recorded one, up to `output_tokens`."""
-    pairs = read_conversations(file)
     chosen = [pairs[i % len(pairs)] for i in range(load.requests)]
     times = arrivals(replace(load, requests=len(chosen)))
     lengths = {text: await _count(target, text) for text in {answer for _, answer in chosen}}

@@ -72,6 +72,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 these families at mamba-790m's width, for comparing families at one size."""
 
 
+def is_shape(model: str) -> bool:
+    """Whether MODEL names a published shape; a folder of that name goes first."""
+    return model in SHAPES and not Path(model).exists()
+
+
 def shape_values(name: str, n_layers: int | None = None) -> dict[str, Any]:
     """config.json values of a published shape, or of a folder that holds a config.json.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sidewinder.bench.machine import machine_info
 from sidewinder.bench.roofline import measure_ceilings, model_work
-from sidewinder.bench.shapes import SHAPES, write_shape
+from sidewinder.bench.shapes import SHAPES, is_shape, write_shape
 from sidewinder.bench.speed import Load, measure
 from sidewinder.checkpoint.hub import resolve_model
 from sidewinder.cli import bench_collectives, bench_serve
@@ -20,6 +20,7 @@ from sidewinder.config import ModelConfig, load_model_config
 from sidewinder.llm import LLM
 from sidewinder.parallel.cores import threads_per_rank
 from sidewinder.parallel.devices import DTYPES
+from sidewinder.writable import check_file
 
 DESCRIPTION = f"""\
 Measure one engine (latency, throughput), its sums over ranks (collectives), or a server (serve).
@@ -68,10 +69,12 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit status."""
     load = Load(args.prompt_tokens, args.output_tokens, args.batch)
     options = engine_options(args)
+    if args.output:
+        check_file(args.output, "--output")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "outputs have token ids and no text")  # as all do here
         model = args.model
-        if model in SHAPES and not Path(model).exists():
+        if is_shape(model):
             model = str(write_shape(model, Path(folder)))
             options["load_format"] = "random"
         config = load_model_config(resolve_model(model, options.get("revision"), weights=False))
@@ -88,7 +91,6 @@ def run(args: argparse.Namespace) -> int:
         result["percent_of_ceiling"] = _percent(result, load)
     result |= {"machine": machine_info(), "command": sys.argv}
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(result, indent=1) + "\n")
     if args.json:
         print_json(result)

@@ -9,6 +9,7 @@ from typing import Any
 from sidewinder.bench.collectives import bench_all_reduce
 from sidewinder.cli.options import add_json_option, print_json
 from sidewinder.collectives.quantised.policy import CODEC_NAMES, EXACT
+from sidewinder.writable import check_file
 
 DESCRIPTION = """\
 Time all-reduces among fresh CPU ranks. algbw = bytes / time, busbw = algbw * 2(W-1)/W; the time of
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
             f"--min-bytes {args.min_bytes} and --max-bytes {args.max_bytes} hold no size; "
             "use 0 < min <= max"
         )
+    if args.output:
+        check_file(args.output, "--output")
     sizes = [args.min_bytes]
     while sizes[-1] * 2 <= args.max_bytes:
         sizes.append(sizes[-1] * 2)
@@ -57,7 +60,6 @@ def run(args: argparse.Namespace) -> int:
     )
     result["command"] = sys.argv
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(result, indent=1) + "\n")
     if args.json:
         print_json(result)

@@ -14,6 +14,7 @@ from sidewinder.bench.serve import Objectives, bench_serve
 from sidewinder.bench.serve_load import ServeLoad
 from sidewinder.bench.serve_plot import plot
 from sidewinder.cli.options import add_json_option, print_json
+from sidewinder.writable import check_file
 
 DESCRIPTION = """\
 Send requests to a running server (ours, or another with OpenAI's completions) and report what the
@@ -72,6 +73,9 @@ def run(args: argparse.Namespace) -> int:
     load = ServeLoad(**{name: getattr(args, name) for name, _, _ in _LOAD_OPTIONS})
     if args.passes < 1:
         raise ValueError(f"--passes {args.passes} is not a count; use 1 or more")
+    for option in ("output", "plot"):
+        if (file := getattr(args, option)) is not None:
+            check_file(file, f"--{option}")
     limits = [getattr(args, f"slo_{name}_ms") for name in ("ttft", "tpot", "e2e")]
     objectives = Objectives(*(None if limit is None else limit / 1e3 for limit in limits))
     result = asyncio.run(
@@ -90,7 +94,6 @@ def run(args: argparse.Namespace) -> int:
         args.plot.write_text(plot(result), encoding="utf-8")
     del result["answers"]
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps(result, indent=1) + "\n")
     if args.json:
         print_json(result)

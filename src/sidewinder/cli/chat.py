@@ -10,9 +10,11 @@ from sidewinder.cli.options import (
     add_sampling_options,
     engine_options,
     sampling_params,
+    tokenizer_of,
 )
 from sidewinder.llm import LLM
 from sidewinder.sampling import SamplingParams
+from sidewinder.tokenizer import Tokenizer
 
 DESCRIPTION = """\
 Talk with MODEL through its tokenizer's chat template. An empty line or Ctrl-D ends the
@@ -33,7 +35,11 @@ def run(args: argparse.Namespace) -> int:
     params = sampling_params(args)
     opening = [{"role": "system", "content": args.system}] if args.system else []
     messages = list(opening)
-    with LLM(args.model, progress=True, **engine_options(args)) as llm:
+    options = engine_options(args)
+    # A template that is missing, or takes no system message, is better known before a long start.
+    tokenizer = Tokenizer(tokenizer_of(args.model, options))
+    tokenizer.chat([*opening, {"role": "user", "content": "Hello"}])
+    with LLM(args.model, progress=True, **options) as llm:
         while (said := _read()) is not None:
             if said == "/reset":
                 messages = list(opening)

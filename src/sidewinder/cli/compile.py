@@ -21,6 +21,7 @@ from sidewinder.ops.ahead import CACHE_VARIABLE, cache_folder, check_compiler, c
 from sidewinder.parallel.cores import usable_cores
 from sidewinder.parallel.devices import resolve_dtype
 from sidewinder.projection.devices import DEVICES, device_of
+from sidewinder.writable import check_folder
 
 DESCRIPTION = f"""\
 Compile the GPU kernels that engines of MODEL launch, on a machine with or without a GPU: while a
@@ -66,12 +67,13 @@ def run(args: argparse.Namespace) -> int:
     processes = usable_cores() if args.processes is None else args.processes
     if processes < 1:
         raise ValueError(f"--processes {processes} is too few; use 1 or more")
+    cache = args.cache or cache_folder()
+    check_folder(cache, "--cache" if args.cache else CACHE_VARIABLE)
     engine = EngineConfig(model=args.model, **engine_options(args))
     config = architecture_of(args.model, engine.revision)
     dtype = resolve_dtype(engine.dtype, config.dtype, torch.device("cuda"))
     engine = replace(engine, dtype=str(dtype).removeprefix("torch."))
     wanted = launched_by(engine, config, device, progress=True)
-    cache = args.cache or cache_folder()
     with tqdm(total=len(wanted), desc="kernels", unit="") as bar:
         done = []
         for each in compile_all(wanted, device.capability, cache, processes):

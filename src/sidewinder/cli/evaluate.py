@@ -25,6 +25,7 @@ from sidewinder.sensitivity import (
 )
 from sidewinder.sharding.dims import check_tp
 from sidewinder.tokenizer import Tokenizer
+from sidewinder.writable import check_file
 
 DESCRIPTION = """\
 Measure how well MODEL predicts a text: perplexity per token, and bits per byte, which compares
@@ -169,6 +170,7 @@ def _check_writable(file: Path) -> None:
         raise ValueError(f"--sensitivity {file}: the file's name must end in .json")
     if not file.parent.is_dir():
         raise ValueError(f"--sensitivity {file}: {file.parent} is not a folder")
+    check_file(file, "--sensitivity")
 
 
 def _finish(

@@ -2,22 +2,31 @@
 
 import argparse
 import sys
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sidewinder.bench.shapes import is_shape
 from sidewinder.cli.options import (
     add_engine_options,
     add_json_option,
     add_sampling_options,
     engine_options,
+    model_of,
     print_json,
     sampling_params,
+    tokenizer_of,
 )
-from sidewinder.llm import LLM, RequestOutput
+from sidewinder.engine.inputs import Prompt
+from sidewinder.llm import LLM, Increment, RequestOutput
 
 DESCRIPTION = """\
 Continue a prompt and stream the text to standard output; figures (tokens/s, TTFT, TPOT) go to
-standard error. With --json the text is not streamed: one JSON object carries text and figures."""
+standard error. With --json the text is not streamed: one JSON object carries text and figures.
+
+With --prompt-ids, token ids go in and come out, and no tokenizer is needed. With --load-format
+random MODEL may be a published shape (see `bench --help`); a text then needs --tokenizer."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -29,6 +38,9 @@ def add_parser(subparsers: Any) -> None:
     prompt.add_argument(
         "--prompt-file", metavar="FILE", help="read it from a UTF-8 file; - for stdin"
     )
+    prompt.add_argument(
+        "--prompt-ids", type=token_ids, metavar="N,N,...", help="token ids instead of a text"
+    )
     add_sampling_options(parser, max_tokens=256)
     add_json_option(parser)
     parser.set_defaults(run=run)
@@ -36,20 +48,56 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate; returns the exit status."""
-    params = sampling_params(args)
-    prompt = args.prompt if args.prompt is not None else read_text(args.prompt_file)
-    with LLM(args.model, progress=True, **engine_options(args)) as llm:
-        if args.json:
-            [output] = llm.generate([prompt], params)
-            print_json({"text": output.text, **figures(output)})
-            return 0
-        for piece in llm.stream(prompt, params):
-            print(piece.text, end="", flush=True)
-            if piece.output is not None:
-                output = piece.output
-    print(flush=True)
+    params, options = sampling_params(args), engine_options(args)
+    prompt = _prompt(args)
+    with model_of(args) as model, warnings.catch_warnings():
+        if isinstance(prompt, str):
+            if is_shape(args.model) and "tokenizer" not in options:
+                raise ValueError(
+                    f"{args.model!r} is a published shape, which has no tokenizer; name one with "
+                    "--tokenizer, or give token ids with --prompt-ids"
+                )
+            options["tokenizer"] = tokenizer_of(model, options)
+        else:
+            warnings.filterwarnings("ignore", "outputs have token ids and no text")
+        with LLM(model, progress=True, **options) as llm:
+            if args.json:
+                [output] = llm.generate([prompt], params)
+                print_json({"text": output.text, **figures(output)})
+                return 0
+            output = _show(llm.stream(prompt, params), as_ids=args.prompt_ids is not None)
     print(summary(output), file=sys.stderr)
     return 0
+
+
+def _prompt(args: argparse.Namespace) -> Prompt:
+    """The prompt, however it was given; an empty one is refused before anything is loaded."""
+    if args.prompt_ids is not None:
+        return list(args.prompt_ids)
+    prompt = args.prompt if args.prompt is not None else read_text(args.prompt_file)
+    if not prompt:
+        raise ValueError("the prompt is empty; give at least one character")
+    return str(prompt)
+
+
+def _show(stream: Iterable[Increment], as_ids: bool) -> RequestOutput:
+    """Print what comes, as text or as token ids; returns the whole."""
+    before = ""
+    for piece in stream:
+        if as_ids:
+            print(before + ",".join(map(str, piece.token_ids)), end="", flush=True)
+            before = ","
+        else:
+            print(piece.text, end="", flush=True)
+        output = piece.output
+    print(flush=True)
+    assert output is not None, "the last increment carries the output"
+    return output
+
+
+def token_ids(text: str) -> list[int]:
+    """Numbers with commas between them."""
+    return [int(part) for part in text.split(",")]
 
 
 def read_text(path: str) -> str:

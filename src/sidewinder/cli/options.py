@@ -2,12 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sidewinder.bench.shapes import SHAPES
+from sidewinder.bench.shapes import SHAPES, is_shape, write_shape
 from sidewinder.checkpoint.config_readers import parse_model_config
 from sidewinder.checkpoint.hub import resolve_model
 from sidewinder.config import EngineConfig, ModelConfig, load_model_config
@@ -122,13 +124,38 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
     return SamplingParams(**given, stop=tuple(args.stop or ()), ignore_eos=args.ignore_eos)
 
 
+@contextmanager
+def model_of(args: argparse.Namespace) -> Iterator[str]:
+    """MODEL as `LLM` takes it: a published shape becomes a folder with its config.json.
+
+    Raises:
+        ValueError: for a shape whose weights nobody said to draw.
+    """
+    if not is_shape(args.model):
+        yield args.model
+        return
+    if getattr(args, "load_format", None) != "random":
+        raise ValueError(
+            f"{args.model!r} is a published shape, which has no weights; run random ones with "
+            "--load-format random, or give a model's folder or hub id"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        yield str(write_shape(args.model, Path(folder)))
+
+
+def tokenizer_of(model: str, options: dict[str, Any]) -> str:
+    """Where the tokenizer is. `LLM` looks at one that is named before it loads weights."""
+    own = options.get("tokenizer")
+    return own or str(resolve_model(model, options.get("revision"), weights=False))
+
+
 def architecture_of(model: str, revision: str | None) -> ModelConfig:
     """The architecture of a folder, a hub id (config.json only) or a published shape.
 
     Raises:
         ValueError: if there is no such model, or its configuration is not supported.
     """
-    if model in SHAPES and not Path(model).exists():
+    if is_shape(model):
         return parse_model_config(SHAPES[model] | {"dtype": "bfloat16"})
     return load_model_config(resolve_model(model, revision, weights=False))
 

@@ -5,7 +5,7 @@ import os
 from dataclasses import fields
 from typing import Any
 
-from sidewinder.cli.options import add_engine_options, engine_options
+from sidewinder.cli.options import add_engine_options, engine_options, model_of
 from sidewinder.server.config import ServerConfig
 
 DESCRIPTION = """\
@@ -64,8 +64,10 @@ def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes or a rank fails; returns the exit status."""
     given = {name: getattr(args, name) for name, _, _ in _OPTIONS if hasattr(args, name)}
     given.setdefault("api_key", os.environ.get("SIDEWINDER_API_KEY") or None)
+    given.setdefault("served_model_name", args.model)
     config = ServerConfig(**given)
     # Imported here: the other commands need no web framework.
     from sidewinder.server.run import serve
 
-    return serve(args.model, config, progress=True, **engine_options(args))
+    with model_of(args) as model:
+        return serve(model, config, progress=True, **engine_options(args))
