@@ -1,9 +1,17 @@
 """Settings of all tests."""
 
+import io
+import logging
 import os
+import sys
+import threading
+import warnings
 
+import pytest
 import torch
 from hypothesis import settings
+
+from sidewinder import logs
 
 # Other processes share the cores of a test machine, so one example's time says nothing.
 settings.register_profile("sidewinder", deadline=None)
@@ -12,3 +20,23 @@ settings.load_profile("sidewinder")
 # Without a GPU, Triton's kernels run in its interpreter; it must be on before Triton is imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture
+def json_log(monkeypatch):
+    """What a server logs, as JSON; logging is as before afterwards."""
+    hooks = [(sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")]
+    for owner, name in (*hooks, (warnings, "showwarning")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    root = logging.getLogger()
+    loggers = [logging.getLogger(name) for name in logs.OURS]
+    before = [(own.handlers, own.level, own.propagate) for own in loggers]
+    root_level, stream = root.level, io.StringIO()
+    logs.start_logging("json", stream)
+    (handler,) = root.handlers
+    yield stream
+    root.removeHandler(handler)
+    root.setLevel(root_level)
+    for own, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        own.handlers, own.propagate = handlers, propagate
+        own.setLevel(level)

@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 import time
+import warnings
 from collections import deque
 from typing import Any
 
@@ -40,6 +41,9 @@ class Toy:
 
     def ping(self, *_: object) -> int:
         return self.tp.rank
+
+    def warn(self, message: str) -> None:
+        warnings.warn(message, stacklevel=1)
 
     def who(self) -> tuple[int, int, str, int]:
         return os.getpid(), self.tp.size, self.collectives.path, torch.get_num_threads()

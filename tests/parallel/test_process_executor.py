@@ -1,5 +1,6 @@
 """Worker processes: calls, errors, and what is left when they end."""
 
+import json
 import os
 import pickle
 import signal
@@ -28,6 +29,13 @@ def test_ranks_are_other_processes_with_their_own_threads(pool):
     pid, size, path, threads = pool(3).call("who")
     assert pid == pool(3).pids[0] != os.getpid()
     assert (size, path, threads) == (3, "gloo", 1)
+
+
+@pytest.mark.usefixtures("json_log")
+def test_ranks_write_json_where_their_caller_does(start, capfd):
+    start(2).call("warn", "what a rank has to say")
+    said = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["message"] for line in said] == ["what a rank has to say"] * 2
 
 
 def test_threads_are_the_setting_not_the_environment(start, monkeypatch):

@@ -1,16 +1,14 @@
 """What operators use: probes, metrics, models, tokens, ids, keys, logs."""
 
 import gc
-import io
 import json
-import logging
 
 import pytest
 from conftest import serving, wait_for
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidewinder import __version__
-from sidewinder.server import logs, run
+from sidewinder.server import run
 from sidewinder.server.config import ServerConfig
 
 BODY = {"prompt": "ab", "max_tokens": 6, "ignore_eos": True}
@@ -96,19 +94,6 @@ def test_request_ids(client):
         reply = client.get("/health", headers={"X-Request-Id": bad})
         assert len(reply.headers["X-Request-Id"]) == 32
     assert "X-Request-Id" in client.post("/v1/completions", json={}).headers
-
-
-@pytest.fixture
-def json_log():
-    """What the server logs, as JSON; logging is as before afterwards."""
-    loggers = [logging.getLogger(name) for name in ("sidewinder", "uvicorn")]
-    before = [(own.handlers, own.level, own.propagate) for own in loggers]
-    stream = io.StringIO()
-    logs.start_logging("json", stream)
-    yield stream
-    for own, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        own.handlers, own.propagate = handlers, propagate
-        own.setLevel(level)
 
 
 def test_requests_are_logged_as_json(client, json_log):

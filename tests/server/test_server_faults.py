@@ -144,6 +144,7 @@ def test_process_drains_on_sigterm(checkpoint, tp):
     program = "import sys; from sidewinder.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "serve", str(checkpoint)]
     options = ["--port", "0", "--tp", str(tp), "--device", "cpu", "--log-format", "json"]
+    options += ["--state-cache-bytes", "100"]  # which is warned of
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*command, *options], stderr=subprocess.PIPE, text=True, env=environment
@@ -165,6 +166,7 @@ def test_process_drains_on_sigterm(checkpoint, tp):
             assert process.wait(60) == (0 if tp == 1 else 1)
             assert ("[DONE]" in last) == (tp == 1)
             lines += process.stderr.read().splitlines()
+            assert all(isinstance(json.loads(line), dict) for line in lines)
             assert ("stopped" in lines[-1]) or tp == 2
         finally:
             process.kill()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from sidewinder import __version__
 from sidewinder.cli import bench, chat, compile, evaluate, generate, plan, serve
+from sidewinder.logs import logger, writes_json
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: done; failed while running; bad usage or input; interrupted."""
@@ -71,5 +72,8 @@ def _one_line(message: Warning | str, *_where: object, **_line: object) -> str:
 
 
 def _report(message: str, status: int) -> int:
-    print(f"sidewinder: {message}", file=sys.stderr)
+    if writes_json():  # a server's, to its last line
+        logger.error(message)
+    else:
+        print(f"sidewinder: {message}", file=sys.stderr)
     return status

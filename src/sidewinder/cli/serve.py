@@ -70,4 +70,5 @@ def run(args: argparse.Namespace) -> int:
     from sidewinder.server.run import serve
 
     with model_of(args) as model:
-        return serve(model, config, progress=True, **engine_options(args))
+        shows_bars = config.log_format == "text"
+        return serve(model, config, progress=shows_bars, **engine_options(args))

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sidewinder.logs import writes_json
 from sidewinder.parallel.channel import Channel
 from sidewinder.parallel.protocol import EMPTY
 
@@ -34,7 +35,7 @@ def spawn_worker(rank: int, threads: int, timeout_s: float, fds: Sequence[int]) 
     """Start a fresh interpreter that runs `sidewinder.parallel.worker`.
 
     It is in a session of its own, so that Ctrl-C reaches the caller alone; its output goes to the
-    caller's standard error.
+    caller's standard error, as JSON if the caller's lines are.
 
     Args:
         rank: of the worker.
@@ -52,6 +53,8 @@ def spawn_worker(rank: int, threads: int, timeout_s: float, fds: Sequence[int]) 
     ]
     if threading.current_thread() is threading.main_thread():
         command.append("--die-with-parent")
+    if writes_json():
+        command.append("--log-json")
     with theirs, their_lifeline:
         process = subprocess.Popen(
             command,

@@ -14,6 +14,7 @@ from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.distributed import TorchCollectives, c10d
 from sidewinder.collectives.shared_memory import SharedMemoryCollectives, open_segment
 from sidewinder.collectives.tcp import TcpCollectives
+from sidewinder.logs import start_logging
 from sidewinder.parallel.channel import Channel
 from sidewinder.parallel.cores import use_threads
 from sidewinder.parallel.executor import resolve_target
@@ -27,6 +28,8 @@ from sidewinder.parallel.protocol import EMPTY, Raised, WorkerSetup, decode, enc
 def main() -> int:
     """Serve the caller until it says stop or is gone; the process's exit status."""
     options = _parse_arguments()
+    if options.log_json:
+        start_logging("json")
     # Ctrl-C is the caller's: it ends the ranks in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if options.die_with_parent:
@@ -48,6 +51,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--heartbeat", type=float, required=True, help="seconds between beats")
     parser.add_argument("--parent", type=int, required=True, help="process id of the caller")
     parser.add_argument("--die-with-parent", action="store_true")
+    parser.add_argument("--log-json", action="store_true", help="write all lines as JSON")
     return parser.parse_args()
 
 

@@ -26,13 +26,13 @@ from starlette.types import Message
 
 from sidewinder.config import engine_config
 from sidewinder.llm import LLM
+from sidewinder.logs import logger
 from sidewinder.scale_out.metrics import merge
 from sidewinder.scale_out.relay import Relayed, answer, plain_scope
 from sidewinder.scale_out.routing import Beginnings, PrefixTable, beginnings
 from sidewinder.server.app import build_app
 from sidewinder.server.config import ServerConfig
 from sidewinder.server.errors import ApiError
-from sidewinder.server.logs import logger
 from sidewinder.server.run import load_tokenizer, start_service
 
 REPLICA_HEADER = "X-Sidewinder-Replica"

@@ -107,7 +107,7 @@ def _no_route(request: Request, error: HTTPException) -> ApiError:
         message = f"{path} takes {allow}, not {request.method}"
         return ApiError(405, message, code="method_not_allowed", allow=allow)
     known = [getattr(route, "path", "") for route in request.app.routes]
-    near = get_close_matches(path, known, n=1)
+    near = get_close_matches(path, known, n=1, cutoff=0.75)
     hint = f"did you mean {near[0]}? " if near else ""
     message = f"there is no path {path}; {hint}GET /openapi.json lists the endpoints"
     return ApiError(404, message, code="unknown_path")

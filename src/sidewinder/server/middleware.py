@@ -9,8 +9,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sidewinder.logs import logger
 from sidewinder.server.errors import ApiError
-from sidewinder.server.logs import logger
 from sidewinder.server.metrics import Metrics
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

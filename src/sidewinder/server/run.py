@@ -6,17 +6,19 @@ import gc
 import signal
 import socket
 import time
+from importlib import import_module
 from types import FrameType
 from typing import Any
 
 import uvicorn
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from sidewinder.engine.async_engine import AsyncEngine
 from sidewinder.engine.gathering import EVENTS_PER_S, Gatherer
 from sidewinder.llm import LLM
+from sidewinder.logs import logger, start_logging
 from sidewinder.server.app import build_app
 from sidewinder.server.config import ServerConfig
-from sidewinder.server.logs import logger, start_logging
 from sidewinder.server.metrics import Metrics, Throughput
 from sidewinder.server.service import Service
 
@@ -84,13 +86,29 @@ def serve(model: str, config: ServerConfig, **engine_options: Any) -> int:
     if engine_options.get("launch") == "torchrun":
         raise ValueError("launch='torchrun' cannot serve: one process takes all requests; "
                          "use launch='process'")  # fmt: skip
+    if config.log_format == "json":
+        _quiet_libraries()
     start_logging(config.log_format)
-    with open_socket(config) as listener, LLM(model, **engine_options) as llm:
-        load_tokenizer(llm)
-        # What is loaded stays: walking over it stops all streams for 0.15 s each time.
-        gc.collect()
-        gc.freeze()
-        return asyncio.run(serve_llm(llm, config, listener, config.served_model_name or model))
+    name = config.served_model_name or model
+    with open_socket(config) as listener:
+        logger.info("loading model %s", name)
+        with LLM(model, **engine_options) as llm:
+            return _serve(llm, config, listener, name)
+
+
+def _serve(llm: LLM, config: ServerConfig, listener: socket.socket, name: str) -> int:
+    load_tokenizer(llm)
+    # What is loaded stays: walking over it stops all streams for 0.15 s each time.
+    gc.collect()
+    gc.freeze()
+    return asyncio.run(serve_llm(llm, config, listener, name))
+
+
+def _quiet_libraries() -> None:
+    """Let libraries set their loggers up now, before `start_logging` takes these over, and draw no
+    progress bars."""
+    import_module("transformers.utils.logging")
+    disable_progress_bars()
 
 
 def open_socket(config: ServerConfig) -> socket.socket:
