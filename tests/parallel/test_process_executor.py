@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,36 @@ def test_nothing_listens_beyond_loopback(pool):
 
 def test_failed_rank_failure_is_a_runtime_error():
     assert issubclass(RankFailure, RuntimeError)
+
+
+def look_often(executor, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        executor.check()
+        time.sleep(0.2)
+
+
+def test_a_rank_that_is_stopped_between_calls_is_found(start):
+    executor = start(2, timeout_s=1.0)
+    assert executor.call("ping") == 0
+    pids = executor.pids
+    look_often(executor, 2.5)  # silence of those that live adds up to nothing
+    os.kill(pids[1], signal.SIGSTOP)
+    with pytest.raises(RankFailure, match=r"rank 1 of 2 has given no sign of life for 1 s .*pause"):
+        look_often(executor, 20)
+    assert all(map(gone, pids))
+
+
+def test_a_pause_of_the_caller_is_not_the_ranks_silence(start):
+    executor = start(2, timeout_s=3.0)
+    os.kill(executor.pids[1], signal.SIGSTOP)
+    executor.check()
+    time.sleep(5)  # as if all of them had been stopped
+    executor.check()
+    os.kill(executor.pids[1], signal.SIGCONT)
+    time.sleep(2)
+    executor.check()
+    assert executor.call("ping") == 0
 
 
 def test_a_rank_that_ended_between_calls_is_found(start):

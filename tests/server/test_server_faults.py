@@ -173,6 +173,25 @@ def test_process_drains_on_sigterm(checkpoint, tp):
 
 
 @pytest.mark.slow
+def test_a_rank_that_is_stopped_while_nothing_runs_is_found(checkpoint):
+    program = "import sys; from sidewinder.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "serve", str(checkpoint), "--port", "0", "--tp", "2"]
+    options = ["--device", "cpu", "--log-format", "json", "--timeout-s", "3"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, *options], stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            listening_url(process)
+            os.kill(worker_of(process.pid), signal.SIGSTOP)
+            assert process.wait(30) == 1
+            last = json.loads(process.stderr.read().splitlines()[-1])
+            assert "has given no sign of life for 3 s" in last["message"]
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
 def test_a_killed_rank_ends_all_clients(checkpoint):
     """Under load, running and waiting, streamed and whole: all learn of it in seconds."""
     program = "import sys; from sidewinder.cli import main; sys.exit(main())"

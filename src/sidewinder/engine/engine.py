@@ -138,7 +138,7 @@ class Engine:
         return [self._take(part, started, ended) for part in progress]
 
     def check_ranks(self) -> None:
-        """Raise RankFailure if a rank has ended; call it between steps."""
+        """Raise RankFailure if a rank has ended or fallen silent; call it between steps, often."""
         self.failed = True  # Unless all of them run.
         self._executor.check()
         self.failed = False

@@ -24,7 +24,7 @@ class Executor(Protocol):
         """Whether the ranks still run, between two calls.
 
         Raises:
-            RankFailure: if one has ended; the executor is closed.
+            RankFailure: if one has ended, or fallen silent; the executor is closed.
         """
         ...
 

@@ -7,9 +7,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 PR_SET_PDEATHSIG = 1
+LOOK_S = 2.0
+"""What one look at silent ranks adds to their silence at most. After a longer pause the caller, and
+perhaps the whole machine, stood still: that says nothing of the ranks."""
 
 
 def start_lifeline(
@@ -56,6 +60,29 @@ def heard(sock: socket.socket) -> bool:
         return bool(sock.recv(1 << 16, socket.MSG_DONTWAIT))
     except OSError:
         return False
+
+
+class Silence:
+    """How long ranks have given no sign of life, for a caller that looks now and then.
+
+    Args:
+        lifelines: the caller's ends, in rank order.
+    """
+
+    def __init__(self, lifelines: Sequence[socket.socket]) -> None:
+        self._lifelines = lifelines
+        self._seconds = [0.0] * len(lifelines)
+        self._looked_at = time.monotonic()
+
+    def look(self) -> list[float]:
+        """Seconds of silence by rank, up to now."""
+        now = time.monotonic()
+        passed, self._looked_at = min(now - self._looked_at, LOOK_S), now
+        self._seconds = [
+            0.0 if heard(lifeline) else before + passed
+            for lifeline, before in zip(self._lifelines, self._seconds, strict=True)
+        ]
+        return self._seconds
 
 
 def die_with_parent() -> None:

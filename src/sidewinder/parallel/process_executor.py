@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from sidewinder.parallel.cores import CoreLease, lease_cores
 from sidewinder.parallel.errors import RankFailure
-from sidewinder.parallel.lifeline import heard
+from sidewinder.parallel.lifeline import Silence, heard
 from sidewinder.parallel.protocol import Raised, Transport, WorkerSetup, decode, encode_call
 from sidewinder.parallel.rendezvous import Rendezvous
 from sidewinder.parallel.spawn import Worker, beat_s, how_it_ended, spawn_worker, stop_workers
@@ -57,6 +57,7 @@ class ProcessExecutor:
         self._timeout_s = timeout_s
         self._doing = "start"
         self._over: str | None = None
+        self._silence: Silence | None = None
         self._workers: list[Worker] = []
         self._by_fd: dict[int, Worker] = {}
         self._poll = select.poll()
@@ -92,7 +93,7 @@ class ProcessExecutor:
         if self._over is not None:
             raise RuntimeError(f"the executor is closed: {self._over}")
         message = encode_call(method, args)
-        self._doing = method
+        self._doing, self._silence = method, None
         try:
             self._send([message] * len(self._workers))
             answers = self._collect(self._timeout_s, self._timeout_s)
@@ -103,14 +104,17 @@ class ProcessExecutor:
 
     def check(self) -> None:
         self._doing = "a pause"
-        for worker in self._workers:
-            if worker.process.poll() is None:
-                continue
-            try:
-                self._fail(worker, how_it_ended(worker.process))
-            except RankFailure as failure:
-                self._end(str(failure))
-                raise
+        if self._silence is None:
+            self._silence = Silence([worker.lifeline for worker in self._workers])
+        try:
+            for worker, silent_s in zip(self._workers, self._silence.look(), strict=True):
+                if worker.process.poll() is not None:
+                    self._fail(worker, how_it_ended(worker.process))
+                if silent_s > self._timeout_s:
+                    self._fail_silent(worker, self._timeout_s)
+        except RankFailure as failure:
+            self._end(str(failure))
+            raise
 
     def close(self) -> None:
         if self._over is None:
@@ -186,7 +190,7 @@ class ProcessExecutor:
                 last_heard[worker.rank] = now
         oldest = min(missing, key=lambda worker: last_heard[worker.rank])
         if now - last_heard[oldest.rank] > silence_s:
-            self._fail(oldest, f"has given no sign of life for {silence_s:g} s (stopped or hung)")
+            self._fail_silent(oldest, silence_s)
 
     def _settle(self, answers: dict[int, Any]) -> Any:
         """Rank 0's result, or the exception that answers hold."""
@@ -203,6 +207,9 @@ class ProcessExecutor:
         if isinstance(error, RankFailure) and missing:
             raise RankFailure(f"rank {missing[0]} of {size} did not answer: {error}") from error
         raise error
+
+    def _fail_silent(self, worker: Worker, silence_s: float) -> NoReturn:
+        self._fail(worker, f"has given no sign of life for {silence_s:g} s (stopped or hung)")
 
     def _fail(self, worker: Worker, what: str) -> NoReturn:
         raise RankFailure(f"rank {worker.rank} of {len(self._workers)} {what} during {self._doing}")
