@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sidewinder.agreement import Agreement
+from sidewinder.bounded_context import check_context, score_in_context
 from sidewinder.checkpoint.hub import resolve_model
 from sidewinder.cli.generate import read_text
 from sidewinder.cli.options import add_engine_options, add_json_option, engine_options, print_json
@@ -30,7 +31,8 @@ from sidewinder.writable import check_file
 DESCRIPTION = """\
 Measure how well MODEL predicts a text: perplexity per token, and bits per byte, which compares
 models with different tokenizers. The text may have any length: it runs in chunks, the state carried
-along.
+along, so each token has all text before it as context. With --context N it has N tokens at most and
+half of them at least: models with attention lose beyond the length that they were trained with.
 
 With --rotate, or with --tp 2 or more and --all-reduce int8, int6, int4, a policy file or a budget
 --all-reduce-kl, the model with these sums is compared with the plain one that sums exactly: KL
@@ -41,6 +43,8 @@ With --sensitivity and --tp 2 or more, every sum is quantised alone in every cod
 costs is stored beside the model (or in FILE); --all-reduce-kl chooses codecs from it."""
 
 BESIDE_MODEL = ""
+WINDOW = 1024
+"""Tokens of a window where sums are compared."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -55,11 +59,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--text", required=True, metavar="FILE", help="UTF-8 text; - for stdin")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="use only the first N tokens")
     parser.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="windows of N tokens that overlap by half, instead of the whole text",
+    )
+    parser.add_argument(
         "--window",
         type=int,
-        default=1024,
         metavar="N",
-        help="tokens that share a state where sums are compared (default: 1024)",
+        help=f"tokens that share a state where sums are compared (default: {WINDOW})",
     )
     parser.add_argument(
         "--sensitivity",
@@ -74,11 +83,13 @@ def add_parser(subparsers: Any) -> None:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: options with `model` a folder and `dtype` resolved, sizes, and the text."""
+    """What is measured: options with `model` a folder and `dtype` resolved, sizes, and the text,
+    which begins with `n_opening` tokens that the tokenizer puts before every text."""
 
     engine: EngineConfig
     model: ModelConfig
     token_ids: list[int]
+    n_opening: int
     n_bytes: int
     window: int
 
@@ -87,15 +98,25 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit status."""
     if args.max_tokens is not None and args.max_tokens < 2:
         raise ValueError(f"--max-tokens {args.max_tokens} is too few to predict; use 2 or more")
+    if args.context is not None:
+        check_context(args.context)
     subject = _subject(args)
     engine = subject.engine
+    quantises = engine.tp > 1 and not policy_for(engine, subject.model).is_exact
+    compares = args.sensitivity is not None or engine.rotate or quantises
+    if compares and args.context is not None:
+        raise ValueError("--context is for one model alone; where sums are compared use --window")
+    if args.window is not None and not compares:
+        raise ValueError("--window is for comparisons of sums, and nothing is compared; "
+                         "use --context")  # fmt: skip
     started = time.perf_counter()
     if args.sensitivity is not None:
         values, show = _sensitivities(subject, args.sensitivity), _print_sensitivities
-    elif engine.rotate or (engine.tp > 1 and not policy_for(engine, subject.model).is_exact):
+    elif compares:
         values, show = _comparison(subject), _print_comparison
     else:
-        values, show = _perplexity(subject, engine_options(args)), _print_perplexity
+        options = engine_options(args)
+        values, show = _perplexity(subject, options, args.context), _print_perplexity
     _finish(subject, values, time.perf_counter() - started, show, args.json)
     return 0
 
@@ -115,12 +136,19 @@ def _subject(args: argparse.Namespace) -> Subject:
         token_ids = token_ids[: args.max_tokens]
         text = tokenizer.decode(token_ids)
     engine = replace(engine, model=str(folder), dtype=dtype)
-    return Subject(engine, model, token_ids, len(text.encode("utf-8")), args.window)
+    opening = tokenizer.encode("")
+    n_opening = len(opening) if token_ids[: len(opening)] == opening else 0
+    window = WINDOW if args.window is None else args.window
+    return Subject(engine, model, token_ids, n_opening, len(text.encode("utf-8")), window)
 
 
-def _perplexity(subject: Subject, options: dict[str, Any]) -> dict[str, Any]:
+def _perplexity(subject: Subject, options: dict[str, Any], context: int | None) -> dict[str, Any]:
+    tokens = subject.token_ids
     with LLM(subject.engine.model, progress=True, **options) as llm:
-        score = llm.perplexity(subject.token_ids, progress=True)
+        if context is None:
+            score = llm.perplexity(tokens, progress=True)
+        else:
+            score = score_in_context(llm, tokens, subject.n_opening, context, progress=True)
         return {"perplexity": score.perplexity, "collectives": llm.report()["collectives"]}
 
 
