@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from sidewinder import __version__
-from sidewinder.cli import bench, chat, compile, evaluate, generate, plan, serve
+from sidewinder.cli import bench, chat, compile, evaluate, generate, hints, plan, serve
 from sidewinder.logs import logger, writes_json
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -48,7 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit status."""
     try:
-        args = build_parser().parse_args(argv)
+        parser = build_parser()
+        args, unknown = parser.parse_known_args(argv)
+        if unknown:
+            parser.error(hints.unknown(parser, unknown))
     except SystemExit as exit_request:  # argparse exits by itself, after --help or on bad usage
         return int(exit_request.code or 0)
     warnings.formatwarning = _one_line

@@ -1,0 +1,45 @@
+"""What to say of options that do not exist: those of other servers, and misspellings."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+
+ELSEWHERE = {
+    "--model": "give MODEL itself, without an option",
+    "--tensor-parallel-size": "it is --tp here",
+    "-tp": "it is --tp here",
+    "--pipeline-parallel-size": "there are tensor-parallel ranks only: --tp",
+    "--data-parallel-size": "replicas are Ray Serve's (docs/scale-out.md)",
+    "--max-num-seqs": "it is --max-batch-size here",
+    "--max-num-batched-tokens": "it is --max-step-tokens here",
+    "--quantization": "it is --weight-dtype here",
+    "--enforce-eager": "it is --cuda-graphs off here",
+    "--gpu-memory-utilization": "memory follows --max-batch-size and --state-cache-bytes",
+    "--kv-cache-memory-bytes": "it is --kv-cache-tokens here (hybrids only)",
+    "--enable-prefix-caching": "it is on; --state-cache-bytes says how much",
+    "--no-enable-prefix-caching": "it is --state-cache-bytes 0 here",
+    "--trust-remote-code": "no code of a checkpoint is ever run; leave it out",
+}
+"""Options of vLLM, and what is here instead."""
+
+
+def unknown(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
+    """The error for `arguments` that `parser` does not know, with what was perhaps meant."""
+    known = sorted(set(_options(parser)))
+    hints = []
+    for given in arguments:
+        name = given.partition("=")[0]
+        if name in ELSEWHERE:
+            hints.append(f"{name}: {ELSEWHERE[name]}")
+        elif name.startswith("--") and (near := get_close_matches(name, known, n=1)):
+            hints.append(f"{name}: did you mean {near[0]}?")
+    return "; ".join([f"unrecognized arguments: {' '.join(arguments)}", *hints])
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The long options of a parser and of those below it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from _options(below)
+        yield from (name for name in action.option_strings if name.startswith("--"))

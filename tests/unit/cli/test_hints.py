@@ -1,0 +1,33 @@
+"""Options that do not exist: what is said of them, and that what is named does exist."""
+
+import re
+
+import pytest
+
+from sidewinder.cli import hints, main
+from sidewinder.cli.main import BAD_USAGE, build_parser
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (["serve", "m", "--tensor-parallel-size", "2"], "--tensor-parallel-size: it is --tp here"),
+        (["serve", "m", "--tensor-parallel-size=2"], "it is --tp here"),
+        (["serve", "--model", "m"], "give MODEL itself"),
+        (["serve", "m", "--max-batch-sizes", "2"], "did you mean --max-batch-size?"),
+        (["bench", "latency", "m", "--repeat-s", "2"], "did you mean --repeats?"),
+        (["generate", "m", "--prompt", "a", "--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+    ids=lambda value: value[-2] if isinstance(value, list) else "",
+)
+def test_what_was_meant(command, hint, capsys):
+    assert main(command) == BAD_USAGE
+    assert hint in capsys.readouterr().err
+
+
+def test_hints_name_options_that_exist():
+    known = set(hints._options(build_parser()))
+    named = {name for text in hints.ELSEWHERE.values() for name in re.findall("--[a-z-]+", text)}
+    assert len(named) > 5
+    assert named <= known
+    assert known & set(hints.ELSEWHERE) == {"--model"}, "bench serve alone has it"
