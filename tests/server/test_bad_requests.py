@@ -166,6 +166,26 @@ def test_unknown_model_path_and_method(client):
     refused(client.get("/v1/completions"), 405)
 
 
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_that_is_not_called_json(client, kind):
+    headers = {} if kind is None else {"Content-Type": kind}
+    body = b'{"prompt": "a", "max_tokens": 1}'
+    response = client.post("/v1/completions", content=body, headers=headers)
+    refused(response, 400, "Content-Type: application/json")
+    for kind in ("application/json; charset=utf-8", "application/vnd.api+json"):
+        headers = {"Content-Type": kind}
+        assert client.post("/v1/completions", content=body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_field_that_is_null_asks_for_nothing(client, path):
+    body = COMPLETION if path == "/v1/completions" else CHAT
+    nothing = dict.fromkeys(["tools", "tool_choice", "store", "metadata", "stop", "seed"])
+    assert client.post(path, json=body | nothing).status_code == 200
+    error = refused(client.post(path, json=body | nothing | {"tools": [], "a": 0}), 400, "tools, a")
+    assert error["code"] == "unknown_field"
+
+
 @pytest.mark.parametrize(
     ("path", "near"),
     [

@@ -92,11 +92,19 @@ def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException) and error.status_code in (404, 405):
             return _no_route(request, error).response()
+        if isinstance(error, RequestValidationError) and not _says_json(request):
+            message = "the body is read as JSON only; send 'Content-Type: application/json' with it"
+            return ApiError(400, message, code="content_type").response()
         return api_error(error).response()
 
     expected = (ApiError, Overloaded, EngineClosed, RequestValidationError, HTTPException)
     for kind in (*expected, Exception):
         app.add_exception_handler(kind, answer)
+
+
+def _says_json(request: Request) -> bool:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind.startswith("application/") and kind.endswith(("/json", "+json"))
 
 
 def _no_route(request: Request, error: HTTPException) -> ApiError:
