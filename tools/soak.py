@@ -46,6 +46,18 @@ def resident_bytes(pid: int) -> int:
     return total
 
 
+def slope(samples: list[dict[str, float]]) -> tuple[float, float]:
+    """Bytes per second by least squares, and their standard error."""
+    n = len(samples)
+    times, sizes = ([sample[key] for sample in samples] for key in ("at_s", "bytes"))
+    mean_time, mean_size = sum(times) / n, sum(sizes) / n
+    spread = sum((at - mean_time) ** 2 for at in times)
+    pairs = list(zip(times, sizes, strict=True))
+    rate = sum((at - mean_time) * (size - mean_size) for at, size in pairs) / spread
+    rest = sum((size - mean_size - rate * (at - mean_time)) ** 2 for at, size in pairs)
+    return rate, (rest / max(1, n - 2) / spread) ** 0.5
+
+
 class Soak:
     """The workers and what they have seen.
 
@@ -194,9 +206,14 @@ def main() -> int:
         "idle_and_ready": idle,
     }
     if samples:
-        middle, last = samples[len(samples) // 2], samples[-1]
-        growth = last["bytes"] - middle["bytes"]
-        result |= {"growth_in_second_half_bytes": growth, "memory": samples}
+        second_half = samples[len(samples) // 2 :]
+        rate, error = slope(second_half)
+        result |= {
+            "growth_in_second_half_bytes": samples[-1]["bytes"] - second_half[0]["bytes"],
+            "bytes_per_s_in_second_half": round(rate),
+            "standard_error": round(error),
+            "memory": samples,
+        }
     for failure in soak.failures[:10]:
         print(failure, file=sys.stderr)
     print(json.dumps(result))

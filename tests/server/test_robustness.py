@@ -45,6 +45,15 @@ def test_memory_of_a_process_tree_is_counted():
     assert soak.resident_bytes(own) > 1 << 20
 
 
+def test_growth_is_fitted_with_its_error():
+    samples = [{"at_s": 10.0 * i, "bytes": 500 + 20.0 * i} for i in range(6)]
+    assert soak.slope(samples) == pytest.approx((2, 0), abs=1e-9)
+    samples[4]["bytes"] += 6
+    rate, error = soak.slope(samples)
+    assert 0 < error < 1
+    assert 0 < rate - 2 < 2 * error
+
+
 def test_a_client_that_does_not_read_holds_up_nobody(server, client):
     """Its answer waits in buffers; others are served, and its slot is free once it leaves."""
     lazy = open_request(server, max_tokens=20_000, stream=True, logprobs=5)
