@@ -1,7 +1,7 @@
 """What to say of options that do not exist: those of other servers, and misspellings."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 ELSEWHERE = {
@@ -23,9 +23,12 @@ ELSEWHERE = {
 """Options of vLLM, and what is here instead."""
 
 
-def unknown(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
-    """The error for `arguments` that `parser` does not know, with what was perhaps meant."""
-    known = sorted(set(_options(parser)))
+def unknown(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, arguments: Sequence[str]
+) -> str:
+    """The error for `arguments` that the command in `args` does not know, with what was meant."""
+    chosen = _chosen(parser, args)
+    known = [name for action in chosen._actions for name in action.option_strings]
     hints = []
     for given in arguments:
         name = given.partition("=")[0]
@@ -33,13 +36,14 @@ def unknown(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
             hints.append(f"{name}: {ELSEWHERE[name]}")
         elif name.startswith("--") and (near := get_close_matches(name, known, n=1)):
             hints.append(f"{name}: did you mean {near[0]}?")
-    return "; ".join([f"unrecognized arguments: {' '.join(arguments)}", *hints])
+    listed = f"{chosen.prog} --help lists the options"
+    return "; ".join([f"unrecognized arguments: {' '.join(arguments)}", *hints, listed])
 
 
-def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """The long options of a parser and of those below it."""
+def _chosen(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.ArgumentParser:
+    """The parser of the command that `args` are of."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                yield from _options(below)
-        yield from (name for name in action.option_strings if name.startswith("--"))
+            below: argparse.ArgumentParser = action.choices[getattr(args, action.dest)]
+            return _chosen(below, args)
+    return parser

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = build_parser()
         args, unknown = parser.parse_known_args(argv)
         if unknown:
-            parser.error(hints.unknown(parser, unknown))
+            parser.error(hints.unknown(parser, args, unknown))
     except SystemExit as exit_request:  # argparse exits by itself, after --help or on bad usage
         return int(exit_request.code or 0)
     warnings.formatwarning = _one_line

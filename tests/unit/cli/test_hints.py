@@ -5,7 +5,7 @@ import re
 import pytest
 
 from sidewinder.cli import hints, main
-from sidewinder.cli.main import BAD_USAGE, build_parser
+from sidewinder.cli.main import BAD_USAGE, DONE
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,9 @@ from sidewinder.cli.main import BAD_USAGE, build_parser
         (["serve", "m", "--max-batch-sizes", "2"], "did you mean --max-batch-size?"),
         (["bench", "latency", "m", "--repeat-s", "2"], "did you mean --repeats?"),
         (["generate", "m", "--prompt", "a", "--nonsense"], "unrecognized arguments: --nonsense"),
+        (["generate", "m", "--prompt", "a", "--nonsense"], "sidewinder generate --help"),
+        (["bench", "latency", "m", "--zzz"], "--zzz; sidewinder bench latency --help"),
+        (["serve", "m", "--prompt-ids", "1"], "--prompt-ids 1; sidewinder serve --help"),
     ],
     ids=lambda value: value[-2] if isinstance(value, list) else "",
 )
@@ -25,9 +28,13 @@ def test_what_was_meant(command, hint, capsys):
     assert hint in capsys.readouterr().err
 
 
-def test_hints_name_options_that_exist():
-    known = set(hints._options(build_parser()))
+def test_hints_name_options_that_exist(capsys):
+    shown = []
+    for command in ("serve", "generate", "bench latency", "bench serve"):
+        assert main([*command.split(), "--help"]) == DONE
+        shown.append(capsys.readouterr().out)
+    known = set(re.findall("--[a-z-]+", "\n".join(shown)))
     named = {name for text in hints.ELSEWHERE.values() for name in re.findall("--[a-z-]+", text)}
     assert len(named) > 5
     assert named <= known
-    assert known & set(hints.ELSEWHERE) == {"--model"}, "bench serve alone has it"
+    assert known & set(hints.ELSEWHERE) == {"--model"}, "only bench serve has it"
