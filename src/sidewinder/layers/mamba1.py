@@ -23,6 +23,7 @@ from sidewinder.layers.weights import Weights, columns_of, rows_of
 from sidewinder.ops.causal_conv1d import causal_conv1d
 from sidewinder.ops.linear import linear
 from sidewinder.ops.projected_scan import projected_scan
+from sidewinder.ops.workspace import empty
 from sidewinder.sharding.dims import HeadPiece, LocalDims
 from sidewinder.state.batch import Sequences
 from sidewinder.state.pool import LayerState
@@ -52,8 +53,16 @@ class HeadScan:
         """This piece's term of its head's `dt, B, C`: `[T, R + 2N]` from all local channels."""
         return linear(self._mine(x), self.x_proj)
 
-    def scan(self, x: Tensor, z: Tensor, dt_b_c: Tensor, state: Tensor, seqs: Sequences) -> Tensor:
-        """Gated outputs `[T, channels of the piece]`; `x, z, state` hold all local channels."""
+    def scan(
+        self,
+        x: Tensor,
+        z: Tensor,
+        dt_b_c: Tensor,
+        state: Tensor,
+        seqs: Sequences,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Gated outputs of the piece's channels; `x, z, state, out` hold all local channels."""
         return projected_scan(
             self._mine(x),
             dt_b_c,
@@ -65,6 +74,7 @@ class HeadScan:
             self.dt_bias,
             self._mine(state),
             seqs,
+            None if out is None else self._mine(out),
         )
 
     def _mine(self, channels_last: Tensor) -> Tensor:
@@ -141,11 +151,12 @@ class Mamba1Mixer:
             z = projected[:, self.z_half]
             x = self._convolved(projected[:, self.x_half], state, seqs)
             parameters = self._summed(self._terms(x))
-        outputs = [
-            piece.scan(x, z, parameters[head], state.ssm, seqs)
-            for piece, head in zip(self.pieces, self.piece_heads, strict=True)
-        ]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        if len(self.pieces) == 1:
+            return self.pieces[0].scan(x, z, parameters[self.piece_heads[0]], state.ssm, seqs)
+        y = empty(x.shape, x.dtype, x.device)
+        for piece, head in zip(self.pieces, self.piece_heads, strict=True):
+            piece.scan(x, z, parameters[head], state.ssm, seqs, y)
+        return y
 
     def _convolved(self, x: Tensor, state: LayerState, seqs: Sequences) -> Tensor:
         return causal_conv1d(x, self.conv_weight, self.conv_bias, state.conv, seqs)

@@ -104,11 +104,12 @@ def selective_scan(
     dt_bias: Tensor | None,
     state: Tensor,
     seqs: Sequences,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.selective_scan`."""
     if not x.is_cpu:
-        return torch_selective_scan.selective_scan(x, dt, A, B, C, D, z, dt_bias, state, seqs)
-    y = empty(x.shape, x.dtype)
+        return torch_selective_scan.selective_scan(x, dt, A, B, C, D, z, dt_bias, state, seqs, out)
+    y = empty(x.shape, x.dtype) if out is None else out
     _native.selective_scan(
         x, dt, A, B, C, D, z, dt_bias, state, seqs.cu_seqlens, seqs.slots, seqs.fresh, y
     )

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+CPU = torch.device("cpu")
 UNSEEN = 3
 """References to a block that no tensor sees: the list's, the loop's and that of the question."""
 
@@ -65,7 +66,10 @@ def results_in(workspace: Workspace) -> Iterator[Workspace]:
         _current.workspace = None
 
 
-def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A tensor on the CPU that was not written yet, for the result of a native operator."""
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device = CPU) -> Tensor:
+    """A tensor that was not written yet, for the results of operators; on CPUs, of native ones."""
     workspace = _current.workspace
-    return torch.empty(*shape, dtype=dtype) if workspace is None else workspace.empty(shape, dtype)
+    if workspace is None:
+        return torch.empty(*shape, dtype=dtype, device=device)
+    assert device == CPU, "only native operators are recorded"
+    return workspace.empty(shape, dtype)

@@ -153,8 +153,6 @@ class Counter:
                 yield self.fused_scan(size)
             else:
                 yield from self.scan(size)
-        if len(dims.head_pieces) > 1:
-            yield self.rows("join heads", layers, 2 * width)
         yield self.gemm("out_proj", layers, config.d_model, width)
 
     def scan(self, size: int) -> Iterator[Work]:

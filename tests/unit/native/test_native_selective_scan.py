@@ -3,7 +3,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_cases import DTYPES, LEVELS, TOLERANCE, kernels_of
-from ops_cases import LENGTHS, Case, assert_untouched, cut, make_case
+from ops_cases import (
+    LENGTHS,
+    Case,
+    assert_only_columns,
+    assert_untouched,
+    columns_for,
+    cut,
+    make_case,
+)
 
 from sidewinder.ops import native
 from sidewinder.ops.selective_scan import reference
@@ -34,10 +42,10 @@ def _rows(arguments: dict, rows: slice) -> dict:
 @settings(max_examples=15)
 @given(
     LENGTHS, st.integers(1, 150), st.integers(1, 19), st.booleans(), st.booleans(),
-    st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 99),
+    st.sampled_from([torch.float32, torch.bfloat16]), st.booleans(), st.integers(0, 99),
 )  # fmt: skip
 def test_scan_is_the_reference(
-    level, dtype, lengths, channels, states, gated, biased, state_dtype, seed
+    level, dtype, lengths, channels, states, gated, biased, state_dtype, into, seed
 ):
     case = make_case(lengths, seed)
     arguments = _arguments(case, channels, states, dtype, gated, biased)
@@ -45,9 +53,13 @@ def test_scan_is_the_reference(
     expected_state = case.state(states, channels + 2, dtype=state_dtype)[..., 1:-1]
     state = expected_state.clone(memory_format=torch.preserve_format)
     expected = reference.selective_scan(**arguments, state=expected_state, seqs=case.seqs)
+    out = columns_for(arguments["x"]) if into else None
     with kernels_of(level):
-        result = native.selective_scan(**arguments, state=state, seqs=case.seqs)
+        result = native.selective_scan(**arguments, state=state, seqs=case.seqs, out=out)
     assert_close("y", expected, result, TOLERANCE[dtype])
+    if out is not None:
+        assert result is out
+        assert_only_columns(out)
     assert_untouched(case, state)
     slots = case.seqs.slots
     assert_close("state", expected_state[slots], state[slots], TOLERANCE[state_dtype])

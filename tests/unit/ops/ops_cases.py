@@ -39,6 +39,19 @@ class Case:
         return state
 
 
+def columns_for(x: Tensor) -> Tensor:
+    """Where a result of x's shape and dtype may go: columns of a wider tensor full of NaN."""
+    wide = torch.full((x.shape[0], x.shape[1] + 5), torch.nan, dtype=x.dtype)
+    return wide[:, 3:-2]
+
+
+def assert_only_columns(out: Tensor) -> None:
+    """Nothing was written beside what `columns_for` made."""
+    wide = out.as_strided((out.shape[0], out.stride(0)), (out.stride(0), 1), 0)
+    assert wide[:, :3].isnan().all(), "written before the columns"
+    assert wide[:, -2:].isnan().all(), "written behind the columns"
+
+
 def make_case(lengths: list[int], seed: int) -> Case:
     """Sequences of `lengths`, one-token ones first, in shuffled slots, about half of them fresh."""
     generator = torch.Generator().manual_seed(seed)

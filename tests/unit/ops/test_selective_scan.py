@@ -2,7 +2,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ops_cases import LENGTHS, Case, assert_untouched, cut, make_case
+from ops_cases import (
+    LENGTHS,
+    Case,
+    assert_only_columns,
+    assert_untouched,
+    columns_for,
+    cut,
+    make_case,
+)
 
 from sidewinder.ops.selective_scan import chunked, reference
 from sidewinder.testing import assert_close
@@ -42,19 +50,30 @@ def _rows(arguments: dict, rows: slice) -> dict:
     st.booleans(),
     st.booleans(),
     st.sampled_from([64, 4 << 20]),
+    st.booleans(),
     st.integers(0, 99),
 )
-def test_chunked_is_the_reference(lengths, channels, states, gated, biased, chunk_bytes, seed):
+def test_chunked_is_the_reference(
+    lengths, channels, states, gated, biased, chunk_bytes, into, seed
+):
     case = make_case(lengths, seed)
     arguments = _arguments(case, channels, states, gated, biased)
     # The state as Zamba passes it: a slice of channels.
     expected_state = case.state(states, channels + 2)[..., 1:-1]
     state = expected_state.clone(memory_format=torch.preserve_format)
-    expected = reference.selective_scan(**arguments, state=expected_state, seqs=case.seqs)
+    outs = [columns_for(arguments["x"]) if into else None for _ in range(2)]
+    expected = reference.selective_scan(
+        **arguments, state=expected_state, seqs=case.seqs, out=outs[0]
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunked, "CHUNK_BYTES", chunk_bytes)
-        result = chunked.selective_scan(**arguments, state=state, seqs=case.seqs)
+        result = chunked.selective_scan(**arguments, state=state, seqs=case.seqs, out=outs[1])
     assert_close("y", expected, result, TOLERANCE)
+    if into:
+        assert expected is outs[0]
+        assert result is outs[1]
+        for out in outs:
+            assert_only_columns(out)
     assert_untouched(case, state)
     assert_close("state", expected_state[case.seqs.slots], state[case.seqs.slots], TOLERANCE)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ops_cases import assert_untouched, make_case
+from ops_cases import assert_only_columns, assert_untouched, columns_for, make_case
 from triton_cases import DTYPES, TOLERANCE, here, launching, on_device, overridden
 
 from sidewinder.ops.projected_scan import parts, reference, triton
@@ -25,13 +25,17 @@ def arguments_of(case, channels, states, rank, dtype, eps=None, gated=True, bias
     }
 
 
-def check(run, case, arguments, channels, states, dtype, state_dtype):
+def check(run, case, arguments, channels, states, dtype, state_dtype, into=False):
     # The state as Zamba passes it: a slice of channels.
     expected_state = case.state(states, channels + 2, dtype=state_dtype)[..., 1:-1]
     state = here(expected_state)
     expected = reference.projected_scan(**arguments, state=expected_state, seqs=case.seqs)
-    result = on_device(run, **arguments, state=state, seqs=case.seqs)
+    out = here(columns_for(arguments["x"])) if into else None
+    result = on_device(run, **arguments, state=state, seqs=case.seqs, out=out)
     assert_close("y", expected, result, TOLERANCE[dtype])
+    if out is not None:
+        assert torch.equal(out.cpu(), result)
+        assert_only_columns(out)
     assert_untouched(case, state.cpu())
     slots = case.seqs.slots
     allowed = max(TOLERANCE[dtype], TOLERANCE[state_dtype])  # a step rounded the other way
@@ -39,6 +43,7 @@ def check(run, case, arguments, channels, states, dtype, state_dtype):
 
 
 @DTYPES
+@pytest.mark.parametrize("into", [False, True], ids=["new", "into columns"])
 @pytest.mark.parametrize(
     ("lengths", "channels", "states", "rank", "eps", "gated", "biased", "state_dtype"),
     [
@@ -49,20 +54,21 @@ def check(run, case, arguments, channels, states, dtype, state_dtype):
     ids=str,
 )
 def test_single_tokens_are_the_reference(
-    dtype, lengths, channels, states, rank, eps, gated, biased, state_dtype
+    dtype, lengths, channels, states, rank, eps, gated, biased, state_dtype, into
 ):
     case = make_case(lengths, seed=channels)
     arguments = arguments_of(case, channels, states, rank, dtype, eps, gated, biased)
     with overridden(**SMALL):
-        check(triton.projected_scan, case, arguments, channels, states, dtype, state_dtype)
+        check(triton.projected_scan, case, arguments, channels, states, dtype, state_dtype, into)
 
 
 @pytest.mark.parametrize("lengths", [[1, 3], [4, 9], [1] * 5])
 def test_other_batches_go_by_parts(lengths):
     case = make_case(lengths, seed=1)
     arguments = arguments_of(case, 9, 4, 5, torch.float32, eps=1e-5)
-    check(triton.projected_scan, case, arguments, 9, 4, torch.float32, torch.float32)
-    check(parts.projected_scan, case, arguments, 9, 4, torch.float32, torch.float32)
+    for run in (triton.projected_scan, parts.projected_scan):
+        for into in (False, True):
+            check(run, case, arguments, 9, 4, torch.float32, torch.float32, into)
 
 
 def test_a_few_single_tokens_are_one_launch():

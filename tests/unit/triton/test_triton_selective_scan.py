@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from ops_cases import Case, assert_untouched, cut, make_case
+from ops_cases import (
+    Case,
+    assert_only_columns,
+    assert_untouched,
+    columns_for,
+    cut,
+    make_case,
+)
 from triton_cases import DTYPES, TOLERANCE, here, launching, on_device, overridden
 
 from sidewinder.ops.selective_scan import chunks, reference, triton
@@ -26,6 +33,7 @@ def _arguments(case: Case, channels: int, states: int, dtype, gated=True, biased
 
 
 @DTYPES
+@pytest.mark.parametrize("into", [False, True], ids=["new", "into columns"])
 @pytest.mark.parametrize(
     ("lengths", "channels", "states", "gated", "biased", "state_dtype"),
     [
@@ -35,16 +43,20 @@ def _arguments(case: Case, channels: int, states: int, dtype, gated=True, biased
     ],
     ids=str,
 )
-def test_scan_is_the_reference(dtype, lengths, channels, states, gated, biased, state_dtype):
+def test_scan_is_the_reference(dtype, lengths, channels, states, gated, biased, state_dtype, into):
     case = make_case(lengths, seed=channels)
     arguments = _arguments(case, channels, states, dtype, gated, biased)
     # The state as Zamba passes it: a slice of channels.
     expected_state = case.state(states, channels + 2, dtype=state_dtype)[..., 1:-1]
     state = here(expected_state)
     expected = reference.selective_scan(**arguments, state=expected_state, seqs=case.seqs)
+    out = here(columns_for(arguments["x"])) if into else None
     with overridden(**SMALL):
-        result = on_device(triton.selective_scan, **arguments, state=state, seqs=case.seqs)
+        result = on_device(triton.selective_scan, **arguments, state=state, seqs=case.seqs, out=out)
     assert_close("y", expected, result, TOLERANCE[dtype])
+    if out is not None:
+        assert torch.equal(out.cpu(), result)
+        assert_only_columns(out)
     assert_untouched(case, state.cpu())
     slots = case.seqs.slots
     assert_close("state", expected_state[slots], state.cpu()[slots], TOLERANCE[state_dtype])

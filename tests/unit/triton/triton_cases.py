@@ -44,10 +44,11 @@ def here(value: Any) -> Any:
 def on_device(function: Callable[..., Any], **arguments: Any) -> Any:
     """`function` with copies of its arguments on the device; results on the CPU.
 
-    `state`, which is written in place, is passed as it is. Outputs are poisoned before.
+    `state` and `out`, which are written in place, are passed as they are. Outputs are poisoned.
     """
     arguments = {
-        name: arguments[name] if name == "state" else here(arguments[name]) for name in arguments
+        name: value if name in ("state", "out") else here(value)
+        for name, value in arguments.items()
     }
     with poisoned_outputs():
         result = function(**arguments)

@@ -30,7 +30,7 @@ def normed(value, SIZE: tl.constexpr, eps, KIND: tl.constexpr):
 @triton.jit
 def update(
     x, x_row, low, low_row, weight, weight_row, A, A_row, D, z, z_row, dt_bias,
-    state, state_slot, state_row, slots, fresh, y, channels, eps,
+    state, state_slot, state_row, slots, fresh, y, y_row, channels, eps,
     RANK: tl.constexpr, STATES: tl.constexpr, NORMED: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, EACH: tl.constexpr,
     EARLY: tl.constexpr,
@@ -68,5 +68,5 @@ def update(
     h, out = next_token(h, delta, rates, B_t, C_t, x_t, skip)
     if z is not None:
         out *= silu(z_t)
-    put(y + row * channels + d, out, some_d)
+    put(y + row * y_row + d, out, some_d)
     store_slot(state, slot, state_slot, state_row, n, d, channels, h, STATES)

@@ -29,10 +29,11 @@ def projected_scan(
     dt_bias: Tensor | None,
     state: Tensor,
     seqs: Sequences,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.projected_scan`, on the chosen backend of each."""
     states = A.shape[0]
     dt, B, C = torch.split(low, [low.shape[1] - 2 * states, states, states], dim=-1)
     if norm_eps is not None:
         dt, B, C = (rms_norm(part, None, norm_eps) for part in (dt, B, C))
-    return selective_scan(x, linear(dt, dt_proj), A, B, C, D, z, dt_bias, state, seqs)
+    return selective_scan(x, linear(dt, dt_proj), A, B, C, D, z, dt_bias, state, seqs, out)

@@ -30,14 +30,15 @@ def projected_scan(
     dt_bias: Tensor | None,
     state: Tensor,
     seqs: Sequences,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.projected_scan`."""
     few = seqs.n_seqs == seqs.n_decodes <= parts.MOST_FUSED
     if not few or not isinstance(dt_proj, Tensor):
-        return parts.projected_scan(x, low, dt_proj, norm_eps, A, D, z, dt_bias, state, seqs)
-    for part in (x, low, dt_proj, A, D, z, dt_bias, state):
+        return parts.projected_scan(x, low, dt_proj, norm_eps, A, D, z, dt_bias, state, seqs, out)
+    for part in (x, low, dt_proj, A, D, z, dt_bias, state, out):
         assert part is None or part.stride(-1) == 1, "the last dimension is contiguous"
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     (states, channels), rank = A.shape, dt_proj.shape[1]
 
     def run(config: tuning.Config) -> None:
@@ -47,7 +48,7 @@ def projected_scan(
             (seqs.n_seqs, blocks(channels, block)),
             x, x.stride(0), low, low.stride(0), dt_proj, dt_proj.stride(0), A, A.stride(0), D,
             z, 0 if z is None else z.stride(0), dt_bias, state, state.stride(0), state.stride(1),
-            seqs.slots, seqs.fresh.view(torch.uint8), y, channels, norm_eps or 0.0,
+            seqs.slots, seqs.fresh.view(torch.uint8), y, y.stride(0), channels, norm_eps or 0.0,
             RANK=rank, STATES=states, NORMED=norm_eps is not None, BLOCK_R=power_of_two(rank),
             BLOCK_N=power_of_two(states), BLOCK_D=block, EACH=max(1, block // (32 * warps)),
             num_warps=warps, **early_in_slots(),

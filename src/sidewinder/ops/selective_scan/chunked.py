@@ -29,9 +29,10 @@ def selective_scan(
     dt_bias: Tensor | None,
     state: Tensor,
     seqs: Sequences,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.selective_scan`."""
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     n = seqs.n_decodes
     if n:
         slots = seqs.slots[:n]

@@ -165,8 +165,8 @@ def pass_states(
 @triton.jit(do_not_specialize=["first", "n_seqs", "chunk"])
 def finish(
     x, x_row, dt, dt_row, A, A_row, B, B_row, C, C_row, D, z, z_row, dt_bias,
-    state, state_slot, state_row, cu_seqlens, slots, fresh, starts, y, channels, first, n_seqs,
-    chunk,
+    state, state_slot, state_row, cu_seqlens, slots, fresh, starts, y, y_row, channels,
+    first, n_seqs, chunk,
     STATES: tl.constexpr, UNIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     EACH: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
@@ -190,7 +190,7 @@ def finish(
     skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
     bias = load_bias(dt_bias, d, some_d, BLOCK_D)
     row, B_row, C_row = begin.to(tl.int64), B_row * UNIT, C_row * UNIT
-    x_at, dt_at, y_at = x + row * x_row + d, dt + row * dt_row + d, y + row * channels + d
+    x_at, dt_at, y_at = x + row * x_row + d, dt + row * dt_row + d, y + row * y_row + d
     B_at, C_at = B + row * B_row + n, C + row * C_row + n
     if z is not None:
         z_at = z + row * z_row + d
@@ -205,7 +205,7 @@ def finish(
             out *= silu(tl.load(z_at, mask=some_d, other=0.0).to(tl.float32))
             z_at += z_row
         put(y_at, out, some_d)
-        y_at += channels
+        y_at += y_row
     if end == stop:
         store_slot(state, slot, state_slot, state_row, n, d, channels, h, STATES)
 
@@ -213,7 +213,7 @@ def finish(
 @triton.jit
 def update(
     x, x_row, dt, dt_row, A, A_row, B, B_row, C, C_row, D, z, z_row, dt_bias,
-    state, state_slot, state_row, slots, fresh, y, channels,
+    state, state_slot, state_row, slots, fresh, y, y_row, channels,
     STATES: tl.constexpr, UNIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     EACH: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -240,5 +240,5 @@ def update(
     h, out = next_token(h, softplus(step + bias), rates, B_t, C_t, x_t, skip)
     if z is not None:
         out *= silu(z_t)
-    put(y + row * channels + d, out, some_d)
+    put(y + row * y_row + d, out, some_d)
     store_slot(state, slot, state_slot, state_row, n, d, channels, h, STATES)

@@ -23,6 +23,7 @@ def selective_scan(
     dt_bias: Tensor | None,
     state: Tensor,
     seqs: Sequences,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Run the recurrence of every sequence from and into its slot.
 
@@ -38,14 +39,15 @@ def selective_scan(
         state: `[n_slots, N, D]` float32 or bfloat16, updated in place at `seqs.slots` only; counts
             as zero where a sequence is fresh. Rounded only when stored.
         seqs: boundaries, slots and freshness.
+        out: where the result goes, `[T, D]` in x's dtype; new memory if None.
 
     The last dimension of every argument is contiguous; the others may be strided (slices of wider
-    tensors: Zamba's heads are channel slices of `x, dt, A, z, state`).
+    tensors: Zamba's heads are channel slices of `x, dt, A, z, state, out`).
 
     Returns:
-        `[T, D]`, contiguous, in x's dtype. All arithmetic is float32.
+        `out`, or `[T, D]`, contiguous, in x's dtype. All arithmetic is float32.
     """
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     for s in range(seqs.n_seqs):
         slot = int(seqs.slots[s])
         h = torch.zeros(A.shape, device=x.device) if seqs.fresh[s] else state[slot].float()

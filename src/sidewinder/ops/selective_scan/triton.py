@@ -65,15 +65,16 @@ def selective_scan(
     dt_bias: Tensor | None,
     state: Tensor,
     seqs: Sequences,
+    out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.selective_scan`.
 
     A sequence's results depend on the batch around it only in rounding: how a step is cut follows
     from all of its sequences (`chunks.py`).
     """
-    for part in (x, dt, A, B, C, D, z, dt_bias, state):
+    for part in (x, dt, A, B, C, D, z, dt_bias, state, out):
         assert part is None or part.stride(-1) == 1, "the last dimension is contiguous"
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     arguments = _Arguments(x, dt, A, B, C, D, z, dt_bias, state, seqs, y)
     sizes = (x.dtype, state.dtype, *A.shape)
     if seqs.n_decodes:
@@ -98,7 +99,7 @@ def _update(a: _Arguments, config: tuning.Config) -> None:
         kernels.update,
         (a.seqs.n_decodes, blocks(channels, config["block_d"])),
         *_rows(a.x), *_rows(a.dt), *_rows(a.A), B, B_row // unit, C, C_row // unit, a.D,
-        *_rows(a.z), a.dt_bias, *a.slots, a.seqs.slots, a.fresh, a.y, channels,
+        *_rows(a.z), a.dt_bias, *a.slots, a.seqs.slots, a.fresh, *_rows(a.y), channels,
         STATES=states, UNIT=unit, BLOCK_N=power_of_two(states), **_block(config),
         **early_in_slots(),
     )  # fmt: skip
@@ -119,7 +120,8 @@ def _prefill(a: _Arguments, config: tuning.Config) -> None:
         (n_chunks, blocks(channels, config["block_d"])),
         *_rows(a.x), *_rows(a.dt), *_rows(a.A), B, B_row // constants["UNIT"],
         C, C_row // constants["UNIT"], a.D, *_rows(a.z), a.dt_bias, *a.slots, seqs.cu_seqlens,
-        seqs.slots, a.fresh, starts, a.y, channels, seqs.n_decodes, seqs.n_seqs, chunk, **constants,
+        seqs.slots, a.fresh, starts, *_rows(a.y), channels, seqs.n_decodes, seqs.n_seqs, chunk,
+        **constants,
     )  # fmt: skip
 
 
