@@ -1,11 +1,63 @@
-// Attention as a Python function: as bind_kernels.cpp.
+// Attention and the storing of keys and values as Python functions: as bind_kernels.cpp.
+#include <cstring>
 #include <stdexcept>
 
 #include "arguments.h"
 #include "bindings.h"
+#include "thread_pool.h"
 
 namespace sidewinder {
 namespace {
+
+// Rows of k and v, `bytes` each, and where they go.
+struct StoreArgs {
+    const char *k, *v;
+    char *keys, *values;
+    const int64_t* places;
+    int64_t rows, k_stride, v_stride, bytes;
+};
+
+// Only copies: the same on all levels.
+void store_rows(const StoreArgs& a) {
+    parallel(a.rows, 1 + (1 << 15) / (a.bytes + 1), [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+            std::memcpy(a.keys + a.places[t] * a.bytes, a.k + t * a.k_stride, a.bytes);
+            std::memcpy(a.values + a.places[t] * a.bytes, a.v + t * a.v_stride, a.bytes);
+        }
+    });
+}
+
+int64_t bytes_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+
+void bind_store(nb::module_& m) {
+    m.def("store_kv", [](Handle k, Handle v, Handle keys, Handle values, Handle places) {
+        const View new_k("k", k), new_v("v", v), all_k("keys", keys), all_v("values", values);
+        const View where("places", places);
+        const int64_t rows = new_k.shaped({-1, -1, -1}).size(0);
+        const int64_t heads = new_k.size(1), width = new_k.size(2);
+        const int64_t n_places = all_k.shaped({-1, heads, width}).size(0);
+        const Rows k_rows = real_rows(new_k, {rows, heads, width});
+        const Rows v_rows = real_rows(new_v, {rows, heads, width});
+        const Rows k_pages = real(all_k.packed_from(0)).rows();
+        const Rows v_pages = real(all_v.shaped({n_places, heads, width}).packed_from(0)).rows();
+        for (DType other : {v_rows.dtype, k_pages.dtype, v_pages.dtype}) {
+            if (other != k_rows.dtype) throw std::invalid_argument("k, v and pages: one dtype");
+        }
+        const int64_t* at = where.shaped({rows}).of({Element::i64}).data<int64_t>();
+        for (int64_t t = 0; t < rows; ++t) {
+            if (at[t] < 0 || at[t] >= n_places) {
+                throw std::invalid_argument("places names a place outside the keys");
+            }
+        }
+        const int64_t each = bytes_of(k_rows.dtype);
+        launch(store_rows, StoreArgs{static_cast<const char*>(k_rows.data),
+                                     static_cast<const char*>(v_rows.data),
+                                     static_cast<char*>(k_pages.data),
+                                     static_cast<char*>(v_pages.data), at, rows,
+                                     k_rows.stride * each, v_rows.stride * each,
+                                     heads * width * each});
+    }, nb::arg("k"), nb::arg("v"), nb::arg("keys"), nb::arg("values"), nb::arg("places"));
+}
 
 // Every sequence has a token, no more than it has places, and all of those exist.
 void check_places(const AttentionArgs& a, int64_t columns, int64_t n_places) {
@@ -25,6 +77,7 @@ void check_places(const AttentionArgs& a, int64_t columns, int64_t n_places) {
 }  // namespace
 
 void bind_attention(nb::module_& m) {
+    bind_store(m);
     m.def("paged_attention", [](Handle q, Handle k, Handle v, Handle read, Handle lengths,
                                 float scale, Handle y) {
         const View queries("q", q), keys("k", k), values("v", v), places("read", read);

@@ -1,4 +1,5 @@
-// Norms as Python functions, those of a group that spans ranks among them: as bind_kernels.cpp.
+// Norms, those of a group that spans ranks among them, and gates as Python functions: as
+// bind_kernels.cpp.
 #include <stdexcept>
 
 #include "arguments.h"
@@ -14,21 +15,23 @@ Rows float_column(const char* name, Handle tensor, int64_t rows) {
 
 void bind_whole_norms(nb::module_& m) {
     m.def("rms_norm", [](Handle x, Handle weight, float eps, Handle residual, Handle y,
-                         Handle sum) {
-        const View in("x", x), added("residual", residual);
+                         Handle sum, Handle beside) {
+        const View in("x", x), added("residual", residual), more("beside", beside);
         const int64_t rows = in.shaped({-1, -1}).size(0), width = in.size(1);
         NormArgs args{};
         args.x = real_rows(in, {rows, width});
-        args.weight = optional_rows(View("weight", weight), {width});
+        args.beside = optional_rows(more, {rows, -1});
+        args.beside_width = more.present() ? more.size(1) : 0;
+        args.weight = optional_rows(View("weight", weight), {width + args.beside_width});
         args.residual = optional_rows(added, {rows, width});
-        args.y = real_rows(View("y", y), {rows, width});
+        args.y = real_rows(View("y", y), {rows, width + args.beside_width});
         if (added.present()) args.sum = real_rows(View("sum", sum), {rows, width});
         args.rows = rows;
         args.width = width;
         args.eps = eps;
         launch(kernels().rms_norm, args);
     }, nb::arg("x"), nb::arg("weight").none(), nb::arg("eps"), nb::arg("residual").none(),
-       nb::arg("y"), nb::arg("sum").none());
+       nb::arg("y"), nb::arg("sum").none(), nb::arg("beside").none() = nb::none());
 
     m.def("gated_rms_norm", [](Handle x, Handle z, Handle weight, float eps, int64_t group_size,
                                bool norm_before_gate, Handle y) {
@@ -109,6 +112,22 @@ void bind_scaled_rows(nb::module_& m) {
     }, nb::arg("x"), nb::arg("mean_squares"), nb::arg("eps"), nb::arg("y"));
 }
 
+void bind_gated_activation(nb::module_& m) {
+    m.def("gated_activation", [](Handle gate, Handle up, int activation, Handle y) {
+        const View in("gate", gate);
+        const int64_t rows = in.shaped({-1, -1}).size(0), width = in.size(1);
+        if (activation < 0 || activation > 3) throw std::invalid_argument("activation: 0 to 3");
+        GatedActivationArgs args{};
+        args.gate = real_rows(in, {rows, width});
+        args.up = real_rows(View("up", up), {rows, width});
+        args.y = real_rows(View("y", y), {rows, width});
+        args.rows = rows;
+        args.width = width;
+        args.activation = static_cast<Activation>(activation);
+        launch(kernels().gated_activation, args);
+    }, nb::arg("gate"), nb::arg("up"), nb::arg("activation"), nb::arg("y"));
+}
+
 }  // namespace
 
 void bind_norms(nb::module_& m) {
@@ -116,6 +135,7 @@ void bind_norms(nb::module_& m) {
     bind_gated_squares(m);
     bind_with_scalar(m);
     bind_scaled_rows(m);
+    bind_gated_activation(m);
 }
 
 }  // namespace sidewinder

@@ -64,10 +64,13 @@ struct SsdArgs {
     float dt_min, dt_max;
 };
 
+// With `beside` [rows, beside_width], y is the norm of rows that go on with those of it.
 struct NormArgs {
     Rows x, weight, residual, y, sum;
     int64_t rows, width;
     float eps;
+    Rows beside{nullptr, 0, DType::f32};
+    int64_t beside_width = 0;
 };
 
 struct GatedNormArgs {
@@ -97,6 +100,15 @@ struct ScaledRowsArgs {
     Rows x, mean_squares, y;
     int64_t rows, width, parts;
     float eps;
+};
+
+// In the order of `gated_activation`'s names.
+enum class Activation : int { gelu = 0, gelu_tanh = 1, relu = 2, silu = 3 };
+
+struct GatedActivationArgs {
+    Rows gate, up, y;
+    int64_t rows, width;
+    Activation activation;
 };
 
 // q and y rows hold [heads, width], those of k and v [kv_heads, width]; k and v have the same dtype.
@@ -143,6 +155,7 @@ struct Kernels {
     void (*gated_squares)(const GatedSquaresArgs&);
     void (*with_scalar)(const WithScalarArgs&);
     void (*scaled_rows)(const ScaledRowsArgs&);
+    void (*gated_activation)(const GatedActivationArgs&);
     void (*paged_attention)(const AttentionArgs&);
     void (*linear)(const LinearArgs&);
     // Weights in panels: `weight` and `scales` have one row per panel. Null where a level has none.

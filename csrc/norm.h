@@ -1,4 +1,4 @@
-// RMS norm with the residual sum before it, and Mamba-2's gated RMS norm.
+// RMS norm with the residual sum before it, of one tensor's rows or two's, and Mamba-2's gated norm.
 #pragma once
 
 #include "rows.h"
@@ -44,17 +44,24 @@ inline void norm_row(const NormArgs& a, int64_t t, float* row, float* other, con
         store_row(at(a.sum, t), a.sum.dtype, row, a.width);
         load_row(row, at(a.sum, t), a.sum.dtype, a.width);  // as rounded
     }
-    scale(row, a.width, reciprocal_rms(row, a.width, a.eps));
-    if (weight != nullptr) multiply(row, weight, a.width);
-    store_row(at(a.y, t), a.y.dtype, row, a.width);
+    const int64_t width = a.width + a.beside_width;
+    if (a.beside_width > 0) {
+        load_row(row + a.width, at(a.beside, t), a.beside.dtype, a.beside_width);
+    }
+    scale(row, width, reciprocal_rms(row, width, a.eps));
+    if (weight != nullptr) multiply(row, weight, width);
+    store_row(at(a.y, t), a.y.dtype, row, width);
 }
 
 inline void rms_norm(const NormArgs& a) {
-    const int64_t padded = round_up(a.width, kLanes);
+    // The second part is stored in whole vectors from the first one's end on.
+    const int64_t padded = round_up(a.width, kLanes) + round_up(a.beside_width, kLanes);
     parallel(a.rows, 1 + (1 << 15) / a.width, [&](int64_t begin, int64_t end) {
         float* row = static_cast<float*>(scratch(Scratch::range, 3 * padded * sizeof(float)));
         float* weight = a.weight.data == nullptr ? nullptr : row + 2 * padded;
-        if (weight != nullptr) load_row(weight, at(a.weight, 0), a.weight.dtype, a.width);
+        if (weight != nullptr) {
+            load_row(weight, at(a.weight, 0), a.weight.dtype, a.width + a.beside_width);
+        }
         for (int64_t t = begin; t < end; ++t) norm_row(a, t, row, row + padded, weight);
     });
 }

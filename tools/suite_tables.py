@@ -25,7 +25,10 @@ OPERATORS = (
     "projected_scan",
     "ssd_scan",
     "rms_norm",
+    "concat_rms_norm",
     "gated_rms_norm",
+    "gated_activation",
+    "store_kv",
     "paged_attention",
     "prompt_attention",
 )

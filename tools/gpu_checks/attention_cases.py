@@ -1,14 +1,17 @@
-"""A hybrid's attention: single tokens over pages, and prompts."""
+"""A hybrid's shared block: attention of single tokens over pages and of prompts, and the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
 from gpu_checks.case import Case, normal
 from gpu_checks.context import Context
 from sidewinder.config import ModelConfig
+from sidewinder.ops.concat_rms_norm import concat_rms_norm
+from sidewinder.ops.gated_activation import gated_activation
 from sidewinder.ops.paged_attention import paged_attention
 from sidewinder.ops.prompt_attention import prompt_attention
+from sidewinder.ops.store_kv import store_kv
 from sidewinder.state.kv_index import KVIndex
 
 
@@ -49,3 +52,28 @@ def prompt_attention_case(
     pairs = new * (total - (new - 1) / 2)
     flops = 4.0 * pairs * heads * width
     return Case("prompts", f"prompt_attention, {name}", make, moved, flops)
+
+
+def block_cases(context: Context, config: ModelConfig, name: str, tokens: int) -> Iterator[Case]:
+    """The norm of residual stream and embedding, the MLP's gate, and what becomes of new keys."""
+    assert config.attention is not None
+    width, d_ff, item = config.d_model, config.attention.d_ff, context.dtype.itemsize
+    heads, head_dim = config.attention.n_kv_heads, config.attention.head_dim
+
+    def norm() -> Callable[[], object]:
+        delta, hidden, embedded = (normal(context, tokens, width) for _ in range(3))
+        gain = normal(context, 2 * width)
+        return lambda: concat_rms_norm(delta, embedded, gain, 1e-5, hidden)
+
+    def gate() -> Callable[[], object]:
+        opened, up = normal(context, tokens, d_ff), normal(context, tokens, d_ff)
+        return lambda: gated_activation(opened, up, "gelu")
+
+    def store() -> Callable[[], object]:
+        k, v, keys, values = (normal(context, tokens, heads, head_dim) for _ in range(4))
+        places = torch.arange(tokens, device=context.device).flip(0)
+        return lambda: store_kv(k, v, keys, values, places)
+
+    yield Case("memory", f"concat_rms_norm, {name}", norm, 6 * tokens * width * item)
+    yield Case("memory", f"gated_activation, {name}", gate, 3 * tokens * d_ff * item)
+    yield Case("memory", f"store_kv, {name}", store, 4 * tokens * heads * head_dim * item)

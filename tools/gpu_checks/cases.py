@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from gpu_checks.attention_cases import attention_case, prompt_attention_case
+from gpu_checks.attention_cases import attention_case, block_cases, prompt_attention_case
 from gpu_checks.case import Case, normal
 from gpu_checks.context import MODELS, Context
 from sidewinder.bench.roofline import model_work
@@ -54,6 +54,8 @@ def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
             yield scan_case(context, config, name, seqs)
             if n_tokens == n_seqs == 1:
                 yield projected_case(context, config, name, seqs)
+        if config.attention is not None:
+            yield from block_cases(context, config, name, n_tokens)
     if config.family != "mamba2":
         n = context.pick(16, 4)
         yield scan_case(context, config, f"{n} prompts", sequences(context, tokens, n))

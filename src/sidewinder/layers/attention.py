@@ -3,16 +3,14 @@
 Heads and the MLP's inner width are split; `o` and `down` are row-parallel, one sum each.
 """
 
-from collections.abc import Callable
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives
 from sidewinder.config import AttentionConfig
 from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
 from sidewinder.layers.weights import Weights
+from sidewinder.ops.concat_rms_norm import concat_rms_norm
+from sidewinder.ops.gated_activation import gated_activation
 from sidewinder.ops.paged_attention import paged_attention
 from sidewinder.ops.prompt_attention import prompt_attention
 from sidewinder.ops.rms_norm import rms_norm
@@ -21,13 +19,14 @@ from sidewinder.state.decode_index import DecodeIndex
 from sidewinder.state.kv import PagedKV
 from sidewinder.state.kv_index import KVIndex
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
 }
+"""What checkpoints call them, and `ops.gated_activation` does."""
 
 
 class Attention:
@@ -89,7 +88,7 @@ class GatedMLP:
         self.down = RowParallelLinear(weights.under("down"), collectives)
 
     def __call__(self, x: Tensor, seqs: Sequences) -> Tensor:
-        return self.down(self.activation(self.gate(x)) * self.up(x), seqs)
+        return self.down(gated_activation(self.gate(x), self.up(x), self.activation), seqs)
 
 
 class SharedBlock:
@@ -123,8 +122,19 @@ class SharedBlock:
         invocation: int,
         index: KVIndex | DecodeIndex,
         seqs: Sequences,
-    ) -> Tensor:
-        """`[T, d_model]` from the residual stream and the original embedding, as wide each."""
-        x = rms_norm(torch.cat([hidden, embedded], dim=-1), self.input_norm, self.norm_eps)
+        delta: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The block's result, and the residual stream that it saw.
+
+        Args:
+            hidden, embedded: `[T, d_model]`, the residual stream and the original embedding.
+            kv, invocation, index, seqs: as of `Attention`.
+            delta: what is still to be added to the residual stream.
+        """
+        norm = self.input_norm, self.norm_eps
+        if delta is None:
+            x = concat_rms_norm(hidden, embedded, *norm)
+        else:
+            x, hidden = concat_rms_norm(delta, embedded, *norm, hidden)
         x = self.attention(x, kv, invocation, index, seqs)
-        return self.mlp(rms_norm(x, self.pre_ff_norm, self.norm_eps), seqs)
+        return self.mlp(rms_norm(x, self.pre_ff_norm, self.norm_eps), seqs), hidden

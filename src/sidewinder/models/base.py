@@ -18,7 +18,13 @@ from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import PackedBatch, Sequences
+from sidewinder.state.decode_index import DecodeIndex
+from sidewinder.state.kv import PagedKV
+from sidewinder.state.kv_index import KVIndex
 from sidewinder.state.pool import LayerState, StatePool
+
+Index = KVIndex | DecodeIndex
+"""Where a step's tokens have their keys and values."""
 
 
 class Mixer(Protocol):
@@ -69,7 +75,7 @@ class Model(ABC):
         self.logits_of = VocabParallelLogits(head, self.dims.vocab_sizes, collectives)
         self.final_norm = self.weights["final_norm.weight"]
 
-    @abstractmethod
+    @torch.inference_mode()
     def forward(self, batch: PackedBatch, pool: StatePool) -> Tensor:
         """Run the batch from and into the pool's slots.
 
@@ -79,6 +85,25 @@ class Model(ABC):
 
         Returns:
             `[T, d_model]` in the weights' dtype, after the final norm; the same bits on all ranks.
+        """
+        index = None if pool.kv is None else _places(batch, pool.kv)
+        return self.run_layers(self.embed(batch.token_ids), batch.seqs, pool, index)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """The residual stream before the first layer, `[T, d_model]`."""
+        embedded = self.embedding(token_ids)
+        return embedded.float() if self.config.residual_in_fp32 else embedded
+
+    @abstractmethod
+    def run_layers(
+        self, embedded: Tensor, seqs: Sequences, pool: StatePool, index: Index | None = None
+    ) -> Tensor:
+        """`forward` from the embedding on.
+
+        Args:
+            embedded: what `embed` returned.
+            seqs, pool: as of `forward`.
+            index: hybrids only; where the batch's tokens have their keys and values.
         """
 
     @torch.inference_mode()
@@ -90,6 +115,11 @@ class Model(ABC):
     def local_logits(self, hidden: Tensor) -> Tensor:
         """Logits `[rows, vocab_local]` of this rank's ids, in the activations' dtype."""
         return self.logits_of.local(hidden)
+
+
+def _places(batch: PackedBatch, kv: PagedKV) -> Index:
+    tables = batch.decode_tables
+    return kv.index(batch) if tables is None else DecodeIndex.of(tables, kv.page_size)
 
 
 class MixerStack(Model):
@@ -114,33 +144,24 @@ class MixerStack(Model):
         """The mixers of all layers, each from its own weights."""
 
     @torch.inference_mode()
-    def forward(self, batch: PackedBatch, pool: StatePool) -> Tensor:
-        return self.run_layers(self.embed(batch.token_ids), batch.seqs, pool)
-
-    def embed(self, token_ids: Tensor) -> Tensor:
-        """The residual stream before the first layer, `[T, d_model]`."""
-        embedded = self.embedding(token_ids)
-        return embedded.float() if self.config.residual_in_fp32 else embedded
-
-    @torch.inference_mode()
     @slots_at_rest()
-    def run_layers(self, residual: Tensor, seqs: Sequences, pool: StatePool) -> Tensor:
-        """`forward` from the embedding on.
-
-        Args:
-            residual: what `embed` returned.
-            seqs, pool: as of `forward`.
-        """
-        eps = self.config.norm_eps
+    def run_layers(
+        self,
+        embedded: Tensor,
+        seqs: Sequences,
+        pool: StatePool,
+        index: Index | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        residual, eps = embedded, self.config.norm_eps
         hidden = rms_norm(residual, self.norms[0], eps)
         assert isinstance(hidden, Tensor), "no residual was given"
         parts = halves(seqs) if self.overlap.out_proj else None
         if parts is not None:
             return self._forward_in_halves(hidden, residual, parts, pool)
-        for index, mixer in enumerate(self.mixers):
-            state, last = pool.layer(index), index + 1 == len(self.mixers)
-            weight = self.final_norm if last else self.norms[index + 1]
-            if self.collectives.is_exact(self.sites[index]):
+        for number, mixer in enumerate(self.mixers):
+            state, last = pool.layer(number), number + 1 == len(self.mixers)
+            weight = self.final_norm if last else self.norms[number + 1]
+            if self.collectives.is_exact(self.sites[number]):
                 delta = mixer(hidden, state, seqs)
                 hidden, residual = rms_norm(delta, weight, eps, residual)
             else:  # decoded, added and normed in one pass

@@ -17,14 +17,12 @@ from sidewinder.layers.attention import SharedBlock
 from sidewinder.layers.mamba1 import Mamba1Mixer
 from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.weights import Weight
-from sidewinder.models.base import Model
+from sidewinder.models.base import Index, Model
 from sidewinder.ops.launching import slots_at_rest
 from sidewinder.ops.linear import linear
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.state.batch import PackedBatch, Sequences
-from sidewinder.state.decode_index import DecodeIndex
-from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.batch import Sequences
 from sidewinder.state.pool import StatePool
 
 
@@ -75,31 +73,26 @@ class Zamba(Model):
         )
 
     @torch.inference_mode()
-    def forward(self, batch: PackedBatch, pool: StatePool) -> Tensor:
-        assert pool.kv is not None, "a hybrid's pool has KV pages"
-        tables = batch.decode_tables
-        index = (
-            pool.kv.index(batch) if tables is None else DecodeIndex.of(tables, pool.kv.page_size)
-        )
-        embedded = self.embedding(batch.token_ids)
-        with slots_at_rest():
-            return self._run_layers(embedded, index, batch.seqs, pool)
-
-    def _run_layers(
-        self, embedded: Tensor, index: KVIndex | DecodeIndex, seqs: Sequences, pool: StatePool
+    @slots_at_rest()
+    def run_layers(
+        self, embedded: Tensor, seqs: Sequences, pool: StatePool, index: Index | None = None
     ) -> Tensor:
-        """`forward` from the embedding on."""
         assert pool.kv is not None, "a hybrid's pool has KV pages"
-        eps = self.config.norm_eps
-        hidden, delta = embedded, Pending.done(torch.zeros_like(embedded))
+        assert index is not None, "a hybrid's tokens have places"
+        eps, hidden = self.config.norm_eps, embedded
+        delta: Pending | None = None
         for number, layer in enumerate(self.layers):
-            if layer.invocation is None or layer.linear is None:
-                normed, hidden = delta.normed(layer.norm, eps, hidden)
-            else:
-                hidden = hidden + delta.wait()
-                seen = self.block(hidden, embedded, pool.kv, layer.invocation, index, seqs)
+            if layer.invocation is not None and layer.linear is not None:
+                added = None if delta is None else delta.wait()
+                where = pool.kv, layer.invocation, index, seqs
+                seen, hidden = self.block(hidden, embedded, *where, added)
                 normed, _ = rms_norm(linear(seen, layer.linear), layer.norm, eps, hidden)
+            elif delta is None:
+                normed = rms_norm(hidden, layer.norm, eps)
+            else:
+                normed, hidden = delta.normed(layer.norm, eps, hidden)
             delta = self._delta(number, normed, pool, seqs)
+        assert delta is not None, "a model has layers"
         return delta.normed(self.final_norm, eps, hidden)[0]
 
     def _delta(self, number: int, normed: Tensor, pool: StatePool, seqs: Sequences) -> Pending:

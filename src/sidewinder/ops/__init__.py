@@ -6,6 +6,8 @@ writes it in place at the slots of the batch's sequences.
 
 from sidewinder.ops import (
     causal_conv1d,
+    concat_rms_norm,
+    gated_activation,
     gated_rms_norm,
     gated_squares,
     linear,
@@ -17,11 +19,14 @@ from sidewinder.ops import (
     scaled_rows,
     selective_scan,
     ssd_scan,
+    store_kv,
     with_scalar,
 )
 
 __all__ = [
     "causal_conv1d",
+    "concat_rms_norm",
+    "gated_activation",
     "gated_rms_norm",
     "gated_squares",
     "linear",
@@ -33,5 +38,6 @@ __all__ = [
     "scaled_rows",
     "selective_scan",
     "ssd_scan",
+    "store_kv",
     "with_scalar",
 ]

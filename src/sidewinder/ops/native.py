@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidewinder.ops import dispatch
+from sidewinder.ops import dispatch, extension, native_attention
 from sidewinder.ops.causal_conv1d import causal_conv1d as conv_operator
 from sidewinder.ops.causal_conv1d import vectorized as torch_conv
+from sidewinder.ops.concat_rms_norm import operator as concat_norm_operator
+from sidewinder.ops.concat_rms_norm import vectorized as torch_concat_norm
+from sidewinder.ops.gated_activation import gated_activation as gated_activation_operator
+from sidewinder.ops.gated_activation import vectorized as torch_gated_activation
+from sidewinder.ops.gated_activation.reference import ACTIVATIONS
 from sidewinder.ops.gated_rms_norm import gated_rms_norm as gated_norm_operator
 from sidewinder.ops.gated_rms_norm import vectorized as torch_gated_norm
 from sidewinder.ops.gated_squares import gated_squares as gated_squares_operator
 from sidewinder.ops.gated_squares import vectorized as torch_gated_squares
 from sidewinder.ops.linear import linear as linear_operator
 from sidewinder.ops.linear import vectorized as torch_linear
-from sidewinder.ops.paged_attention import paged_attention as paged_attention_operator
-from sidewinder.ops.paged_attention import vectorized as torch_paged_attention
-from sidewinder.ops.prompt_attention import prompt_attention as prompt_attention_operator
-from sidewinder.ops.prompt_attention import vectorized as torch_prompt_attention
-from sidewinder.ops.prompt_attention.singles import behind_singles
 from sidewinder.ops.rms_norm import operator as norm_operator
 from sidewinder.ops.rms_norm import vectorized as torch_norm
 from sidewinder.ops.scaled_rows import reference as torch_scaled_rows
@@ -41,16 +41,14 @@ from sidewinder.ops.workspace import empty
 from sidewinder.packing import PackedWeight
 from sidewinder.quantise import Int8Weight
 from sidewinder.state.batch import Sequences
-from sidewinder.state.kv_index import KVIndex
 
-_native: Any
-try:
-    from sidewinder import _native
-except ImportError:
-    _native = None
+_native = extension.module
 
 SMALL_ROWS = 32
 """Rows up to which the portable kernel beats torch's matrix product in float32."""
+
+
+_ACTIVATION_NUMBERS = {name: number for number, name in enumerate(ACTIVATIONS)}
 
 
 def is_available() -> bool:
@@ -157,6 +155,27 @@ def rms_norm(
     return y, total
 
 
+def concat_rms_norm(
+    x: Tensor, beside: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """As `reference.concat_rms_norm`."""
+    if not x.is_cpu:
+        return torch_concat_norm.concat_rms_norm(x, beside, weight, eps, residual)
+    y = empty((x.shape[0], x.shape[1] + beside.shape[1]), weight.dtype)
+    total = None if residual is None else empty(residual.shape, residual.dtype)
+    _native.rms_norm(x, weight, eps, residual, y, total, beside)
+    return y if total is None else (y, total)
+
+
+def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """As `reference.gated_activation`."""
+    if not gate.is_cpu:
+        return torch_gated_activation.gated_activation(gate, up, activation)
+    y = empty(gate.shape, gate.dtype)
+    _native.gated_activation(gate, up, _ACTIVATION_NUMBERS[activation], y)
+    return y
+
+
 def gated_rms_norm(
     x: Tensor,
     z: Tensor,
@@ -202,29 +221,6 @@ def scaled_rows(x: Tensor, mean_squares: Tensor, eps: float) -> Tensor:
     y = empty(x.shape, x.dtype)
     _native.scaled_rows(x, mean_squares, eps, y)
     return y
-
-
-def paged_attention(
-    q: Tensor, k: Tensor, v: Tensor, read: Tensor, lengths: Tensor, scale: float
-) -> Tensor:
-    """As `reference.paged_attention`."""
-    if not _attends(q):
-        return torch_paged_attention.paged_attention(q, k, v, read, lengths, scale)
-    y = empty(q.shape, q.dtype)
-    _native.paged_attention(q, k, v, read, lengths, scale, y)
-    return y
-
-
-def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
-    """As `reference.prompt_attention`: single tokens by our kernel, prompts by torch's."""
-    if not _attends(q):
-        return torch_prompt_attention.prompt_attention(q, k, v, index, scale)
-    prompts = functools.partial(torch_prompt_attention.prompts, q, k, v, index, scale)
-    return behind_singles(q, k, v, index, scale, paged_attention, prompts)
-
-
-def _attends(q: Tensor) -> bool:
-    return q.is_cpu and q.dtype in (torch.float32, torch.bfloat16)
 
 
 def new_recording() -> Any:
@@ -273,13 +269,14 @@ def _register() -> None:
     selective_scan_operator.register("native", selective_scan)
     ssd_scan_operator.register("native", ssd_scan)
     norm_operator.register("native", rms_norm)
+    concat_norm_operator.register("native", concat_rms_norm)
+    gated_activation_operator.register("native", gated_activation)
     gated_norm_operator.register("native", gated_rms_norm)
     gated_squares_operator.register("native", gated_squares)
     with_scalar_operator.register("native", with_scalar)
     scaled_rows_operator.register("native", scaled_rows)
     linear_operator.register("native", linear)
-    paged_attention_operator.register("native", paged_attention)
-    prompt_attention_operator.register("native", prompt_attention)
+    native_attention.register()
 
 
 if _native is not None:

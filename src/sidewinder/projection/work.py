@@ -224,22 +224,19 @@ class Counter:
         yield self.rows("scale", layers, 2 * width)
 
     def block(self, attention: AttentionConfig) -> Iterator[Work]:
-        """Every call of Zamba's shared block, and what joins the residual stream before it."""
+        """Every call of Zamba's shared block; the delta before it is added in its first norm."""
         config, dims = self.config, self.dims
         calls, d, head_dim = len(attention.layers), config.d_model, attention.head_dim
         heads, kv_heads = dims.n_attention_heads_local, dims.n_kv_heads_local
-        yield self.rows("no delta yet", 1, d)
-        yield self.rows("residual", calls, 3 * d)
-        yield self.rows("join hidden and embedding", calls, 4 * d)
-        yield self.rows("block's input norm", calls, 4 * d)
+        yield self.rows("block's input norm", calls, 6 * d)
         yield self.gemm("q", calls, heads * head_dim, 2 * d)
         yield self.gemm("k, v", 2 * calls, kv_heads * head_dim, 2 * d)
-        yield self.rows("KV write", 2 * calls, 2 * kv_heads * head_dim)
+        yield self.rows("KV write", calls, 4 * kv_heads * head_dim)
         yield from self.attention(calls, heads * head_dim, kv_heads * head_dim)
         yield self.gemm("o", calls, d, heads * head_dim)
         yield self.rows("norm before the MLP", calls, 2 * d)
         yield self.gemm("gate, up", 2 * calls, dims.d_ff_local, d)
-        yield self.rows("activation", 2 * calls, 2.5 * dims.d_ff_local)
+        yield self.rows("activation", calls, 3 * dims.d_ff_local)
         yield self.gemm("down", calls, d, dims.d_ff_local)
         yield self.gemm("linear", calls, d, d)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sidewinder.ops.store_kv import store_kv
 from sidewinder.state.allocator import Allocator
 from sidewinder.state.batch import PackedBatch
 from sidewinder.state.decode_index import DecodeIndex
@@ -71,9 +72,7 @@ class PagedKV:
 
     def write(self, invocation: int, index: KVIndex | DecodeIndex, k: Tensor, v: Tensor) -> None:
         """Store the step's keys and values, `[T, heads_local, head_dim]` each."""
-        keys, values = self.of(invocation)
-        keys[index.write] = k
-        values[index.write] = v
+        store_kv(k, v, *self.of(invocation), index.write)
 
     def of(self, invocation: int) -> tuple[Tensor, Tensor]:
         """All pages of an invocation end to end: keys and values by place,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from native_cases import DTYPES, LEVELS, TOLERANCE, kernels_of
 from ops_cases import make_case
 
-from sidewinder.ops import native
+from sidewinder.ops import native_attention
 from sidewinder.ops.paged_attention import reference
 from sidewinder.ops.prompt_attention import reference as prompt_reference
 from sidewinder.state.kv_index import KVIndex
@@ -49,7 +49,7 @@ def test_is_the_reference(level, dtype, lengths, repeats, kv_heads, width, sprea
     arguments = arguments_of(lengths, repeats * kv_heads, kv_heads, width, seed, dtype, spread)
     expected = reference.paged_attention(**arguments)
     with kernels_of(level):
-        result = native.paged_attention(**arguments)
+        result = native_attention.paged_attention(**arguments)
     # A score is rounded relative to its size, and its exponential with it.
     assert_close("y", expected, result, TOLERANCE[dtype] * max(1.0, spread / 4))
 
@@ -60,7 +60,7 @@ def test_heads_of_zamba(level, dtype):
     arguments = arguments_of([65, 128, 3], 4, 4, 464, 1, dtype)
     expected = reference.paged_attention(**arguments)
     with kernels_of(level):
-        result = native.paged_attention(**arguments)
+        result = native_attention.paged_attention(**arguments)
     assert_close("y", expected, result, TOLERANCE[dtype])
 
 
@@ -68,12 +68,14 @@ def test_heads_of_zamba(level, dtype):
 def test_neither_batch_nor_threads_change_a_bit(level):
     arguments = arguments_of([200, 1, 77, 64], 6, 3, 40, 5)
     with kernels_of(level):
-        together = native.paged_attention(**arguments)
+        together = native_attention.paged_attention(**arguments)
         for s in range(4):
             own = {name: arguments[name][s : s + 1] for name in ("q", "read", "lengths")}
-            assert torch.equal(native.paged_attention(**(arguments | own))[0], together[s])
+            assert torch.equal(
+                native_attention.paged_attention(**(arguments | own))[0], together[s]
+            )
     with kernels_of(level, threads=3):
-        assert torch.equal(native.paged_attention(**arguments), together)
+        assert torch.equal(native_attention.paged_attention(**arguments), together)
 
 
 @LEVELS
@@ -84,7 +86,7 @@ def test_a_large_score_late_in_the_text_counts(level):
     arguments["k"][last] = 3 * arguments["q"][0]
     expected = reference.paged_attention(**arguments)
     with kernels_of(level):
-        result = native.paged_attention(**arguments)
+        result = native_attention.paged_attention(**arguments)
     assert_close("y", expected, result, 3e-6)
 
 
@@ -93,7 +95,7 @@ def test_nan_is_not_hidden(level):
     arguments = arguments_of([100], 2, 2, 16, 3)
     arguments["k"][arguments["read"][0, 50], 1] = torch.nan
     with kernels_of(level):
-        result = native.paged_attention(**arguments)
+        result = native_attention.paged_attention(**arguments)
     assert result[0, 0].isfinite().all()
     assert result[0, 1].isnan().all()
 
@@ -112,7 +114,7 @@ def test_mixed_steps_are_the_reference(level, dtype):
     q = case.strided(bounds[-1], 4, 24, dtype=dtype)
     expected = prompt_reference.prompt_attention(q, k, v, index, 0.3)
     with kernels_of(level):
-        result = native.prompt_attention(q, k, v, index, 0.3)
+        result = native_attention.prompt_attention(q, k, v, index, 0.3)
     assert_close("y", expected, result, 2 * TOLERANCE[dtype])
 
 
@@ -134,11 +136,11 @@ def test_what_would_read_elsewhere_is_refused(changes, message):
     if "k" in changes:
         arguments["v"] = changes["k"]
     with pytest.raises(ValueError, match=message):
-        native.paged_attention(**arguments)
+        native_attention.paged_attention(**arguments)
 
 
 def test_other_dtypes_are_torchs():
     arguments = arguments_of([5, 9], 2, 2, 8, 0, torch.float16)
     arguments["k"], arguments["v"] = arguments["k"].nan_to_num(), arguments["v"].nan_to_num()
     expected = reference.paged_attention(**arguments)
-    assert_close("y", expected, native.paged_attention(**arguments), 2**-9)
+    assert_close("y", expected, native_attention.paged_attention(**arguments), 2**-9)

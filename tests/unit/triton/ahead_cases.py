@@ -10,6 +10,9 @@ from torch import Tensor
 from sidewinder.ops.causal_conv1d.triton import causal_conv1d
 from sidewinder.ops.codec.formats import CODECS
 from sidewinder.ops.codec.triton import decode, decode_add, decode_rms_norm, encode, reduce
+from sidewinder.ops.concat_rms_norm.triton import concat_rms_norm
+from sidewinder.ops.gated_activation.reference import ACTIVATIONS
+from sidewinder.ops.gated_activation.triton import gated_activation
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
 from sidewinder.ops.gated_squares.triton import gated_squares
 from sidewinder.ops.launching import EARLY_VARIABLE, slots_at_rest
@@ -23,6 +26,7 @@ from sidewinder.ops.rms_norm.triton import rms_norm
 from sidewinder.ops.scaled_rows.triton import scaled_rows
 from sidewinder.ops.selective_scan.triton import selective_scan
 from sidewinder.ops.ssd_scan.triton import ssd_scan
+from sidewinder.ops.store_kv.triton import store_kv
 from sidewinder.ops.tuning import Config, candidate
 from sidewinder.ops.with_scalar.triton import with_scalar
 from sidewinder.state.batch import pack
@@ -105,6 +109,11 @@ def norms(dtype: torch.dtype) -> None:
     message = with_scalar(_rows(2560, dtype), torch.empty(T, 1), 5120, 1, 2)
     scaled_rows(message[:, :2560], message[:, 2560:], 1e-5)
     scaled_rows(_rows(2560, dtype), torch.empty(T, 1), 1e-5)
+    hidden, both = _rows(3712, dtype), torch.empty(7424, dtype=dtype)
+    concat_rms_norm(hidden, hidden, both, 1e-5)
+    concat_rms_norm(hidden, hidden, both, 1e-5, hidden)
+    for activation in ACTIVATIONS:
+        gated_activation(_rows(14848, dtype), _rows(14848, dtype), activation)
 
 
 def codecs(dtype: torch.dtype) -> None:
@@ -121,6 +130,7 @@ def attention(dtype: torch.dtype) -> None:
     q, pages = torch.empty(2, 16, 464, dtype=dtype), torch.empty(4096, 16, 464, dtype=dtype)
     read, lengths = torch.zeros(2, 4096, dtype=torch.int64), torch.ones(2, dtype=torch.int64)
     paged_attention(q, pages, pages, read, lengths, 0.1)
+    store_kv(q, q, pages, pages, lengths)
 
 
 def prompts(dtype: torch.dtype, configs: tuple[Config, ...]) -> None:
@@ -180,6 +190,8 @@ def sizes_of_one(dtype: torch.dtype) -> None:
     numbers = (vector, vector, state[:, :, None])
     ssd_scan(cube, one, vector, cube, cube, *numbers, seqs, (0.0, 1.0), group)
     rms_norm(one, None, 1e-5, one)
+    concat_rms_norm(one, one, torch.empty(2, dtype=dtype), 1e-5, one)
+    gated_activation(one, one, "gelu")
     gated_rms_norm(one, one, vector, 1e-5, 1)
     gated_squares(one, one, vector)
     with_scalar(one, torch.empty(10, 1), 1, 0, 1)
@@ -191,6 +203,7 @@ def sizes_of_one(dtype: torch.dtype) -> None:
         decode(message[None], codec, one[:1])
     lengths = torch.ones(1, dtype=torch.int64)
     paged_attention(cube[:1], cube, cube, lengths[:, None], lengths, 1.0)
+    store_kv(cube[:1], cube[:1], cube, cube, lengths)
 
 
 def _rows(width: int, dtype: torch.dtype) -> Tensor:

@@ -17,6 +17,8 @@ KERNELS = {
     "linear": ["row_product", "few_rows_product"],
     "projected_scan": ["update"],
     "rms_norm": ["normalise"],
+    "concat_rms_norm": ["normalise"],
+    "gated_activation": ["gate_by"],
     "gated_rms_norm": ["normalise"],
     "gated_squares": ["gate"],
     "with_scalar": ["join"],
@@ -24,6 +26,7 @@ KERNELS = {
     "codec": ["encode", "reduce", "decode", "decode_normalise"],
     "paged_attention": ["attend_split", "join_splits"],
     "prompt_attention": ["weigh", "average"],
+    "store_kv": ["store_rows"],
 }
 SHARED_BYTES, HOPPERS_BYTES = 99 << 10, 227 << 10
 """What a program may use on every GPU from Ampere on, of which workstation cards have least; and on

@@ -26,9 +26,10 @@ from sidewinder.state.spec import PAGE_SIZE
 from sidewinder.testing import TINY, tiny_config
 
 OPERATORS = {
-    ("norm", "final norm", "norms of dt, B, C", "block's input norm", "norm before the MLP"): [
-        "rms_norm"
-    ],
+    ("norm", "final norm", "norms of dt, B, C", "norm before the MLP"): ["rms_norm"],
+    ("block's input norm",): ["concat_rms_norm"],
+    ("KV write",): ["store_kv"],
+    ("activation",): ["gated_activation"],
     ("conv",): ["causal_conv1d"],
     ("scan",): ["selective_scan", "ssd_scan"],
     ("dt_proj and scan",): ["projected_scan"],
