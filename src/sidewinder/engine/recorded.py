@@ -6,6 +6,9 @@ driven the interpreter out of the caches. So the first step of a batch size is r
 runs: which kernels and sums over shared memory it called, with which arguments. Later ones copy
 their inputs to where that one had them and make the same calls (`csrc/recording.h`).
 
+In hybrids the places of keys and values are inputs, too. Their buffers have room for a number of
+pages per sequence that doubles when it no longer suffices; then steps are recorded again.
+
 What such a recording would miss, torch's operators and native calls that cannot be repeated, is
 watched for: it spoils the recording, and steps go on from Python.
 """
@@ -19,12 +22,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sidewinder.engine.counted import CallCounter
-from sidewinder.models.base import MixerStack, Model
+from sidewinder.engine.graphs import FEWEST_PAGES
+from sidewinder.models.base import Model
 from sidewinder.ops import native
+from sidewinder.ops.launching import power_of_two
 from sidewinder.ops.linear import linear
 from sidewinder.ops.workspace import Workspace, results_in
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.state.batch import PackedBatch, Sequences
+from sidewinder.state.decode_index import DecodeBuffers, DecodeIndex
 from sidewinder.state.pool import StatePool
 
 LARGEST_BATCH = 64
@@ -37,7 +43,7 @@ class RecordedStep:
 
     Attributes:
         recording: its native calls.
-        embedded, seqs: its inputs, to be filled in.
+        embedded, seqs: its inputs, to be filled in; a hybrid's index is another.
         hidden: its result.
         calls: collectives in it.
     """
@@ -65,9 +71,10 @@ class RecordedSteps:
         counter: of the model's collectives; goes on counting in replays.
     """
 
-    def __init__(self, model: MixerStack, pool: StatePool, counter: CallCounter) -> None:
+    def __init__(self, model: Model, pool: StatePool, counter: CallCounter) -> None:
         self._model, self._pool, self._counter = model, pool, counter
-        self._steps: dict[int, RecordedStep] = {}
+        self._steps: dict[tuple[int, int], RecordedStep] = {}
+        self._places: dict[int, DecodeBuffers] = {}
         self._workspace = Workspace()
         self.refused = ""
         """Why nothing can be recorded, once that was tried."""
@@ -83,10 +90,13 @@ class RecordedSteps:
         Raises:
             RankFailure: if the ranks fail to meet in one of the step's sums.
         """
+        n_pages = self._pages_of(batch)
+        if n_pages:
+            self._place(batch, n_pages)
         embedded = self._model.embed(batch.token_ids)
-        step = self._steps.get(batch.seqs.n_seqs)
+        step = self._steps.get((batch.seqs.n_seqs, n_pages))
         if step is None:
-            return self._record(embedded, batch.seqs)
+            return self._record(embedded, batch.seqs, n_pages)
         self._counter.calls += step.calls
         try:
             return step.replay(embedded, batch.seqs)
@@ -99,8 +109,25 @@ class RecordedSteps:
                 f"{self._model.collectives.path} failed, {error}"
             ) from error
 
-    def _record(self, embedded: Tensor, seqs: Sequences) -> Tensor:
+    def _pages_of(self, batch: PackedBatch) -> int:
+        """Room for KV pages per sequence that the step needs; 0 for pure SSMs."""
+        if self._pool.kv is None:
+            return 0
+        return power_of_two(max(batch.starts) // self._pool.kv.page_size + 1, least=FEWEST_PAGES)
+
+    def _place(self, batch: PackedBatch, n_pages: int) -> None:
+        """Say where the batch's keys and values are, in buffers that all batch sizes share."""
+        assert self._pool.kv is not None, "a hybrid's pool has KV pages"
+        if n_pages not in self._places:
+            page_size = self._pool.kv.page_size
+            self._places[n_pages] = DecodeBuffers(LARGEST_BATCH, n_pages, page_size)
+        self._places[n_pages].fill(batch.page_tables, batch.starts)
+
+    def _record(self, embedded: Tensor, seqs: Sequences, n_pages: int) -> Tensor:
         """Run the step, and keep it."""
+        index: DecodeIndex | None = None
+        if n_pages:
+            index = self._places[n_pages].first(seqs.n_seqs)
         embedded = embedded.clone()
         seqs = Sequences(
             seqs.cu_seqlens.clone(), seqs.slots.clone(), seqs.fresh.clone(), seqs.bounds,
@@ -111,7 +138,7 @@ class RecordedSteps:
         with results_in(self._workspace), _TorchOperators(recording.spoil):
             recording.begin()
             try:
-                hidden = self._model.run_layers(embedded, seqs, self._pool)
+                hidden = self._model.run_layers(embedded, seqs, self._pool, index)
             finally:
                 recording.end()
         self.refused = recording.spoiled_by
@@ -119,7 +146,8 @@ class RecordedSteps:
             logging.getLogger(__name__).info("steps are not recorded: %s", self.refused)
             return hidden
         calls = self._counter.calls - before
-        self._steps[seqs.n_seqs] = RecordedStep(recording, embedded, seqs, hidden, calls)
+        step = RecordedStep(recording, embedded, seqs, hidden, calls)
+        self._steps[seqs.n_seqs, n_pages] = step
         return hidden
 
 
@@ -154,8 +182,6 @@ def _only_views(func: Any) -> bool:
 def recorded_steps(
     option: str, model: Model, pool: StatePool, counter: CallCounter
 ) -> RecordedSteps | None:
-    """What repeats decode steps, where the option `cuda_graphs`, device and model allow it."""
+    """What repeats decode steps, where the option `cuda_graphs` and the device allow it."""
     plain = option == "off" or pool.conv.device.type != "cpu" or not native.is_available()
-    if plain or not isinstance(model, MixerStack):
-        return None
-    return RecordedSteps(model, pool, counter)
+    return None if plain else RecordedSteps(model, pool, counter)

@@ -1,7 +1,9 @@
 """Places of keys and values for steps of a fixed shape, computed on the device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,3 +36,48 @@ class DecodeIndex:
             read=places,
             lengths=starts + 1,
         )
+
+
+class DecodeBuffers:
+    """Places of single tokens in memory on the CPU that stays where it is, written by numpy, which
+    takes a tenth of the time that torch needs for a few numbers.
+
+    Args:
+        n_seqs: most sequences of a step.
+        n_pages: most pages of each.
+        page_size: tokens of a page.
+    """
+
+    def __init__(self, n_seqs: int, n_pages: int, page_size: int) -> None:
+        places = n_pages * page_size
+        self._index = DecodeIndex(
+            write=torch.empty(n_seqs, dtype=torch.int64),
+            read=torch.empty(n_seqs, places, dtype=torch.int64),
+            lengths=torch.empty(n_seqs, dtype=torch.int64),
+        )
+        self._write, self._lengths = self._index.write.numpy(), self._index.lengths.numpy()
+        self._read = self._index.read.numpy().reshape(n_seqs, n_pages, page_size)
+        self._in_page = np.arange(page_size)
+        self._tables: list[Sequence[int]] = [()] * n_seqs
+
+    def first(self, n_seqs: int) -> DecodeIndex:
+        """The rows of the first sequences."""
+        index = self._index
+        return DecodeIndex(index.write[:n_seqs], index.read[:n_seqs], index.lengths[:n_seqs])
+
+    def fill(self, page_tables: Sequence[Sequence[int]], starts: Sequence[int]) -> None:
+        """Write the first rows.
+
+        Args:
+            page_tables: of each sequence the pages it holds, enough for one more token.
+            starts: how many tokens it has stored.
+        """
+        page_size, n_pages = len(self._in_page), self._read.shape[1]
+        for s, (table, start) in enumerate(zip(page_tables, starts, strict=True)):
+            assert len(table) * page_size > start, "too few pages for the sequence"
+            if table != self._tables[s]:  # Most steps need no page that the last one had not.
+                begins = np.array(table[:n_pages])[:, None] * page_size
+                self._read[s, : len(begins)] = begins + self._in_page
+                self._tables[s] = table
+            self._write[s] = self._read[s, start // page_size, start % page_size]
+            self._lengths[s] = start + 1

@@ -6,19 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from recorded_cases import SLOTS, STEPS, Rank
 from shared_memory_cases import on_ranks
 
-from sidewinder.checkpoint.random import random_shard
 from sidewinder.collectives.base import SingleRank
-from sidewinder.engine.counted import CallCounter, CountedCollectives
 from sidewinder.engine.recorded import LARGEST_BATCH, RecordedSteps, recorded_steps
-from sidewinder.models.registry import build_model
 from sidewinder.ops import dispatch, native
 from sidewinder.parallel.errors import RankFailure
-from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import pack
-from sidewinder.state.pool import StatePool
-from sidewinder.testing import run_ranks, tiny_config
+from sidewinder.testing import run_ranks
 
 if not native.is_available():
     pytest.skip("built without the native module", allow_module_level=True)
@@ -26,53 +22,6 @@ if not native.is_available():
 from sidewinder import _native
 
 STACKS = ("mamba", "falcon_mamba", "mamba2")
-STEPS = ([0, 3, 1], [2], [1, 0, 2], [3], [3, 1, 2], [0])
-"""Slots of each step; batches of three and of one are recorded once and repeated twice."""
-SLOTS = 5
-CHANGES = {"falcon_mamba": {"use_bias": False}, "mamba2, one group": {"n_groups": 1}}
-"""Published models have no bias there; torch adds it, which is not repeated."""
-
-
-class Rank:
-    """A model with two pools: of steps that may be repeated, and of plain ones."""
-
-    def __init__(self, family, collectives, dtype=torch.float32):
-        config = tiny_config(family.split(",")[0], **CHANGES.get(family, {}))
-        tp = collectives.tp
-        self.counter = CallCounter()
-        counted = CountedCollectives(collectives, self.counter)
-        self.model = build_model(config, tp, random_shard(config, tp, dtype), counted)
-        dims = LocalDims.of(config, tp)
-        self.pool, self.plain = (
-            StatePool(config, dims, SLOTS, dtype, poison=True) for _ in range(2)
-        )
-        self.recorded = RecordedSteps(self.model, self.pool, self.counter)
-
-    def check(self, slots, starts, tokens=1):
-        """One step of both kinds."""
-        texts = [[(7 * slot + 3 * starts[slot] + n) % 50 for n in range(tokens)] for slot in slots]
-        batch = pack(texts, slots, [starts[slot] for slot in slots])
-        before = self.counter.calls
-        expected = self.model.forward(batch, self.plain)
-        plain_calls, before = self.counter.calls - before, self.counter.calls
-        served = self.recorded.serves(batch)
-        found = (self.recorded.forward if served else self.forward)(batch)
-        assert torch.equal(expected, found)
-        assert self.counter.calls - before == plain_calls
-        for kind in ("conv", "ssm"):
-            mine, other = getattr(self.pool, kind)[:, slots], getattr(self.plain, kind)[:, slots]
-            assert torch.equal(mine, other)
-        for slot in slots:
-            starts[slot] += tokens
-        return served
-
-    def forward(self, batch):
-        return self.model.forward(batch, self.pool)
-
-    def check_all(self):
-        starts = dict.fromkeys(range(SLOTS), 0)
-        assert not self.check([0, 1], starts, tokens=4)
-        return [self.check(slots, starts) for slots in STEPS]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
@@ -82,7 +31,7 @@ def test_repeated_steps_are_plain_steps(family, dtype):
     with torch.inference_mode():
         assert all(rank.check_all())
     assert not rank.recorded.refused
-    assert sorted(rank.recorded._steps) == [1, 3]
+    assert sorted(rank.recorded._steps) == [(1, 0), (3, 0)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
@@ -94,7 +43,7 @@ def test_sums_over_shared_memory_are_repeated_too(family, dtype):
         assert all(rank.check_all())
         return rank.recorded.refused, sorted(rank.recorded._steps)
 
-    assert on_ranks(2, run) == [("", [1, 3])] * 2
+    assert on_ranks(2, run) == [("", [(1, 0), (3, 0)])] * 2
 
 
 @torch.inference_mode()
@@ -137,7 +86,7 @@ import sys
 from sidewinder import LLM, SamplingParams
 with LLM(sys.argv[1], device="cpu", threads=1, load_format="random") as llm:
     llm.generate([[1, 2]], SamplingParams(max_tokens=3))
-    assert list(llm._executor._runner._recorded._steps) == [1]
+    assert list(llm._executor._runner._recorded._steps) == [(1, 0)]
 print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
 """
 
