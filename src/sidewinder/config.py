@@ -3,85 +3,11 @@
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-Family = Literal["mamba", "falcon_mamba", "mamba2", "zamba"]
-Layout = Literal["transformers", "authors"]
+from sidewinder.model_config import ModelConfig
 
-
-@dataclass(frozen=True)
-class AttentionConfig:
-    """The shared attention block of a hybrid (Zamba v1).
-
-    Attributes:
-        layers: indices of the layers that call the shared block, in order; one KV cache each.
-        n_heads, n_kv_heads, head_dim: query heads, key-value heads, width of a head.
-        d_ff: inner width of the gated MLP.
-        activation: the MLP's activation as the checkpoint names it ("gelu", "silu", ...).
-    """
-
-    layers: tuple[int, ...]
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    d_ff: int
-    activation: str
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """One model's architecture. Sizes are global; a rank's are in `sharding.dims.LocalDims`.
-
-    Attributes:
-        family, layout: which model file, and which checkpoint naming.
-        vocab_size: rows of the embedding (authors' layout: already padded up).
-        d_model, n_layers, d_inner, d_state, d_conv: as in the papers.
-        dt_rank: rank of the dt projection; 0 for Mamba-2.
-        n_heads: Mamba-1 kinds: groups of channels with their own dt, B, C (1, Zamba 2 or more);
-            Mamba-2: SSM heads. `head_dim = d_inner / n_heads`.
-        n_groups: Mamba-2: groups of B and C; else 1.
-        norm_eps: of the layer norms and the final norm (and Mamba-2's gated norm).
-        mixer_norm_eps: Falcon-Mamba's weightless norms on dt, B, C; None elsewhere.
-        use_bias, use_conv_bias: of in_proj/out_proj, and of the convolution.
-        gated_norm: Mamba-2: whether the mixer has its gated RMSNorm (`rms_norm`).
-        norm_before_gate: Mamba-2, authors' option; transformers' order is gate, then norm.
-        time_step_limit: Mamba-2: dt is clamped to this range.
-        residual_in_fp32: the residual stream is float32 whatever the weights are.
-        tie_embeddings: `lm_head` is the embedding.
-        dtype: the checkpoint's own dtype ("float32", "bfloat16", "float16").
-        bos_token_id, eos_token_ids: special tokens of the checkpoint.
-        attention: the hybrid's shared block, else None.
-    """
-
-    family: Family
-    layout: Layout
-    vocab_size: int
-    d_model: int
-    n_layers: int
-    d_inner: int
-    d_state: int
-    d_conv: int
-    dt_rank: int
-    n_heads: int
-    n_groups: int
-    norm_eps: float
-    mixer_norm_eps: float | None
-    use_bias: bool
-    use_conv_bias: bool
-    gated_norm: bool
-    norm_before_gate: bool
-    time_step_limit: tuple[float, float]
-    residual_in_fp32: bool
-    tie_embeddings: bool
-    dtype: str
-    bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]
-    attention: AttentionConfig | None = None
-
-    @property
-    def head_dim(self) -> int:
-        """Channels of one Mamba head."""
-        return self.d_inner // self.n_heads
+__all__ = ["CHOICES", "EngineConfig", "ModelConfig", "engine_config", "load_model_config"]
 
 
 def load_model_config(path: str | Path) -> ModelConfig:
@@ -94,7 +20,7 @@ def load_model_config(path: str | Path) -> ModelConfig:
         ValueError: if the file is missing or broken, or the architecture or one of its options is
             not supported; says what is.
     """
-    # The readers build this module's classes, so they cannot be imported above.
+    # The readers import this module, so they cannot be imported above.
     from sidewinder.checkpoint.config_readers import read_model_config
 
     return read_model_config(Path(path))

@@ -93,24 +93,39 @@ def fold_rotation(
     fold.reads("final_norm.weight", ["lm_head.weight"])
     fold.replace("embedding.weight", rotate)
     for layer in range(config.n_layers):
-        prefix = f"layers.{layer}"
-        fold.reads(f"{prefix}.norm.weight", [f"{prefix}.mixer.in_proj.weight"])
-        fold.writes(f"{prefix}.mixer.out_proj.weight")
-        if config.use_bias:
-            fold.writes(f"{prefix}.mixer.out_proj.bias")
-    if config.attention is not None:
+        _fold_layer(fold, config, layer)
+    if config.attention is not None and config.attention.shared:
         # The block reads the stream and the embedding side by side, and its own sums are rotated
         # too; a layer's `linear` reads the second of them and writes the stream.
-        fold.reads(
-            "shared.input_norm.weight", [f"shared.attention.{name}.weight" for name in "qkv"]
-        )
-        fold.writes("shared.attention.o.weight")
-        fold.reads("shared.pre_ff_norm.weight", ["shared.mlp.gate.weight", "shared.mlp.up.weight"])
-        fold.writes("shared.mlp.down.weight")
+        _fold_attention(fold, "shared.input_norm.weight", "shared.attention")
+        _fold_mlp(fold, "shared")
         for layer in config.attention.layers:
             fold.replace(f"layers.{layer}.linear.weight", rotate)
-            fold.writes(f"layers.{layer}.linear.weight")
+            fold.writes(f"layers.{layer}.linear")
     return fold.weights
+
+
+def _fold_layer(fold: "_Fold", config: ModelConfig, layer: int) -> None:
+    """Mixer or attention, and the layer's own MLP."""
+    prefix = f"layers.{layer}"
+    if layer in config.mixer_layers:
+        fold.reads(f"{prefix}.norm.weight", [f"{prefix}.mixer.in_proj.weight"])
+        fold.writes(f"{prefix}.mixer.out_proj")
+    else:
+        _fold_attention(fold, f"{prefix}.norm.weight", f"{prefix}.attention")
+    if f"{prefix}.pre_ff_norm.weight" in fold.weights:
+        _fold_mlp(fold, prefix)
+
+
+def _fold_attention(fold: "_Fold", norm: str, prefix: str) -> None:
+    fold.reads(norm, [f"{prefix}.{name}.weight" for name in "qkv"])
+    fold.writes(f"{prefix}.o")
+
+
+def _fold_mlp(fold: "_Fold", prefix: str) -> None:
+    inputs = [f"{prefix}.mlp.{name}.weight" for name in ("gate", "up")]
+    fold.reads(f"{prefix}.pre_ff_norm.weight", inputs)
+    fold.writes(f"{prefix}.mlp.down")
 
 
 class _Fold:
@@ -133,9 +148,13 @@ class _Fold:
         for name in projections:
             self.replace(name, lambda weight: self._along_inputs(weight * gain))
 
-    def writes(self, name: str) -> None:
-        """The outputs of a projection, or its bias, are rotated."""
-        self.replace(name, lambda weight: self._rotate(weight.movedim(0, -1)).movedim(-1, 0))
+    def writes(self, projection: str) -> None:
+        """The outputs of a projection are rotated, its bias with them."""
+        for name in (f"{projection}.weight", f"{projection}.bias"):
+            if name in self.weights:
+                self.replace(
+                    name, lambda weight: self._rotate(weight.movedim(0, -1)).movedim(-1, 0)
+                )
 
     def _along_inputs(self, weight: Tensor) -> Tensor:
         """The columns rotated; where they are several streams side by side, each of them."""

@@ -45,6 +45,12 @@ TINY: dict[str, dict[str, Any]] = {
         "mamba_dt_rank": 3, "attn_layer_period": 3, "attn_layer_offset": 2,
         "tie_word_embeddings": True,
     },
+    "bamba": {
+        "model_type": "bamba", "vocab_size": 105, "hidden_size": 48, "num_hidden_layers": 5,
+        "intermediate_size": 44, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "attn_layer_indices": [2, 4], "mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 7,
+        "mamba_d_conv": 4, "mamba_expand": 2, "mamba_chunk_size": 8, "tie_word_embeddings": False,
+    },
 }  # fmt: skip
 """Default tiny configuration of each family, as keyword arguments of transformers' config."""
 

@@ -22,6 +22,8 @@ CASES = [
     ("mamba2", {"tie_word_embeddings": True, "hidden_size": 12, "num_heads": 4}),
     ("zamba", {}),
     ("zamba", {"tie_word_embeddings": False, "mamba_proj_bias": True, "hidden_size": 40}),
+    ("bamba", {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True}),
+    ("bamba", {"tie_word_embeddings": True, "hidden_size": 24, "mamba_n_groups": 1}),
 ]
 
 
@@ -65,7 +67,7 @@ def test_logits_stay_the_same(family, overrides, tmp_path):
         assert_close(f"rotated, tp={size}", plain, logits(folder, config, size, rotate=True), 1e-4)
 
 
-@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2", "zamba"])
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2", "zamba", "bamba"])
 def test_what_crosses_ranks_is_rotated_and_norms_have_no_gain(family):
     config = tiny_config(family, tie_word_embeddings=True)
     (plain, folded), *_ = run_ranks(1, lambda tp, _: both(config, tp))

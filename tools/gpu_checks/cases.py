@@ -44,7 +44,7 @@ def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
         seqs = sequences(context, n_tokens, n_seqs)
         yield norm_case(context, config, name, n_tokens)
         yield conv_case(context, config, name, seqs)
-        if config.family == "mamba2":
+        if config.is_mamba2:
             yield ssd_case(context, config, name, seqs)
             yield gated_norm_case(context, config, name, n_tokens)
             yield gated_squares_case(context, config, name, n_tokens)
@@ -56,7 +56,7 @@ def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
                 yield projected_case(context, config, name, seqs)
         if config.attention is not None:
             yield from block_cases(context, config, name, n_tokens)
-    if config.family != "mamba2":
+    if not config.is_mamba2:
         n = context.pick(16, 4)
         yield scan_case(context, config, f"{n} prompts", sequences(context, tokens, n))
     if config.attention is not None:

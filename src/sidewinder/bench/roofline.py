@@ -53,7 +53,7 @@ def model_work(config: ModelConfig, element_bytes: int, int8: bool = False) -> M
     head = (config.vocab_size, config.d_model, 1)
     n_bytes = 0.0
     for out, inner, count in [*gemms, head]:
-        small = config.family != "mamba2" and config.dt_rank in (inner, out - 2 * config.d_state)
+        small = not config.is_mamba2 and config.dt_rank in (inner, out - 2 * config.d_state)
         each = 1 + 4 / INT8_GROUP if int8 and not small else element_bytes
         n_bytes += out * inner * count * each
     elements = sum(out * inner * count for out, inner, count in gemms)
@@ -61,28 +61,29 @@ def model_work(config: ModelConfig, element_bytes: int, int8: bool = False) -> M
 
 
 def _layer_gemms(config: ModelConfig) -> list[tuple[int, int, int]]:
-    n, d = config.n_layers, config.d_model
-    if config.family == "mamba2":
+    n, d = len(config.mixer_layers), config.d_model
+    if config.is_mamba2:
         groups = 2 * config.n_groups * config.d_state
         rows = 2 * config.d_inner + groups + config.n_heads
-        return [(rows, d, n), (d, config.d_inner, n)]
-    low = config.dt_rank + 2 * config.d_state
-    gemms = [
-        (2 * config.d_inner, d, n),
-        (low, config.d_inner, n),
-        (config.d_inner, config.dt_rank, n),
-        (d, config.d_inner, n),
-    ]
-    if (attention := config.attention) is not None:
-        calls = len(attention.layers)
-        heads = attention.n_heads + 2 * attention.n_kv_heads
-        gemms += [
-            (heads * attention.head_dim, 2 * d, calls),
-            (d, attention.n_heads * attention.head_dim, calls),
-            (2 * attention.d_ff, d, calls),
-            (d, attention.d_ff, calls),
-            (d, d, calls),
+        gemms = [(rows, d, n), (d, config.d_inner, n)]
+    else:
+        low = config.dt_rank + 2 * config.d_state
+        gemms = [
+            (2 * config.d_inner, d, n),
+            (low, config.d_inner, n),
+            (config.d_inner, config.dt_rank, n),
+            (d, config.d_inner, n),
         ]
+    if (attention := config.attention) is not None:
+        calls, heads = len(attention.layers), attention.n_heads + 2 * attention.n_kv_heads
+        gemms += [
+            (heads * attention.head_dim, 2 * d if attention.shared else d, calls),
+            (d, attention.n_heads * attention.head_dim, calls),
+        ]
+        if attention.shared:
+            gemms.append((d, d, calls))
+    if (mlp := config.mlp) is not None:
+        gemms += [(2 * mlp.d_ff, d, config.n_mlp_calls), (d, mlp.d_ff, config.n_mlp_calls)]
     return gemms
 
 

@@ -54,6 +54,23 @@ def _zamba(d_model: int, n_layers: int, d_ff: int, period: int, offset: int) -> 
     }
 
 
+_BAMBA = {
+    "model_type": "bamba",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "attn_layer_indices": [9, 18, 27],
+    "mamba_n_heads": 128,
+    "mamba_d_head": 64,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 128,
+    "tie_word_embeddings": False,
+}
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "mamba-130m": _mamba(768, 24),
     "mamba-370m": _mamba(1024, 48),
@@ -67,6 +84,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "falcon-mamba-7b": _falcon(4096, 64),
     "zamba-790m": _zamba(1536, 36, 6144, 6, 4),
     "zamba-7b": _zamba(3712, 76, 14848, 6, 4),
+    "bamba-9b": _BAMBA,
 }
 """Name to config.json. The `-790m` shapes of Falcon-Mamba and Zamba are not published: they are
 these families at mamba-790m's width, for comparing families at one size."""
@@ -94,7 +112,18 @@ def shape_values(name: str, n_layers: int | None = None) -> dict[str, Any]:
         values = json.loads(file.read_text())
     else:
         raise ValueError(f"unknown shape {name!r}; known shapes: {', '.join(SHAPES)}")
-    return values if n_layers is None else values | {"num_hidden_layers": n_layers}
+    return values if n_layers is None else _cut(values, n_layers)
+
+
+def _cut(values: dict[str, Any], n_layers: int) -> dict[str, Any]:
+    """The first `n_layers` layers of the model, also where they are listed."""
+    cut = values | {"num_hidden_layers": n_layers}
+    if values.get("attn_layer_indices"):
+        cut["attn_layer_indices"] = [i for i in values["attn_layer_indices"] if i < n_layers]
+    for name in ("layers_block_type", "layer_types"):
+        if values.get(name):
+            cut[name] = values[name][:n_layers]
+    return cut
 
 
 def write_shape(

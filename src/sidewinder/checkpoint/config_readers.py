@@ -5,18 +5,16 @@ before anything is allocated.
 """
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sidewinder.checkpoint.config_values import ConfigValues
+from sidewinder.checkpoint.config_values import UNLIMITED, ConfigValues
 from sidewinder.checkpoint.files import stored_dtype
-from sidewinder.config import AttentionConfig, ModelConfig
+from sidewinder.checkpoint.hybrid_readers import HYBRIDS
+from sidewinder.config import ModelConfig
 
-SUPPORTED_MODEL_TYPES = ("mamba", "falcon_mamba", "mamba2", "zamba")
-MLP_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
-UNLIMITED = (0.0, math.inf)
+SUPPORTED_MODEL_TYPES = ("mamba", "falcon_mamba", "mamba2", *HYBRIDS)
 
 AUTHORS_SHARED_OPTIONS = {"layer", "d_state", "d_conv", "expand", "bias", "conv_bias", "activation"}
 AUTHORS_OPTIONS = {
@@ -80,8 +78,8 @@ def _transformers_config(values: ConfigValues) -> ModelConfig:
         raise values.error("quantised checkpoints are not supported; use the unquantised weights")
     if model_type == "mamba2":
         return _transformers_mamba2(values)
-    if model_type == "zamba":
-        return _transformers_zamba(values)
+    if model_type in HYBRIDS:
+        return HYBRIDS[model_type](values)
     return _transformers_mamba(values, falcon=model_type == "falcon_mamba")
 
 
@@ -151,77 +149,6 @@ def _transformers_mamba2(values: ConfigValues) -> ModelConfig:
         bos_token_id=values.token("bos_token_id", 0),
         eos_token_ids=values.tokens("eos_token_id", 2),
     )
-
-
-def _transformers_zamba(values: ConfigValues) -> ModelConfig:
-    values.choice("hidden_mamba_act", "silu", ("silu", "swish"))
-    d_model, n_layers = values.size("hidden_size", 3712), values.size("num_hidden_layers", 76)
-    d_inner = values.scaled("mamba_expand", 2, d_model)
-    return ModelConfig(
-        family="zamba",
-        layout="transformers",
-        vocab_size=values.size("vocab_size", 32000),
-        d_model=d_model,
-        n_layers=n_layers,
-        d_inner=d_inner,
-        d_state=values.size("mamba_d_state", 16),
-        d_conv=values.size("mamba_d_conv", 4, minimum=2),
-        dt_rank=values.rank("mamba_dt_rank", d_model),
-        n_heads=values.divisor("n_mamba_heads", 2, "the inner width", d_inner),
-        n_groups=1,
-        norm_eps=values.positive("rms_norm_eps", 1e-5),
-        mixer_norm_eps=None,
-        use_bias=values.flag("mamba_proj_bias", False),
-        use_conv_bias=values.flag("mamba_conv_bias", True),
-        gated_norm=False,
-        norm_before_gate=False,
-        time_step_limit=UNLIMITED,
-        residual_in_fp32=False,
-        tie_embeddings=values.flag("tie_word_embeddings", True),
-        dtype=values.dtype(),
-        bos_token_id=values.token("bos_token_id", 1),
-        eos_token_ids=values.tokens("eos_token_id", 2),
-        attention=_zamba_attention(values, d_model, n_layers),
-    )
-
-
-def _zamba_attention(values: ConfigValues, d_model: int, n_layers: int) -> AttentionConfig:
-    n_heads = values.size("num_attention_heads", 16)
-    wide = values.size("attention_hidden_size", 2 * d_model)
-    if wide != 2 * d_model:
-        raise values.error(
-            f"attention_hidden_size={wide} must be twice hidden_size ({2 * d_model})"
-        )
-    activation = values.choice("hidden_act", "gelu", MLP_ACTIVATIONS)
-    return AttentionConfig(
-        layers=_hybrid_layers(values, n_layers),
-        n_heads=n_heads,
-        n_kv_heads=values.divisor("num_key_value_heads", 16, "num_attention_heads", n_heads),
-        head_dim=values.size("attention_head_dim", wide // n_heads),
-        d_ff=values.size("intermediate_size", 14848),
-        activation="silu" if activation == "swish" else activation,
-    )
-
-
-def _hybrid_layers(values: ConfigValues, n_layers: int) -> tuple[int, ...]:
-    """Layers that call the shared block: listed (older or newer names), or by period and offset."""
-    kinds = values.get("layers_block_type") or values.get("layer_types")
-    if kinds is None:
-        period = values.size("attn_layer_period", 6)
-        offset = values.size("attn_layer_offset", 4, minimum=0)
-        # The first hybrid layer is always the third; the pattern starts after it.
-        kinds = ["mamba", "mamba", "hybrid"] + [
-            "hybrid" if layer % period == offset else "mamba" for layer in range(n_layers - 3)
-        ]
-    known = ("mamba", "linear_attention", "hybrid")
-    if not isinstance(kinds, list) or any(kind not in known for kind in kinds):
-        raise values.error(f"layers_block_type={kinds!r} may only list {', '.join(known)}")
-    if len(kinds) != n_layers:
-        raise values.error(f"layers_block_type lists {len(kinds)} layers instead of {n_layers}")
-    layers = tuple(layer for layer, kind in enumerate(kinds) if kind == "hybrid")
-    if not layers:
-        raise values.error("no layer is hybrid; a zamba model needs at least one")
-    return layers
 
 
 def _authors_config(values: ConfigValues) -> ModelConfig:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 DTYPES = ("float32", "bfloat16", "float16")
+UNLIMITED = (0.0, math.inf)
+"""What dt may be where a model does not clamp it."""
 
 
 class ConfigValues:

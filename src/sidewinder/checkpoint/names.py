@@ -35,7 +35,7 @@ class Source:
 
 def checkpoint_sources(config: ModelConfig) -> dict[str, Source]:
     """The source of every parameter of `config`, in the checkpoint layout that it came with."""
-    find = _zamba_source if config.family == "zamba" else _backbone_source
+    find = {"zamba": _zamba_source, "bamba": _bamba_source}.get(config.family, _backbone_source)
     sources = {}
     for name, shape in parameter_shapes(config).items():
         keys, layout = find(config, name)
@@ -74,12 +74,12 @@ def _backbone_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], L
     layout: Layout = _plain(part)
     if part == "conv.weight":
         layout = Convolution()
-    elif part == "A_log" and config.family != "mamba2":
+    elif part == "A_log" and not config.is_mamba2:
         layout = Transposed()
     return (f"backbone.layers.{layer}.mixer.{stored}",), layout
 
 
-_ZAMBA_SHARED = {
+_BLOCK = {
     "input_norm": "input_layernorm",
     "pre_ff_norm": "pre_ff_layernorm",
     "attention.q": "self_attn.q_proj",
@@ -90,6 +90,7 @@ _ZAMBA_SHARED = {
     "mlp.up": "feed_forward.up_proj",
     "mlp.down": "feed_forward.down_proj",
 }
+"""Attention, MLP and their norms in Zamba's shared block and Bamba's layers."""
 
 
 def _zamba_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
@@ -100,7 +101,7 @@ def _zamba_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layo
         return keys[name], Plain()
     if name.startswith("shared."):
         part = name.removeprefix("shared.")
-        stored = _ZAMBA_SHARED[part.removesuffix(".weight")]
+        stored = _BLOCK[part.removesuffix(".weight")]
         # The block is stored with the first hybrid layer, or again with every one.
         return tuple(
             f"model.layers.{layer}.shared_transf.{stored}.weight"
@@ -131,3 +132,24 @@ def _zamba_mixer(config: ModelConfig, part: str) -> tuple[str, Layout]:
         "D": ("D", rows),
     }
     return special.get(part, (part, _plain(part)))
+
+
+def _bamba_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
+    keys = _top_keys(config, ("model.embed_tokens.weight",))
+    keys["final_norm.weight"] = ("model.final_layernorm.weight",)
+    if name in keys:
+        return keys[name], Plain()
+    _, layer, part = name.split(".", 2)
+    prefix = f"model.layers.{layer}"
+    if part.startswith("mixer."):
+        stored, layout = _mamba2_mixer(part.removeprefix("mixer."))
+        return (f"{prefix}.mamba.{stored}",), layout
+    module, kind = part.rsplit(".", 1)
+    stored = "input_layernorm" if module == "norm" else _BLOCK[module]
+    return (f"{prefix}.{stored}.{kind}",), _plain(part)
+
+
+def _mamba2_mixer(part: str) -> tuple[str, Layout]:
+    if part == "conv.weight":
+        return "conv1d.weight", Convolution()
+    return part.replace("conv.", "conv1d."), _plain(part)

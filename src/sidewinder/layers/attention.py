@@ -1,14 +1,16 @@
-"""A hybrid's shared transformer block on one rank: causal attention over paged KV, gated MLP.
+"""What hybrids have beside mixers, on one rank: causal attention over paged KV, gated MLP, and
+Zamba's block of both.
 
 Heads and the MLP's inner width are split; `o` and `down` are row-parallel, one sum each.
 """
 
 from torch import Tensor
 
-from sidewinder.collectives.base import Collectives
-from sidewinder.config import AttentionConfig
+from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
+from sidewinder.layers.rotary import Rotation
 from sidewinder.layers.weights import Weights
+from sidewinder.model_config import AttentionConfig, MLPConfig
 from sidewinder.ops.concat_rms_norm import concat_rms_norm
 from sidewinder.ops.gated_activation import gated_activation
 from sidewinder.ops.paged_attention import paged_attention
@@ -30,17 +32,17 @@ ACTIVATIONS = {
 
 
 class Attention:
-    """Causal attention without positions; scale `(head_dim / 2) ** -0.5` (Zamba).
+    """Causal attention; positions enter by rotation, or not at all.
 
     Args:
-        config: heads and their width.
+        config: heads, their width, and the scale of their scores.
         weights: `q`, `k`, `v` split by key-value head with its queries; `o` by column.
         collectives: all ranks.
     """
 
     def __init__(self, config: AttentionConfig, weights: Weights, collectives: Collectives) -> None:
         self.head_dim = config.head_dim
-        self.scale = (config.head_dim / 2) ** -0.5
+        self.scale = config.scale
         self.q, self.k, self.v = (ColumnParallelLinear(weights.under(name)) for name in "qkv")
         self.o = RowParallelLinear(weights.under("o"), collectives)
 
@@ -51,18 +53,44 @@ class Attention:
         invocation: int,
         index: KVIndex | DecodeIndex,
         seqs: Sequences,
+        rotation: Rotation | None = None,
     ) -> Tensor:
-        """`[T, 2 d_model] -> [T, d_model]`; stores the batch's keys and values first."""
+        """`[T, d_input] -> [T, d_model]`; stores the batch's keys and values first."""
+        return self.o(self._attended(x, kv, invocation, index, rotation), seqs)
+
+    def start(
+        self,
+        x: Tensor,
+        kv: PagedKV,
+        invocation: int,
+        index: KVIndex | DecodeIndex,
+        seqs: Sequences,
+        rotation: Rotation | None = None,
+    ) -> Pending:
+        """The call, with its sum begun."""
+        return self.o.start(self._attended(x, kv, invocation, index, rotation), seqs)
+
+    def _attended(
+        self,
+        x: Tensor,
+        kv: PagedKV,
+        invocation: int,
+        index: KVIndex | DecodeIndex,
+        rotation: Rotation | None,
+    ) -> Tensor:
+        """The heads' outputs side by side, `[T, heads_local * head_dim]`."""
         q, k, v = (
             project(x).view(x.shape[0], -1, self.head_dim) for project in (self.q, self.k, self.v)
         )
+        if rotation is not None:
+            q, k = rotation(q), rotation(k)
         kv.write(invocation, index, k, v)
         pages = kv.of(invocation)
         if isinstance(index, DecodeIndex):
             attended = paged_attention(q, *pages, index.read, index.lengths, self.scale)
         else:
             attended = prompt_attention(q, *pages, index, self.scale)
-        return self.o(attended.flatten(1), seqs)
+        return attended.flatten(1)
 
 
 class GatedMLP:
@@ -88,14 +116,22 @@ class GatedMLP:
         self.down = RowParallelLinear(weights.under("down"), collectives)
 
     def __call__(self, x: Tensor, seqs: Sequences) -> Tensor:
-        return self.down(gated_activation(self.gate(x), self.up(x), self.activation), seqs)
+        """The layer's delta `[T, d_model]` from the normed `x` `[T, d_model]`."""
+        return self.down(self._inner(x), seqs)
+
+    def start(self, x: Tensor, seqs: Sequences) -> Pending:
+        """The call, with its sum begun."""
+        return self.down.start(self._inner(x), seqs)
+
+    def _inner(self, x: Tensor) -> Tensor:
+        return gated_activation(self.gate(x), self.up(x), self.activation)
 
 
 class SharedBlock:
     """Zamba's shared block: norm, attention, norm, MLP; no residual in between.
 
     Args:
-        config: its sizes.
+        config, mlp: sizes of its attention and its MLP.
         norm_eps: of both norms.
         weights: the block's.
         collectives: all ranks.
@@ -104,6 +140,7 @@ class SharedBlock:
     def __init__(
         self,
         config: AttentionConfig,
+        mlp: MLPConfig,
         norm_eps: float,
         weights: Weights,
         collectives: Collectives,
@@ -112,7 +149,7 @@ class SharedBlock:
         self.input_norm = weights["input_norm.weight"]
         self.pre_ff_norm = weights["pre_ff_norm.weight"]
         self.attention = Attention(config, weights.under("attention"), collectives)
-        self.mlp = GatedMLP(config.activation, weights.under("mlp"), collectives)
+        self.mlp = GatedMLP(mlp.activation, weights.under("mlp"), collectives)
 
     def __call__(
         self,

@@ -6,6 +6,7 @@ from sidewinder.collectives.base import Collectives
 from sidewinder.config import ModelConfig
 from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.weights import Weight
+from sidewinder.models.bamba import Bamba
 from sidewinder.models.base import Model
 from sidewinder.models.falcon_mamba import FalconMamba
 from sidewinder.models.mamba import Mamba
@@ -18,6 +19,7 @@ MODELS: dict[str, type[Model]] = {
     "falcon_mamba": FalconMamba,
     "mamba2": Mamba2,
     "zamba": Zamba,
+    "bamba": Bamba,
 }
 
 

@@ -49,8 +49,9 @@ class Zamba(Model):
     ) -> None:
         super().__init__(config, tp, weights, collectives, overlap)
         assert config.attention is not None, "a Zamba config has an attention block"
+        assert config.mlp is not None, "with an MLP"
         shared = self.weights.under("shared")
-        self.block = SharedBlock(config.attention, config.norm_eps, shared, collectives)
+        self.block = SharedBlock(config.attention, config.mlp, config.norm_eps, shared, collectives)
         self.hybrid_layers = config.attention.layers
         self.sharers = collectives.subgroup(self.dims.x_proj_partition)
         self.layers = [self._layer(index) for index in range(config.n_layers)]

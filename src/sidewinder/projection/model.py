@@ -11,10 +11,11 @@ from sidewinder.engine.prompt_graphs import StepShape, most_rows
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.planning import plan_report
 from sidewinder.projection.calibration import Calibration
+from sidewinder.projection.counter import Counter
 from sidewinder.projection.devices import Device
 from sidewinder.projection.links import Link
 from sidewinder.projection.sums import EXACT, SumTime, Wire, sum_times
-from sidewinder.projection.work import Counter, Step, Work
+from sidewinder.projection.work import Step, Work
 from sidewinder.sharding.dims import LocalDims
 
 
@@ -278,11 +279,13 @@ def project_memory(setting: Setting, load: Load) -> Memory:
 
 
 def _activation_bytes(setting: Setting, load: Load) -> float:
-    """A layer's tensors alive at once: residual, normed, x and z, conv, dt, y, delta; logits."""
+    """A layer's tensors alive at once: residual, normed, delta; x and z, conv, dt, y of a mixer, or
+    an MLP's gate, its activation and up; logits."""
     config, item = setting.config, setting.dtype.itemsize
-    width = LocalDims.of(config, TensorParallel(0, setting.tp)).d_inner_local
+    dims = LocalDims.of(config, TensorParallel(0, setting.tp))
+    inner = max(5 * dims.d_inner_local, 3 * dims.d_ff_local)
     tokens = min(load.batch * load.prompt, load.max_step_tokens)
-    per_token = config.d_model * (8 + 2 * item) + 5 * width * item
+    per_token = config.d_model * (8 + 2 * item) + inner * item
     return float(tokens * per_token + load.batch * config.vocab_size * (4 + item))
 
 

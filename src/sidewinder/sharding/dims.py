@@ -29,7 +29,7 @@ def channel_shares(config: ModelConfig, parts: int) -> tuple[Share, ...]:
     `parts`; otherwise plain blocks of channels, whatever heads they touch.
     """
     heads, head_dim = config.n_heads, config.head_dim
-    if config.family == "mamba2" or heads >= parts > 1:
+    if config.is_mamba2 or heads >= parts > 1:
         return split_units(heads, parts, head_dim)
     if parts % heads == 0:
         inside = split_channels(head_dim, parts // heads)
@@ -47,7 +47,7 @@ def x_proj_partition(config: ModelConfig, parts: int) -> tuple[tuple[int, ...], 
     Mamba-2 has no `x_proj`: every rank is alone. One Mamba head: all ranks together. Zamba: the
     ranks that share a head, or all ranks where shares do not follow the heads.
     """
-    if config.family == "mamba2" or config.n_heads >= parts:
+    if config.is_mamba2 or config.n_heads >= parts:
         return tuple((rank,) for rank in range(parts))
     if parts % config.n_heads == 0:
         each = parts // config.n_heads
@@ -57,9 +57,11 @@ def x_proj_partition(config: ModelConfig, parts: int) -> tuple[tuple[int, ...], 
 
 def largest_tp(config: ModelConfig) -> int:
     """The largest `tp` that gives each rank a unit of everything that is split; all below work."""
-    units = [config.vocab_size, config.n_heads if config.family == "mamba2" else config.d_inner]
+    units = [config.vocab_size, config.n_heads if config.is_mamba2 else config.d_inner]
     if config.attention is not None:
-        units += [config.attention.n_kv_heads, config.attention.d_ff]
+        units.append(config.attention.n_kv_heads)
+    if config.mlp is not None:
+        units.append(config.mlp.d_ff)
     return min(units)
 
 
@@ -75,10 +77,12 @@ def check_tp(config: ModelConfig, size: int) -> None:
 
 def _what_limits(config: ModelConfig) -> str:
     parts = [f"vocabulary {config.vocab_size}", f"{config.d_inner} channels"]
-    if config.family == "mamba2":
+    if config.is_mamba2:
         parts.append(f"{config.n_heads} SSM heads")
     if config.attention is not None:
-        parts.append(f"{config.attention.n_kv_heads} key-value heads, d_ff {config.attention.d_ff}")
+        parts.append(f"{config.attention.n_kv_heads} key-value heads")
+    if config.mlp is not None:
+        parts.append(f"d_ff {config.mlp.d_ff}")
     return ", ".join(parts)
 
 
@@ -153,7 +157,7 @@ class LocalDims:
         rows = split_units(config.vocab_size, tp.size)
         channels = channel_shares(config, tp.size)[tp.rank]
         heads, groups, head_group = _mamba2_shares(config, tp)
-        kv_heads, queries, d_ff = _attention_shares(config, tp)
+        kv_heads, queries = _attention_shares(config, tp)
         partition = x_proj_partition(config, tp.size)
         return LocalDims(
             tp=tp,
@@ -169,7 +173,7 @@ class LocalDims:
             conv_dim_local=channels.size + 2 * groups.size * config.d_state,
             kv_heads=kv_heads,
             n_attention_heads_local=queries,
-            d_ff=d_ff,
+            d_ff=_mlp_share(config, tp),
         )
 
 
@@ -183,7 +187,7 @@ def group_shares(config: ModelConfig, parts: int) -> tuple[Share, ...]:
 
 
 def _mamba2_shares(config: ModelConfig, tp: TensorParallel) -> tuple[Share, Share, tuple[int, ...]]:
-    if config.family != "mamba2":
+    if not config.is_mamba2:
         return Share(0, 0), Share(0, 0), ()
     heads = split_units(config.n_heads, tp.size)[tp.rank]
     groups = group_shares(config, tp.size)[tp.rank]
@@ -192,17 +196,20 @@ def _mamba2_shares(config: ModelConfig, tp: TensorParallel) -> tuple[Share, Shar
     return heads, groups, head_group
 
 
-def _attention_shares(config: ModelConfig, tp: TensorParallel) -> tuple[Share, int, Share]:
+def _attention_shares(config: ModelConfig, tp: TensorParallel) -> tuple[Share, int]:
     attention = config.attention
     if attention is None:
-        return Share(0, 0), 0, Share(0, 0)
+        return Share(0, 0), 0
     kv_heads = split_units(attention.n_kv_heads, tp.size)[tp.rank]
-    queries = kv_heads.size * (attention.n_heads // attention.n_kv_heads)
-    return kv_heads, queries, split_channels(attention.d_ff, tp.size)[tp.rank]
+    return kv_heads, kv_heads.size * (attention.n_heads // attention.n_kv_heads)
+
+
+def _mlp_share(config: ModelConfig, tp: TensorParallel) -> Share:
+    return Share(0, 0) if config.mlp is None else split_channels(config.mlp.d_ff, tp.size)[tp.rank]
 
 
 def _head_pieces(config: ModelConfig, channels: Share) -> tuple[HeadPiece, ...]:
-    if config.family == "mamba2":
+    if config.is_mamba2:
         return ()
     head_dim = config.head_dim
     first, last = channels.start // head_dim, (channels.stop - 1) // head_dim
@@ -220,7 +227,7 @@ def _x_proj_heads(
     config: ModelConfig, tp: TensorParallel, partition: tuple[tuple[int, ...], ...]
 ) -> Share:
     """Heads that the ranks of this rank's `x_proj` group touch together."""
-    if config.family == "mamba2":
+    if config.is_mamba2:
         return Share(0, 0)
     group = next(group for group in partition if tp.rank in group)
     shares = channel_shares(config, tp.size)

@@ -9,7 +9,8 @@ from math import prod
 
 import torch
 
-from sidewinder.config import AttentionConfig, ModelConfig
+from sidewinder.config import ModelConfig
+from sidewinder.model_config import AttentionConfig, MLPConfig
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.dims import channel_shares, check_tp, group_shares
 from sidewinder.sharding.shares import Share, split_channels, split_units
@@ -59,17 +60,30 @@ def _entries(config: ModelConfig, size: int) -> Iterator[Entry]:
     if not config.tie_embeddings:
         yield "lm_head.weight", table, rows
     yield "final_norm.weight", (config.d_model,), whole
-    mixer = _mamba2_mixer if config.family == "mamba2" else _mamba1_mixer
     for layer in range(config.n_layers):
-        yield f"layers.{layer}.norm.weight", (config.d_model,), whole
-        for name, shape, rule in mixer(config, size):
-            yield f"layers.{layer}.mixer.{name}", shape, rule
-    if config.attention is not None:
+        for name, shape, rule in _layer(config, layer, size):
+            yield f"layers.{layer}.{name}", shape, rule
+    if config.attention is not None and config.attention.shared:
         for layer in config.attention.layers:
             # It follows the sum of the block's MLP, so every rank needs all of its output anyway.
             yield f"layers.{layer}.linear.weight", (config.d_model, config.d_model), whole
         for name, shape, rule in _shared_block(config, config.attention, size):
             yield f"shared.{name}", shape, rule
+
+
+def _layer(config: ModelConfig, layer: int, size: int) -> Iterator[Entry]:
+    """Norm, mixer or attention, and an MLP of its own with its norm where layers have one."""
+    attention, mlp = config.attention, config.mlp
+    yield "norm.weight", (config.d_model,), Replicate()
+    if layer in config.mixer_layers:
+        mixer = _mamba2_mixer if config.is_mamba2 else _mamba1_mixer
+        for name, shape, rule in mixer(config, size):
+            yield f"mixer.{name}", shape, rule
+    elif attention is not None:
+        yield from _attention(config, attention, config.d_model, size)
+    if mlp is not None and not (attention and attention.shared):
+        yield "pre_ff_norm.weight", (config.d_model,), Replicate()
+        yield from _mlp(config, mlp, size)
 
 
 def _mamba1_mixer(config: ModelConfig, size: int) -> Iterator[Entry]:
@@ -126,21 +140,46 @@ def _mamba2_mixer(config: ModelConfig, size: int) -> Iterator[Entry]:
 
 
 def _shared_block(config: ModelConfig, attention: AttentionConfig, size: int) -> Iterator[Entry]:
-    """Zamba's shared attention and MLP: key-value heads with their queries; MLP by channel."""
-    d_model, wide = config.d_model, 2 * config.d_model
+    """Zamba's shared block: it sees the residual stream and the embedding side by side."""
+    assert config.mlp is not None, "a shared block has an MLP"
+    wide = 2 * config.d_model
+    yield "input_norm.weight", (wide,), Replicate()
+    yield "pre_ff_norm.weight", (config.d_model,), Replicate()
+    yield from _attention(config, attention, wide, size)
+    yield from _mlp(config, config.mlp, size)
+
+
+def _attention(
+    config: ModelConfig, attention: AttentionConfig, d_input: int, size: int
+) -> Iterator[Entry]:
+    """Key-value heads with their queries."""
     kv_width = attention.head_dim
     q_width = kv_width * (attention.n_heads // attention.n_kv_heads)
     kv = split_units(attention.n_kv_heads, size, kv_width)
     queries = split_units(attention.n_kv_heads, size, q_width)
-    inner = split_channels(attention.d_ff, size)
-    yield "input_norm.weight", (wide,), Replicate()
-    yield "pre_ff_norm.weight", (d_model,), Replicate()
-    q_shape = (attention.n_heads * attention.head_dim, wide)
-    kv_shape = (attention.n_kv_heads * attention.head_dim, wide)
-    yield "attention.q.weight", q_shape, Split(0, "key-value head", queries)
-    yield "attention.k.weight", kv_shape, Split(0, "key-value head", kv)
-    yield "attention.v.weight", kv_shape, Split(0, "key-value head", kv)
-    yield "attention.o.weight", (d_model, q_shape[0]), Split(1, "key-value head", queries)
+    for name, heads, shares in (
+        ("q", attention.n_heads, queries),
+        ("k", attention.n_kv_heads, kv),
+        ("v", attention.n_kv_heads, kv),
+    ):
+        outputs, rule = heads * attention.head_dim, Split(0, "key-value head", shares)
+        yield f"attention.{name}.weight", (outputs, d_input), rule
+        if attention.use_bias:
+            yield f"attention.{name}.bias", (outputs,), rule
+    inner = attention.n_heads * attention.head_dim
+    yield "attention.o.weight", (config.d_model, inner), Split(1, "key-value head", queries)
+    if attention.use_bias:
+        yield "attention.o.bias", (config.d_model,), Replicate()
+
+
+def _mlp(config: ModelConfig, mlp: MLPConfig, size: int) -> Iterator[Entry]:
+    """By channel of the inner width."""
+    shares = split_channels(mlp.d_ff, size)
+    rows = Split(0, "channel", shares)
     for name in ("gate", "up"):
-        yield f"mlp.{name}.weight", (attention.d_ff, d_model), Split(0, "channel", inner)
-    yield "mlp.down.weight", (d_model, attention.d_ff), Split(1, "channel", inner)
+        yield f"mlp.{name}.weight", (mlp.d_ff, config.d_model), rows
+        if mlp.use_bias:
+            yield f"mlp.{name}.bias", (mlp.d_ff,), rows
+    yield "mlp.down.weight", (config.d_model, mlp.d_ff), Split(1, "channel", shares)
+    if mlp.use_bias:
+        yield "mlp.down.bias", (config.d_model,), Replicate()

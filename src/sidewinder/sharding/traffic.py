@@ -42,7 +42,7 @@ def collectives_of(config: ModelConfig, size: int, dtype: torch.dtype) -> list[C
     dims = LocalDims.of(config, TensorParallel(0, size))
     if size == 1:
         return []
-    layers, width = config.n_layers, config.d_model
+    layers, width = len(config.mixer_layers), config.d_model
 
     def all_reduce(name: str, count: int, elements: int, ranks: int = size) -> Collective:
         itemsize = dtype.itemsize
@@ -50,10 +50,10 @@ def collectives_of(config: ModelConfig, size: int, dtype: torch.dtype) -> list[C
 
     found = [all_reduce("embedding sum", 1, width)]
     if config.attention is not None:
-        hybrids = len(config.attention.layers)
-        found.append(all_reduce("attention.o sum", hybrids, width))
-        found.append(all_reduce("mlp.down sum", hybrids, width))
-    if config.family == "mamba2":
+        found.append(all_reduce("attention.o sum", len(config.attention.layers), width))
+    if config.n_mlp_calls:
+        found.append(all_reduce("mlp.down sum", config.n_mlp_calls, width))
+    if config.is_mamba2:
         found.extend(_mamba2_collectives(config, size, dtype))
     else:
         sharers = len(dims.x_proj_partition[0])
@@ -74,16 +74,16 @@ def _mamba2_collectives(config: ModelConfig, size: int, dtype: torch.dtype) -> I
     """The gated norm's three cases (docs/sharding.md), and the sum of `out_proj`."""
     group_size = config.d_inner // config.n_groups
     cut = any(share.stop % group_size for share in channel_shares(config, size))
-    elements = config.d_model
+    elements, layers = config.d_model, len(config.mixer_layers)
     if config.gated_norm and cut and config.n_groups == 1:
         # Sums of squares ride along: one column in float32, two per rank in 16 bits.
         elements += 1 if dtype == torch.float32 else 2 * size
     elif config.gated_norm and cut:
         groups = config.n_groups
         yield Collective(
-            "gated norm's squares", "all_reduce", config.n_layers, "token", size, groups, 4 * groups
+            "gated norm's squares", "all_reduce", layers, "token", size, groups, 4 * groups
         )
     yield Collective(
-        "out_proj sum", "all_reduce", config.n_layers, "token", size, elements,
+        "out_proj sum", "all_reduce", layers, "token", size, elements,
         elements * dtype.itemsize,
     )  # fmt: skip

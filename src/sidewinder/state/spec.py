@@ -20,7 +20,8 @@ class StateSpec:
         n_layers: layers with a mixer, each with its own state.
         conv: shape of one layer's convolution state in one slot, `[K-1, C_local]`.
         ssm: shape of one layer's recurrent state in one slot: `[N, D]`, Mamba-2 `[H_local, N, P]`.
-        n_invocations: calls of the shared attention block, each with its own keys and values.
+        n_invocations: layers that attend, or calls of a shared block: each with its own keys and
+            values.
         kv: shape of one token's keys, and of its values, in one invocation:
             `[heads_local, head_dim]`.
     """
@@ -34,13 +35,13 @@ class StateSpec:
     @staticmethod
     def of(config: ModelConfig, dims: LocalDims) -> "StateSpec":
         """The state of `config` on the rank of `dims`."""
-        if config.family == "mamba2":
+        if config.is_mamba2:
             ssm: tuple[int, ...] = (dims.n_heads_local, config.d_state, config.head_dim)
         else:
             ssm = (config.d_state, dims.d_inner_local)
         attention = config.attention
         return StateSpec(
-            n_layers=config.n_layers,
+            n_layers=len(config.mixer_layers),
             conv=(config.d_conv - 1, dims.conv_dim_local),
             ssm=ssm,
             n_invocations=len(attention.layers) if attention else 0,

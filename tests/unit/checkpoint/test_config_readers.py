@@ -9,6 +9,7 @@ from transformers import AutoConfig
 
 from sidewinder.checkpoint.config_readers import parse_model_config
 from sidewinder.config import load_model_config
+from sidewinder.model_config import MLPConfig
 from sidewinder.testing import TINY, authors_layout, save_tiny
 
 AUTHORS = {"d_model": 24, "n_layer": 3, "vocab_size": 101, "ssm_cfg": {}}
@@ -97,9 +98,11 @@ def test_zamba_layers_by_period_and_offset(period, offset, n_layers):
 
 
 def test_zamba_attention():
-    attention = parse_model_config(transformers_values("zamba", hidden_act="swish")).attention
+    config = parse_model_config(transformers_values("zamba", hidden_act="swish"))
+    attention = config.attention
     assert (attention.n_heads, attention.n_kv_heads, attention.head_dim) == (4, 4, 12)
-    assert (attention.d_ff, attention.activation) == (44, "silu")
+    assert (attention.scale, attention.shared, attention.rotary) == (6**-0.5, True, None)
+    assert config.mlp == MLPConfig(44, "silu")
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_dtype_that_the_config_does_not_say_is_the_weights(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"model_type": "llama"}, "model_type='llama'.*mamba, falcon_mamba, mamba2, zamba"),
+        ({"model_type": "llama"}, "model_type='llama'.*mamba, falcon_mamba, mamba2, zamba, bamba"),
         ({"hidden_size": 3}, "neither `model_type`.*supported architectures: mamba"),
         ({"model_type": "mamba", "quantization_config": {"bits": 4}}, "quantised"),
         ({"model_type": "mamba", "hidden_act": "gelu"}, "hidden_act='gelu'.*silu"),

@@ -34,9 +34,7 @@ def test_names_shapes_dtypes_and_scales(family):
     a_log = weights["layers.0.mixer.A_log"]
     assert a_log.min() >= 0
     assert a_log.max() <= 2.78
-    bias = weights[
-        "layers.0.mixer.dt_bias" if family == "mamba2" else "layers.0.mixer.dt_proj.bias"
-    ]
+    bias = weights["layers.0.mixer.dt_bias" if config.is_mamba2 else "layers.0.mixer.dt_proj.bias"]
     steps = torch.nn.functional.softplus(bias)
     assert steps.min() > 0.9e-3
     assert steps.max() < 0.11

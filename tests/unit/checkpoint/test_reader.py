@@ -39,8 +39,8 @@ def expected_mamba(stored, layer):
     return ours
 
 
-def expected_mamba2(stored, layer):
-    mixer = f"backbone.layers.{layer}.mixer."
+def expected_mamba2(stored, layer, mixer="backbone.layers.{}.mixer."):
+    mixer = mixer.format(layer)
     names = ("in_proj.weight", "A_log", "D", "dt_bias", "norm.weight", "out_proj.weight")
     ours = {name: stored[mixer + name] for name in names}
     ours["conv.weight"] = stored[mixer + "conv1d.weight"][:, 0].T
@@ -66,11 +66,18 @@ def expected_zamba(stored, layer):
     }
 
 
+def expected_bamba(stored, layer):
+    if layer in TINY["bamba"]["attn_layer_indices"]:
+        return {}
+    return expected_mamba2(stored, layer, "model.layers.{}.mamba.")
+
+
 EXPECTED = {
     "mamba": expected_mamba,
     "falcon_mamba": expected_mamba,
     "mamba2": expected_mamba2,
     "zamba": expected_zamba,
+    "bamba": expected_bamba,
 }
 
 
@@ -81,8 +88,30 @@ def test_whole_model_holds_the_stored_tensors(family, tiny_folder):
     for layer in range(TINY[family]["num_hidden_layers"]):
         for name, value in EXPECTED[family](stored, layer).items():
             assert torch.equal(ours[f"layers.{layer}.mixer.{name}"], value), name
-    embedding = "model.embed_tokens.weight" if family == "zamba" else "backbone.embeddings.weight"
+    hybrid = "model.embed_tokens.weight" in stored
+    embedding = "model.embed_tokens.weight" if hybrid else "backbone.embeddings.weight"
     assert torch.equal(ours["embedding.weight"], stored[embedding])
+
+
+def test_bamba_attention_and_mlps(tiny_folder):
+    folder = tiny_folder("bamba", attention_bias=True, mlp_bias=True)
+    stored, ours = load_file(folder / "model.safetensors"), load(folder)
+    names = {
+        "layers.2.norm": "model.layers.2.input_layernorm",
+        "layers.2.pre_ff_norm": "model.layers.2.pre_ff_layernorm",
+        **{f"layers.2.attention.{x}": f"model.layers.2.self_attn.{x}_proj" for x in "qkvo"},
+        **{
+            f"layers.{layer}.mlp.{part}": f"model.layers.{layer}.feed_forward.{part}_proj"
+            for layer in range(5)
+            for part in ("gate", "up", "down")
+        },
+        "final_norm": "model.final_layernorm",
+        "lm_head": "lm_head",
+    }
+    for name, key in names.items():
+        assert torch.equal(ours[f"{name}.weight"], stored[f"{key}.weight"]), name
+        if "attention" in name or "mlp" in name:
+            assert torch.equal(ours[f"{name}.bias"], stored[f"{key}.bias"]), name
 
 
 def test_zamba_shared_block_and_linears(tiny_folder):
@@ -110,6 +139,8 @@ VARIANTS = [
     ("zamba", {}),
     ("zamba", {"n_mamba_heads": 4, "num_key_value_heads": 4, "mamba_proj_bias": True}),
     ("zamba", {"n_mamba_heads": 1, "tie_word_embeddings": False}),
+    ("bamba", {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True}),
+    ("bamba", {"mamba_n_groups": 1, "num_key_value_heads": 8, "tie_word_embeddings": True}),
 ]
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("tp", [1, 2])
-@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2", "zamba"])
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2", "zamba", "bamba"])
 def test_int8_equals_its_dequantised_weights(family, tp, tmp_path):
     folder = save_tiny(family, tmp_path)
     config = load_model_config(folder)

@@ -18,6 +18,15 @@ CASES = [
     ("falcon_mamba", {}),
     ("mamba2", {"n_groups": 2}),
     ("zamba", {}),
+    (
+        "bamba",
+        {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "num_hidden_layers": 3,
+            "attn_layer_indices": [1],
+        },
+    ),
 ]
 
 

@@ -106,7 +106,8 @@ def test_every_backend_agrees(checkpoint_of, family, backend):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", TINY)
 def test_a_long_sequence_in_whole_and_in_chunks(checkpoint_of, family):
-    sizes = {"zamba": {"mamba_d_state": 3, "intermediate_size": 12}}.get(family, {"state_size": 3})
+    hybrid = {"mamba_d_state": 3, "intermediate_size": 12}
+    sizes = hybrid if "mamba_d_state" in TINY[family] else {"state_size": 3}
     checkpoint = checkpoint_of(f"{family} long", family, sizes, lengths=[4100])
     check(checkpoint, 1, [4100])
     check(checkpoint, 2, [333])
@@ -175,5 +176,5 @@ def test_zambas_heads_need_no_or_a_smaller_x_proj_sum(checkpoint_of, tp, groups)
 
 def test_an_unknown_family_lists_those_that_exist(checkpoint_of):
     config = checkpoint_of("mamba", *CASES["mamba"]).config
-    with pytest.raises(ValueError, match=r"'rwkv'.*mamba, falcon_mamba, mamba2, zamba"):
+    with pytest.raises(ValueError, match=r"'rwkv'.*mamba, falcon_mamba, mamba2, zamba, bamba"):
         build_model(replace(config, family="rwkv"), TensorParallel(), {}, SingleRank())

@@ -20,6 +20,8 @@ CASES = [
     ("mamba2", {"n_groups": 2}),
     ("mamba2", {"n_groups": 4}),
     ("zamba", {}),
+    ("bamba", {"attention_bias": True, "mlp_bias": True}),
+    ("bamba", {"mamba_n_groups": 1}),
 ]
 
 
@@ -67,7 +69,12 @@ def test_only_deltas_are_quantised(family, overrides, size):
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize(
     ("family", "overrides"),
-    [("mamba", {}), ("falcon_mamba", {"use_bias": False}), ("mamba2", {"n_groups": 4})],
+    [
+        ("mamba", {}),
+        ("falcon_mamba", {"use_bias": False}),
+        ("mamba2", {"n_groups": 4}),
+        ("bamba", {"mamba_n_groups": 4}),
+    ],
 )
 def test_deltas_are_decoded_added_and_normed_in_one_pass(monkeypatch, family, overrides, size):
     fused, one_pass = [], all_reduce.decode_rms_norm
@@ -79,9 +86,9 @@ def test_deltas_are_decoded_added_and_normed_in_one_pass(monkeypatch, family, ov
     monkeypatch.setattr(all_reduce, "decode_rms_norm", noting)
     config = tiny_config(family, **overrides)
     run(config, size, "int6", [[1, 2, 3]])
-    assert fused == ["int6"] * size * config.n_layers
+    assert fused == ["int6"] * size * len(delta_sites(config))
     run(config, size, "exact", [[1, 2, 3]])
-    assert len(fused) == size * config.n_layers
+    assert len(fused) == size * len(delta_sites(config))
 
 
 @pytest.mark.parametrize("size", [2, 4])

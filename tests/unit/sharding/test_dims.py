@@ -24,7 +24,8 @@ def test_shares_add_up(family, size):
     if config.attention is not None:
         assert sum(dims.n_kv_heads_local for dims in ranks) == config.attention.n_kv_heads
         assert sum(dims.n_attention_heads_local for dims in ranks) == config.attention.n_heads
-        assert sum(dims.d_ff_local for dims in ranks) == config.attention.d_ff
+    if config.mlp is not None:
+        assert sum(dims.d_ff_local for dims in ranks) == config.mlp.d_ff
 
 
 @pytest.mark.parametrize("family", ["mamba", "falcon_mamba"])
@@ -94,6 +95,8 @@ def test_key_value_heads_go_with_their_queries():
         ("mamba2", {}, 9, "8 SSM heads.*1 to 8"),
         ("zamba", {}, 5, "4 key-value heads.*1 to 4"),
         ("zamba", {"num_key_value_heads": 1}, 2, "valid tp: 1"),
+        ("bamba", {}, 5, "8 SSM heads, 4 key-value heads, d_ff 44.*1 to 4"),
+        ("bamba", {"attn_layer_indices": []}, 9, "8 SSM heads, d_ff 44.*1 to 8"),
         ("mamba", {}, 49, "48 channels.*1 to 48"),
         ("mamba", {"vocab_size": 9}, 10, "vocabulary 9.*1 to 9"),
         ("mamba", {}, 0, "1 to 48"),
@@ -111,4 +114,5 @@ def test_every_valid_size_leaves_nobody_empty():
             for dims in all_ranks(config, size):
                 assert dims.vocab_local > 0
                 assert dims.d_inner_local > 0
-                assert config.attention is None or dims.d_ff_local > 0
+                assert config.mlp is None or dims.d_ff_local > 0
+                assert config.attention is None or dims.n_kv_heads_local > 0

@@ -5,6 +5,7 @@ import pytest
 from sidewinder.bench.shapes import SHAPES
 from sidewinder.checkpoint.config_readers import parse_model_config
 from sidewinder.checkpoint.names import checkpoint_sources
+from sidewinder.model_config import RotaryConfig
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.sharding.plan import parameter_shapes, sharding_plan
@@ -13,7 +14,7 @@ from sidewinder.testing import TINY, tiny_config
 
 REPLICATED = (
     "norm.weight", "input_norm.weight", "pre_ff_norm.weight", "final_norm.weight",
-    "out_proj.bias", "linear.weight",
+    "out_proj.bias", "linear.weight", "o.bias", "down.bias",
 )  # fmt: skip
 
 PUBLISHED = {
@@ -26,6 +27,7 @@ PUBLISHED = {
     "falcon-mamba-7b": (4096, 64, 8192, 16, 256, 65024),
     "zamba-7b": (3712, 76, 7424, 16, 232, 32000),
     "mamba2-2.7b": (2560, 64, 5120, 128, 0, 50288),
+    "bamba-9b": (4096, 32, 8192, 128, 0, 128256),
 }
 
 
@@ -52,14 +54,22 @@ def test_published_hybrid_and_heads():
     assert (zamba.attention.n_heads, zamba.attention.head_dim) == (16, 464)
     mamba2 = parse_model_config(SHAPES["mamba2-2.7b"])
     assert (mamba2.n_heads, mamba2.head_dim, mamba2.n_groups) == (80, 64, 1)
+    bamba = parse_model_config(SHAPES["bamba-9b"])
+    assert (bamba.n_heads, bamba.head_dim, bamba.n_groups) == (128, 64, 1)
+    assert bamba.attention is not None
+    assert bamba.attention.layers == (9, 18, 27)
+    assert len(bamba.mixer_layers) == 29
+    assert (bamba.attention.n_heads, bamba.attention.n_kv_heads) == (32, 8)
+    assert bamba.attention.rotary == RotaryConfig(theta=10000.0, width=64)
 
 
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("family", TINY)
 def test_only_listed_parameters_are_replicated(family, size):
-    config = tiny_config(family)
+    biased = {"attention_bias": True, "mlp_bias": True} if family == "bamba" else {}
+    config = tiny_config(family, **biased)
     for name, rule in sharding_plan(config, size).items():
-        gated = family == "mamba2" and name.endswith("mixer.norm.weight")
+        gated = config.is_mamba2 and name.endswith("mixer.norm.weight")
         assert isinstance(rule, Replicate) == (name.endswith(REPLICATED) and not gated), name
 
 

@@ -18,7 +18,8 @@ from sidewinder.layers.weights import Weights
 from sidewinder.models.registry import build_model
 from sidewinder.ops.dispatch import forced
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.projection.work import Counter, Step
+from sidewinder.projection.counter import Counter
+from sidewinder.projection.work import Step
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import DecodeTables, pack
 from sidewinder.state.pool import StatePool

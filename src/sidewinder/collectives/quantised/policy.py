@@ -139,10 +139,15 @@ class Policy:
 
 def delta_calls(config: ModelConfig) -> dict[str, int]:
     """The sites of a model, in order, and how many sums of `[T, d_model]` each makes in a step."""
-    calls = {f"layers.{index}.mixer.out_proj": 1 for index in range(config.n_layers)}
-    if config.attention is not None:
-        invocations = len(config.attention.layers)
-        calls |= {"shared.attention.o": invocations, "shared.mlp.down": invocations}
+    calls = {}
+    shared = config.attention is not None and config.attention.shared
+    for layer in range(config.n_layers):
+        mixes = layer in config.mixer_layers
+        calls[f"layers.{layer}.mixer.out_proj" if mixes else f"layers.{layer}.attention.o"] = 1
+        if config.mlp is not None and not shared:
+            calls[f"layers.{layer}.mlp.down"] = 1
+    if shared:
+        calls |= {"shared.attention.o": config.n_mlp_calls, "shared.mlp.down": config.n_mlp_calls}
     return calls
 
 

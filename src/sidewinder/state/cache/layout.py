@@ -17,8 +17,9 @@ def state_rules(config: ModelConfig, size: int) -> dict[str, Split | Bands]:
     by key-value head.
     """
     plan = sharding_plan(config, size)
-    conv = _along(plan["layers.0.mixer.conv.weight"], 2)
-    ssm = _along(plan["layers.0.mixer.D"], 1 if config.family == "mamba2" else 2)
+    mixer = f"layers.{config.mixer_layers[0]}.mixer"
+    conv = _along(plan[f"{mixer}.conv.weight"], 2)
+    ssm = _along(plan[f"{mixer}.D"], 1 if config.is_mamba2 else 2)
     rules = {"conv": conv, "ssm": ssm, "ssm_scale": ssm}
     if config.attention is not None:
         heads = Split(2, "key-value head", split_units(config.attention.n_kv_heads, size))

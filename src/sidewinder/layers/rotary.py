@@ -1,0 +1,65 @@
+"""Rotary position embeddings (Su et al. 2021): a head's first channels turn with the position.
+
+Of the first `2 n` channels, `j` and `j + n` are a pair; at position `p` it is turned by the angle
+`p * theta ** (-2 j / width)`. Scores of turned queries and keys depend on the difference of their
+positions only. Keys are turned before they are stored, by their places in the text, so that stored
+keys serve whoever reads the same beginning.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sidewinder.model_config import RotaryConfig
+from sidewinder.state.batch import PackedBatch
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How a step's rows turn: `cos` and `sin` of the angles, float32 `[T, 1, n]` each."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __call__(self, heads: Tensor) -> Tensor:
+        """`heads` `[T, H, E]` turned, `2 n` channels of each; computed in float32, rounded once."""
+        n = self.cos.shape[-1]
+        first, second, rest = heads[..., :n], heads[..., n : 2 * n], heads[..., 2 * n :]
+        turned = (first * self.cos - second * self.sin, second * self.cos + first * self.sin, rest)
+        return torch.cat(turned, dim=-1).to(heads.dtype)
+
+
+class Rotary:
+    """The angles of a model.
+
+    Args:
+        config: base and width.
+        device: of the batches.
+    """
+
+    def __init__(self, config: RotaryConfig, device: torch.device) -> None:
+        # In float32 from here on, as the models were trained: more digits would be other angles.
+        exponents = torch.arange(0, config.width, 2, dtype=torch.float32) / config.width
+        self.frequencies = (1.0 / config.theta**exponents).to(device)
+
+    def at(self, positions: Tensor) -> Rotation:
+        """The rotation of rows at `positions`, int64 `[T]`."""
+        angles = positions[:, None, None].float() * self.frequencies
+        return Rotation(angles.cos(), angles.sin())
+
+
+def positions_of(batch: PackedBatch) -> Tensor:
+    """The place of every row of the batch in its text, int64 `[T]` on the device.
+
+    In steps of a fixed shape it is read where they have it, on the device.
+    """
+    if batch.decode_tables is not None:
+        return batch.decode_tables.starts
+    bounds = batch.seqs.bounds
+    places = [
+        place
+        for start, first, stop in zip(batch.starts, bounds[:-1], bounds[1:], strict=True)
+        for place in range(start, start + stop - first)
+    ]
+    return torch.tensor(places, dtype=torch.int64, device=batch.token_ids.device)

@@ -1,0 +1,137 @@
+"""What a model is: its SSM mixers, and what a hybrid has beside them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Family = Literal["mamba", "falcon_mamba", "mamba2", "zamba", "bamba"]
+Layout = Literal["transformers", "authors"]
+
+
+@dataclass(frozen=True)
+class RotaryConfig:
+    """Rotary position embeddings (Su et al. 2021) of the first channels of every head.
+
+    Attributes:
+        theta: base of the wavelengths.
+        width: channels that share the range of wavelengths; an odd width rotates one channel more.
+    """
+
+    theta: float
+    width: int
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """The attention of a hybrid.
+
+    Attributes:
+        layers: indices of the layers that attend, in order; one KV cache each.
+        n_heads, n_kv_heads, head_dim: query heads, key-value heads, width of a head.
+        scale: of the scores.
+        shared: these layers call one block, of one set of weights, beside their own mixer (Zamba
+            v1); otherwise each has attention of its own instead of a mixer.
+        use_bias: of the projections q, k, v and o.
+        rotary: how positions enter queries and keys; None: not at all.
+    """
+
+    layers: tuple[int, ...]
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    scale: float
+    shared: bool = False
+    use_bias: bool = False
+    rotary: RotaryConfig | None = None
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """The gated MLP: of the shared block where attention is shared, else one in every layer.
+
+    Attributes:
+        d_ff: inner width.
+        activation: as the checkpoint names it ("gelu", "silu", ...).
+        use_bias: of its projections.
+    """
+
+    d_ff: int
+    activation: str
+    use_bias: bool = False
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model's architecture. Sizes are global; a rank's are in `sharding.dims.LocalDims`.
+
+    Attributes:
+        family, layout: which model file, and which checkpoint naming.
+        vocab_size: rows of the embedding (authors' layout: already padded up).
+        d_model, n_layers, d_inner, d_state, d_conv: as in the papers.
+        dt_rank: rank of the dt projection; 0 for Mamba-2 mixers.
+        n_heads: Mamba-1 kinds: groups of channels with their own dt, B, C (1, Zamba 2 or more);
+            Mamba-2: SSM heads. `head_dim = d_inner / n_heads`.
+        n_groups: Mamba-2: groups of B and C; else 1.
+        norm_eps: of the layer norms and the final norm (and Mamba-2's gated norm).
+        mixer_norm_eps: Falcon-Mamba's weightless norms on dt, B, C; None elsewhere.
+        use_bias, use_conv_bias: of in_proj/out_proj, and of the convolution.
+        gated_norm: Mamba-2: whether the mixer has its gated RMSNorm (`rms_norm`).
+        norm_before_gate: Mamba-2, authors' option; transformers' order is gate, then norm.
+        time_step_limit: Mamba-2: dt is clamped to this range.
+        residual_in_fp32: the residual stream is float32 whatever the weights are.
+        tie_embeddings: `lm_head` is the embedding.
+        dtype: the checkpoint's own dtype ("float32", "bfloat16", "float16").
+        bos_token_id, eos_token_ids: special tokens of the checkpoint.
+        attention, mlp: of hybrids; None where the model has none.
+    """
+
+    family: Family
+    layout: Layout
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    d_inner: int
+    d_state: int
+    d_conv: int
+    dt_rank: int
+    n_heads: int
+    n_groups: int
+    norm_eps: float
+    mixer_norm_eps: float | None
+    use_bias: bool
+    use_conv_bias: bool
+    gated_norm: bool
+    norm_before_gate: bool
+    time_step_limit: tuple[float, float]
+    residual_in_fp32: bool
+    tie_embeddings: bool
+    dtype: str
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    attention: AttentionConfig | None = None
+    mlp: MLPConfig | None = None
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one Mamba head."""
+        return self.d_inner // self.n_heads
+
+    @property
+    def is_mamba2(self) -> bool:
+        """Whether the mixers are Mamba-2's; otherwise they are of a Mamba-1 kind."""
+        return self.dt_rank == 0
+
+    @property
+    def mixer_layers(self) -> tuple[int, ...]:
+        """Indices of the layers with an SSM mixer, in order; each of these has a state."""
+        attends = self.attention
+        instead = () if attends is None or attends.shared else attends.layers
+        return tuple(layer for layer in range(self.n_layers) if layer not in instead)
+
+    @property
+    def n_mlp_calls(self) -> int:
+        """How often a step runs an MLP."""
+        if self.mlp is None:
+            return 0
+        if self.attention is not None and self.attention.shared:
+            return len(self.attention.layers)
+        return self.n_layers

@@ -1,0 +1,83 @@
+"""What hybrids do beside their mixers: attention over pages, positions, MLPs, Zamba's block."""
+
+from collections.abc import Iterator
+
+from sidewinder.model_config import AttentionConfig, MLPConfig
+from sidewinder.projection.work import KernelCounter, Work
+
+
+class HybridCounter(KernelCounter):
+    """Counts attention and MLPs."""
+
+    def hybrid(self) -> Iterator[Work]:
+        """Every call of a shared block, or the attention and the MLP of the layers."""
+        attention, mlp = self.config.attention, self.config.mlp
+        if attention is not None and attention.shared:
+            yield from self.block(attention)
+        elif attention is not None:
+            yield self.norm("norm", len(attention.layers))
+            yield from self.projected_attention(attention, self.config.d_model)
+        if mlp is not None:
+            yield from self.mlp(mlp)
+
+    def block(self, attention: AttentionConfig) -> Iterator[Work]:
+        """Every call of Zamba's shared block up to its MLP, and what joins the residual stream
+        after it; the delta before it is added in its first norm."""
+        calls, d = len(attention.layers), self.config.d_model
+        yield self.rows("block's input norm", calls, 6 * d)
+        yield from self.projected_attention(attention, 2 * d)
+        yield self.gemm("linear", calls, d, d)
+
+    def projected_attention(self, attention: AttentionConfig, d_input: int) -> Iterator[Work]:
+        """Attention with its projections, from `d_input` channels."""
+        calls, d, head_dim = len(attention.layers), self.config.d_model, attention.head_dim
+        width = self.dims.n_attention_heads_local * head_dim
+        kv_width = self.dims.n_kv_heads_local * head_dim
+        yield self.gemm("q", calls, width, d_input)
+        yield self.gemm("k, v", 2 * calls, kv_width, d_input)
+        if attention.rotary is not None:
+            yield from self.rotation(calls, (width, kv_width))
+        yield self.rows("KV write", calls, 4 * kv_width)
+        yield from self.attention(calls, width, kv_width)
+        yield self.gemm("o", calls, d, width)
+        if attention.use_bias:
+            yield self.rows("o bias", calls, 3 * d)
+
+    def rotation(self, calls: int, widths: tuple[int, int]) -> Iterator[Work]:
+        """The angles of all rows, once; then queries and keys: products, sums and joining, which
+        read or write float32, and rounding to 16 bits."""
+        yield Work("angles", "memory", 4, 8.0 * self.step.tokens)
+        for width in widths:
+            yield Work("rotate", "memory", 7 * calls, self.step.tokens * width * (self.item + 4.0))
+            if self.item < 4:
+                yield self.rows("rotated", calls, 3 * width)
+
+    def mlp(self, mlp: MLPConfig) -> Iterator[Work]:
+        """Every call of an MLP, with its norm."""
+        calls, d, width = self.config.n_mlp_calls, self.config.d_model, self.dims.d_ff_local
+        shared = self.config.attention is not None and self.config.attention.shared
+        name = "norm before the MLP"
+        yield self.rows(name, calls, 2 * d) if shared else self.norm(name, calls)
+        yield self.gemm("gate, up", 2 * calls, width, d)
+        yield self.rows("activation", calls, 3 * width)
+        yield self.gemm("down", calls, d, width)
+        if mlp.use_bias:
+            yield self.rows("down bias", calls, 3 * d)
+
+    def attention(self, calls: int, width: int, kv_width: int) -> Iterator[Work]:
+        """Single tokens read their pages in place, all together. A prompt's keys and values are put
+        side by side first, and each has a kernel of its own."""
+        step = self.step
+        read = step.context * 2 * kv_width * self.item
+        flops = 4.0 * step.tokens * step.context * width
+        if step.is_decode:
+            yield Work("attention", "attention", calls, step.sequences * read, flops)
+            yield self.rows("attention's splits", calls, 2 * width)
+            yield Work("places of keys", "memory", 8, 8.0 * step.sequences * step.context)
+            return
+        prompts, tokens = step.sequences, step.tokens / step.sequences
+        yield Work("places of keys", "memory", 6 * prompts + 1, 8.0 * tokens)
+        side_by_side = 2.0 * tokens * kv_width * self.item
+        yield Work("keys, values side by side", "memory", 2 * calls * prompts, side_by_side)
+        yield Work("attention", "gemm", calls * prompts, read, flops / prompts)
+        yield self.rows("join sequences", calls, 2 * width)
