@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Family = Literal["mamba", "falcon_mamba", "mamba2", "zamba", "bamba"]
+Family = Literal["mamba", "falcon_mamba", "mamba2", "zamba", "bamba", "granitemoehybrid"]
 Layout = Literal["transformers", "authors"]
 
 
@@ -82,6 +82,9 @@ class ModelConfig:
         dtype: the checkpoint's own dtype ("float32", "bfloat16", "float16").
         bos_token_id, eos_token_ids: special tokens of the checkpoint.
         attention, mlp: of hybrids; None where the model has none.
+        embedding_multiplier: of the embedding, where it enters the residual stream.
+        residual_multiplier: of every delta, where it enters the residual stream.
+        logits_divisor: of the logits.
     """
 
     family: Family
@@ -109,6 +112,9 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     attention: AttentionConfig | None = None
     mlp: MLPConfig | None = None
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logits_divisor: float = 1.0
 
     @property
     def head_dim(self) -> int:

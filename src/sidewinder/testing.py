@@ -51,6 +51,15 @@ TINY: dict[str, dict[str, Any]] = {
         "attn_layer_indices": [2, 4], "mamba_n_heads": 8, "mamba_n_groups": 2, "mamba_d_state": 7,
         "mamba_d_conv": 4, "mamba_expand": 2, "mamba_chunk_size": 8, "tie_word_embeddings": False,
     },
+    "granitemoehybrid": {
+        "model_type": "granitemoehybrid", "vocab_size": 107, "hidden_size": 48,
+        "num_hidden_layers": 4, "shared_intermediate_size": 36, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "num_local_experts": 0, "position_embedding_type": "nope",
+        "layer_types": ["mamba", "mamba", "attention", "mamba"],
+        "attention_multiplier": 0.3, "embedding_multiplier": 1.5, "residual_multiplier": 0.5,
+        "logits_scaling": 3.0, "mamba_n_heads": 8, "mamba_n_groups": 1, "mamba_d_state": 6,
+        "mamba_chunk_size": 8, "tie_word_embeddings": True,
+    },
 }  # fmt: skip
 """Default tiny configuration of each family, as keyword arguments of transformers' config."""
 

@@ -11,7 +11,7 @@ from sidewinder.rotation import block_hadamard, fold_rotation
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import pack
 from sidewinder.state.pool import StatePool
-from sidewinder.testing import assert_close, run_ranks, save_tiny, tiny_config
+from sidewinder.testing import TINY, assert_close, run_ranks, save_tiny, tiny_config
 
 CASES = [
     ("mamba", {}),
@@ -23,6 +23,8 @@ CASES = [
     ("zamba", {}),
     ("zamba", {"tie_word_embeddings": False, "mamba_proj_bias": True, "hidden_size": 40}),
     ("bamba", {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True}),
+    ("granitemoehybrid", {"attention_bias": True, "mamba_proj_bias": True}),
+    ("granitemoehybrid", {"tie_word_embeddings": False}),
     ("bamba", {"tie_word_embeddings": True, "hidden_size": 24, "mamba_n_groups": 1}),
 ]
 
@@ -67,7 +69,7 @@ def test_logits_stay_the_same(family, overrides, tmp_path):
         assert_close(f"rotated, tp={size}", plain, logits(folder, config, size, rotate=True), 1e-4)
 
 
-@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2", "zamba", "bamba"])
+@pytest.mark.parametrize("family", TINY)
 def test_what_crosses_ranks_is_rotated_and_norms_have_no_gain(family):
     config = tiny_config(family, tie_word_embeddings=True)
     (plain, folded), *_ = run_ranks(1, lambda tp, _: both(config, tp))

@@ -71,6 +71,30 @@ _BAMBA = {
 }
 
 
+def _granite_h(d_model: int, n_layers: int, d_ff: int, attends: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "model_type": "granitemoehybrid",
+        "vocab_size": 100352,
+        "hidden_size": d_model,
+        "num_hidden_layers": n_layers,
+        "shared_intermediate_size": d_ff,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "num_local_experts": 0,
+        "position_embedding_type": "nope",
+        "layer_types": ["attention" if i in attends else "mamba" for i in range(n_layers)],
+        "attention_multiplier": 12 / d_model,
+        "embedding_multiplier": 12,
+        "residual_multiplier": 0.246,
+        "logits_scaling": 3,
+        "mamba_n_heads": 48,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 128,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    }
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "mamba-130m": _mamba(768, 24),
     "mamba-370m": _mamba(1024, 48),
@@ -85,9 +109,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "zamba-790m": _zamba(1536, 36, 6144, 6, 4),
     "zamba-7b": _zamba(3712, 76, 14848, 6, 4),
     "bamba-9b": _BAMBA,
+    "granite-4.0-h-350m": _granite_h(768, 32, 2048, (10, 13, 17, 27)),
+    "granite-4.0-h-1b": _granite_h(1536, 40, 4096, (5, 15, 25, 35)),
 }
 """Name to config.json. The `-790m` shapes of Falcon-Mamba and Zamba are not published: they are
-these families at mamba-790m's width, for comparing families at one size."""
+these families at mamba-790m's width, for comparing families at one size. Granite's sizes are those
+of the model cards; where the 1b's four layers attend, and its multipliers, no speed depends on."""
 
 
 def is_shape(model: str) -> bool:

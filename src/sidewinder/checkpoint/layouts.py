@@ -97,6 +97,21 @@ class Interleaved:
 
 
 @dataclass(frozen=True)
+class RowsOf:
+    """Rows from `first` on of a stored tensor of `total` rows, which packs several parameters."""
+
+    first: int
+    total: int
+    dim: int = 0
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return (self.total, *shape[1:])
+
+    def read(self, view: View, start: int, stop: int) -> Tensor:
+        return view[(slice(self.first + start, self.first + stop),)]
+
+
+@dataclass(frozen=True)
 class HeadRows:
     """Stored `[heads, head_dim, ...]`, ours `[heads * head_dim, ...]`."""
 

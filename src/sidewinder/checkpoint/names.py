@@ -10,6 +10,7 @@ from sidewinder.checkpoint.layouts import (
     Interleaved,
     Layout,
     Plain,
+    RowsOf,
     Shape,
     Transposed,
 )
@@ -35,7 +36,7 @@ class Source:
 
 def checkpoint_sources(config: ModelConfig) -> dict[str, Source]:
     """The source of every parameter of `config`, in the checkpoint layout that it came with."""
-    find = {"zamba": _zamba_source, "bamba": _bamba_source}.get(config.family, _backbone_source)
+    find = _FINDERS.get(config.family, _backbone_source)
     sources = {}
     for name, shape in parameter_shapes(config).items():
         keys, layout = find(config, name)
@@ -134,9 +135,37 @@ def _zamba_mixer(config: ModelConfig, part: str) -> tuple[str, Layout]:
     return special.get(part, (part, _plain(part)))
 
 
+_BAMBA = _BLOCK | {"norm": "input_layernorm", "final_norm": "final_layernorm"}
+
+_GRANITE = _BAMBA | {
+    "final_norm": "norm",
+    "pre_ff_norm": "post_attention_layernorm",
+    "mlp.gate": "shared_mlp.input_linear",
+    "mlp.up": "shared_mlp.input_linear",
+    "mlp.down": "shared_mlp.output_linear",
+}
+
+
 def _bamba_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
+    return _mamba2_hybrid(config, name, _BAMBA)
+
+
+def _granite_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
+    """As Bamba, by other names; the MLP's gate and up are bands of one matrix."""
+    keys, layout = _mamba2_hybrid(config, name, _GRANITE)
+    assert config.mlp is not None, "every layer has an MLP"
+    d_ff = config.mlp.d_ff
+    if name.endswith(("mlp.gate.weight", "mlp.up.weight")):
+        layout = RowsOf(d_ff if name.endswith("up.weight") else 0, 2 * d_ff)
+    return keys, layout
+
+
+def _mamba2_hybrid(
+    config: ModelConfig, name: str, modules: dict[str, str]
+) -> tuple[tuple[str, ...], Layout]:
+    """Of layers with a Mamba-2 mixer or attention; `modules`: stored names of the rest."""
     keys = _top_keys(config, ("model.embed_tokens.weight",))
-    keys["final_norm.weight"] = ("model.final_layernorm.weight",)
+    keys["final_norm.weight"] = (f"model.{modules['final_norm']}.weight",)
     if name in keys:
         return keys[name], Plain()
     _, layer, part = name.split(".", 2)
@@ -145,11 +174,14 @@ def _bamba_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layo
         stored, layout = _mamba2_mixer(part.removeprefix("mixer."))
         return (f"{prefix}.mamba.{stored}",), layout
     module, kind = part.rsplit(".", 1)
-    stored = "input_layernorm" if module == "norm" else _BLOCK[module]
-    return (f"{prefix}.{stored}.{kind}",), _plain(part)
+    return (f"{prefix}.{modules[module]}.{kind}",), _plain(part)
 
 
 def _mamba2_mixer(part: str) -> tuple[str, Layout]:
     if part == "conv.weight":
         return "conv1d.weight", Convolution()
     return part.replace("conv.", "conv1d."), _plain(part)
+
+
+_FINDERS = {"zamba": _zamba_source, "bamba": _bamba_source, "granitemoehybrid": _granite_source}
+"""By family; the others are named alike."""

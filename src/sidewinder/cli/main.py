@@ -14,8 +14,8 @@ DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: done; failed while running; bad usage or input; interrupted."""
 
 DESCRIPTION = """\
-Run selective state-space language models (Mamba, Falcon-Mamba, Mamba-2, Zamba, Bamba),
-tensor-parallel over any number of ranks, on CPUs or GPUs."""
+Run selective state-space language models (Mamba, Falcon-Mamba, Mamba-2, Zamba, Bamba,
+Granite-4.0-H), tensor-parallel over any number of ranks, on CPUs or GPUs."""
 
 EXAMPLES = """\
 examples:

@@ -51,18 +51,25 @@ class VocabParallelLogits:
             in int8.
         vocab_sizes: rows of each rank.
         collectives: the ranks to gather from.
+        divisor: of the logits.
     """
 
     def __init__(
-        self, weight: Weight, vocab_sizes: Sequence[int], collectives: Collectives
+        self,
+        weight: Weight,
+        vocab_sizes: Sequence[int],
+        collectives: Collectives,
+        divisor: float = 1.0,
     ) -> None:
         self.weight = weight
         self.vocab_sizes = vocab_sizes
         self.collectives = collectives
+        self.divisor = divisor
 
     def __call__(self, hidden: Tensor) -> Tensor:
         return self.collectives.all_gather(self.local(hidden), self.vocab_sizes).float()
 
     def local(self, hidden: Tensor) -> Tensor:
         """Logits of this rank's rows only, `[rows, vocab_local]` in the activations' dtype."""
-        return linear(hidden, self.weight)
+        logits = linear(hidden, self.weight)
+        return logits if self.divisor == 1 else logits / self.divisor

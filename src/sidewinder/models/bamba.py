@@ -3,6 +3,9 @@
 residual += mixer(norm(residual)), or attention(norm(residual)) with rotary positions
 residual += mlp(norm(residual))
 
+Where deltas have a multiplier m (Granite), the stream here is the model's divided by m: the deltas
+enter as they are, the embedding times 1/m, and a norm of it is the model's with eps / m^2.
+
 Deltas of halves of a chunk are not hidden here: attention sees the whole chunk.
 """
 
@@ -80,6 +83,8 @@ class Bamba(Model):
         super().__init__(config, tp, weights, collectives, overlap)
         rotary = config.attention.rotary if config.attention else None
         self.rotary = Rotary(rotary, self.final_norm.device) if rotary else None
+        self.embedding_scale = config.embedding_multiplier / config.residual_multiplier
+        self.eps = config.norm_eps / config.residual_multiplier**2
         self.layers = [self._layer(index) for index in range(config.n_layers)]
 
     def _layer(self, index: int) -> Layer:
@@ -105,6 +110,8 @@ class Bamba(Model):
     def forward(self, batch: PackedBatch, pool: StatePool) -> Tensor:
         step = Step(batch.seqs, pool, self._index(batch, pool), self._rotation(batch))
         embedded = self.embedding(batch.token_ids)
+        if self.embedding_scale != 1:
+            embedded = embedded * self.embedding_scale
         with slots_at_rest():
             return self._run_layers(embedded, step)
 
@@ -120,7 +127,7 @@ class Bamba(Model):
 
     def _run_layers(self, residual: Tensor, step: Step) -> Tensor:
         """`forward` from the embedding on."""
-        eps = self.config.norm_eps
+        eps = self.eps
         normed = rms_norm(residual, self.layers[0].norm, eps)
         assert isinstance(normed, Tensor), "no residual was given"
         norms_after = [layer.norm for layer in self.layers[1:]] + [self.final_norm]

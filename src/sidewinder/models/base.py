@@ -72,7 +72,9 @@ class Model(ABC):
         # Tied models have a head of their own only where it is in int8.
         head = self.weights.matrix("lm_head.weight") if "lm_head.weight" in self.weights else table
         self.embedding = VocabParallelEmbedding(table, self.dims.vocab, collectives)
-        self.logits_of = VocabParallelLogits(head, self.dims.vocab_sizes, collectives)
+        self.logits_of = VocabParallelLogits(
+            head, self.dims.vocab_sizes, collectives, config.logits_divisor
+        )
         self.final_norm = self.weights["final_norm.weight"]
 
     @torch.inference_mode()

@@ -9,6 +9,7 @@ from sidewinder.layers.weights import Weight
 from sidewinder.models.bamba import Bamba
 from sidewinder.models.base import Model
 from sidewinder.models.falcon_mamba import FalconMamba
+from sidewinder.models.granite_hybrid import GraniteHybrid
 from sidewinder.models.mamba import Mamba
 from sidewinder.models.mamba2 import Mamba2
 from sidewinder.models.zamba import Zamba
@@ -20,6 +21,7 @@ MODELS: dict[str, type[Model]] = {
     "mamba2": Mamba2,
     "zamba": Zamba,
     "bamba": Bamba,
+    "granitemoehybrid": GraniteHybrid,
 }
 
 

@@ -114,7 +114,7 @@ def prepare_for_steps(model: ModelConfig) -> None:
     native kernels' threads wait for work.
     """
     keep_freed_memory()
-    if native is not None and native.isa() != "portable" and model.attention is None:
+    if native is not None and native.isa() != "portable" and model.mlp is None:
         torch.set_num_threads(1)
 
 

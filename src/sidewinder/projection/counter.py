@@ -40,6 +40,9 @@ class Counter(HybridCounter):
             found.append(
                 self.gemm("lm_head", 1, self.dims.vocab_local, config.d_model, step.sampled)
             )
+            if config.logits_divisor != 1:
+                scaled = 2.0 * step.sampled * self.dims.vocab_local * self.item
+                found.append(Work("logits' scale", "memory", 1, scaled))
             # Every rank samples from all logits, in float32: gathered, converted, read again.
             found.append(Work("sampling", "memory", 3, step.sampled * config.vocab_size * 6))
             if step.is_decode and self.has_graphs:
@@ -50,6 +53,8 @@ class Counter(HybridCounter):
         """The lookup, what masks other ranks' ids, and the residual stream's beginning."""
         config, width = self.config, self.config.d_model
         yield self.rows("embedding", 1, 2 * width)
+        if config.embedding_multiplier != config.residual_multiplier:
+            yield self.rows("embedding's scale", 1, 2 * width)
         if self.dims.tp.size > 1:
             yield Work("ids of other ranks", "memory", 5, 16.0 * self.step.tokens)
             yield self.rows("other ranks' rows", 1, 2 * width)

@@ -15,6 +15,9 @@ from sidewinder.testing import TINY
 BAMBA = {"model_type": "bamba"}
 
 
+GRANITE = {"model_type": "granitemoehybrid", "num_local_experts": 0}
+
+
 def bamba_values(**overrides):
     """What transformers writes."""
     return AutoConfig.for_model(**(TINY["bamba"] | overrides)).to_dict()
@@ -100,7 +103,43 @@ def test_a_published_shape_keeps_its_kinds_of_layers_when_it_is_cut():
     assert cut(4).attention is None
 
 
+def test_granite_fields():
+    values = AutoConfig.for_model(**TINY["granitemoehybrid"]).to_dict()
+    config = parse_model_config(values)
+    assert (config.d_inner, config.d_state, config.n_heads, config.n_groups) == (96, 6, 8, 1)
+    assert config.mlp == MLPConfig(36, "silu")
+    assert (config.mixer_layers, config.attention.layers) == ((0, 1, 3), (2,))
+    assert (config.attention.scale, config.attention.rotary) == (0.3, None)
+    assert (config.embedding_multiplier, config.residual_multiplier) == (1.5, 0.5)
+    assert config.logits_divisor == 3.0
+    assert config.norm_eps == 1e-6
+    # Key-value heads are as many as queries where the file does not say.
+    attends = GRANITE | {"layer_types": ["attention"] + ["mamba"] * 31}
+    assert parse_model_config(attends).attention.n_kv_heads == 32
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_granite_layers_by_older_and_newer_names(older):
+    kinds = ["mamba", "attention"] if older else ["linear_attention", "full_attention"]
+    name = "layers_block_type" if older else "layer_types"
+    config = parse_model_config(GRANITE | {"num_hidden_layers": 4, name: kinds * 2})
+    assert config.attention.layers == (1, 3)
+
+
+def test_granite_turns_whole_heads_where_positions_are_rotary():
+    def rotary(**values):
+        kinds = {"num_hidden_layers": 2, "layer_types": ["mamba", "attention"], "hidden_size": 256}
+        return parse_model_config(GRANITE | kinds | values).attention.rotary
+
+    assert rotary() is None
+    assert rotary(position_embedding_type="nope", rope_theta=5.0) is None
+    assert rotary(position_embedding_type="rope") == RotaryConfig(10000.0, 8)
+    older = rotary(position_embedding_type="rope", rope_theta=5.0, rope_scaling=None)
+    assert older == RotaryConfig(5.0, 8)
+
+
 ATTENDS = BAMBA | {"attn_layer_indices": [1]}
+ROPE = GRANITE | {"position_embedding_type": "rope", "layer_types": ["attention"] + ["mamba"] * 31}
 
 
 @pytest.mark.parametrize(
@@ -146,6 +185,20 @@ ATTENDS = BAMBA | {"attn_layer_indices": [1]}
             "partial_rotary_factor=1.5 of heads of 128 rotates 192 channels",
         ),
         (ATTENDS | {"head_dim": 1}, "rotates 0 channels"),
+        (ATTENDS | {"num_attention_heads": 4}, "num_key_value_heads is missing.*8, does not"),
+        (GRANITE | {"num_local_experts": 64}, "num_local_experts=64 .mixture of experts.*=0"),
+        ({"model_type": "granitemoehybrid"}, "num_local_experts=8 .mixture of experts"),
+        (GRANITE | {"layer_types": ["attention"] * 32}, "every layer attends"),
+        (GRANITE | {"position_embedding_type": "alibi"}, "'alibi' is not supported.*rope, nope"),
+        (GRANITE | {"residual_multiplier": 0}, "residual_multiplier=0.0 is not a positive"),
+        (GRANITE | {"logits_scaling": -1}, "logits_scaling=-1.0 is not a positive"),
+        (GRANITE | {"shared_intermediate_size": 0}, "shared_intermediate_size=0"),
+        (ROPE | {"attention_multiplier": "x"}, "attention_multiplier='x' is not a number"),
+        (
+            ROPE | {"rope_parameters": {"rope_theta": 5.0, "partial_rotary_factor": 0.5}},
+            "turns 64 of a head's 128 channels",
+        ),
+        (ROPE | {"rope_parameters": {"rope_type": "llama3"}}, "rope_type='llama3' is not"),
     ],
     ids=str,
 )

@@ -66,8 +66,8 @@ def expected_zamba(stored, layer):
     }
 
 
-def expected_bamba(stored, layer):
-    if layer in TINY["bamba"]["attn_layer_indices"]:
+def expected_mamba2_hybrid(stored, layer):
+    if f"model.layers.{layer}.self_attn.q_proj.weight" in stored:
         return {}
     return expected_mamba2(stored, layer, "model.layers.{}.mamba.")
 
@@ -77,7 +77,8 @@ EXPECTED = {
     "falcon_mamba": expected_mamba,
     "mamba2": expected_mamba2,
     "zamba": expected_zamba,
-    "bamba": expected_bamba,
+    "bamba": expected_mamba2_hybrid,
+    "granitemoehybrid": expected_mamba2_hybrid,
 }
 
 
@@ -128,6 +129,23 @@ def test_zamba_shared_block_and_linears(tiny_folder):
     assert torch.equal(ours["final_norm.weight"], final)
 
 
+def test_granite_packs_gate_and_up(tiny_folder):
+    folder = tiny_folder("granitemoehybrid", tie_word_embeddings=False)
+    stored, ours = load_file(folder / "model.safetensors"), load(folder)
+    for layer in range(4):
+        mlp, theirs = f"layers.{layer}.mlp.", f"model.layers.{layer}.shared_mlp."
+        packed = stored[theirs + "input_linear.weight"]
+        assert torch.equal(ours[mlp + "gate.weight"], packed[:36])
+        assert torch.equal(ours[mlp + "up.weight"], packed[36:])
+        assert torch.equal(ours[mlp + "down.weight"], stored[theirs + "output_linear.weight"])
+        norm = stored[f"model.layers.{layer}.post_attention_layernorm.weight"]
+        assert torch.equal(ours[f"layers.{layer}.pre_ff_norm.weight"], norm)
+    attention = stored["model.layers.2.self_attn.o_proj.weight"]
+    assert torch.equal(ours["layers.2.attention.o.weight"], attention)
+    assert torch.equal(ours["final_norm.weight"], stored["model.norm.weight"])
+    assert torch.equal(ours["lm_head.weight"], stored["lm_head.weight"])
+
+
 VARIANTS = [
     ("mamba", {}),
     ("mamba", {"use_bias": True, "tie_word_embeddings": False, "conv_kernel": 2}),
@@ -140,6 +158,7 @@ VARIANTS = [
     ("zamba", {"n_mamba_heads": 4, "num_key_value_heads": 4, "mamba_proj_bias": True}),
     ("zamba", {"n_mamba_heads": 1, "tie_word_embeddings": False}),
     ("bamba", {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True}),
+    ("granitemoehybrid", {"attention_bias": True, "tie_word_embeddings": False}),
     ("bamba", {"mamba_n_groups": 1, "num_key_value_heads": 8, "tie_word_embeddings": True}),
 ]
 

@@ -14,13 +14,13 @@ from sidewinder.layers.weights import Weight
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.quantise import Int8Weight, quantise_weights
-from sidewinder.testing import assert_close, run_ranks, save_tiny
+from sidewinder.testing import TINY, assert_close, run_ranks, save_tiny
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("tp", [1, 2])
-@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2", "zamba", "bamba"])
+@pytest.mark.parametrize("family", TINY)
 def test_int8_equals_its_dequantised_weights(family, tp, tmp_path):
     folder = save_tiny(family, tmp_path)
     config = load_model_config(folder)

@@ -4,7 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from parity_harness import CASES, assert_parity, make_checkpoint, run_sharded
+from parity_cases import CASES
+from parity_harness import assert_parity, make_checkpoint, run_sharded
 
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.collectives.base import Pending

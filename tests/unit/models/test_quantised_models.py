@@ -22,6 +22,7 @@ CASES = [
     ("zamba", {}),
     ("bamba", {"attention_bias": True, "mlp_bias": True}),
     ("bamba", {"mamba_n_groups": 1}),
+    ("granitemoehybrid", {}),
 ]
 
 
@@ -74,6 +75,7 @@ def test_only_deltas_are_quantised(family, overrides, size):
         ("falcon_mamba", {"use_bias": False}),
         ("mamba2", {"n_groups": 4}),
         ("bamba", {"mamba_n_groups": 4}),
+        ("granitemoehybrid", {"mamba_n_groups": 4}),
     ],
 )
 def test_deltas_are_decoded_added_and_normed_in_one_pass(monkeypatch, family, overrides, size):

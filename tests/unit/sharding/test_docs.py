@@ -13,7 +13,7 @@ MODELS = {
     "## Mamba, Falcon-Mamba": ("mamba", {"use_bias": True}),
     "## Mamba-2": ("mamba2", {"use_bias": True}),
     "## Zamba": ("zamba", {"mamba_proj_bias": True}),
-    "## Bamba": ("bamba", {"mamba_proj_bias": True, "attention_bias": True, "mlp_bias": True}),
+    "## Bamba and": ("bamba", {"mamba_proj_bias": True, "attention_bias": True, "mlp_bias": True}),
 }
 BASES = {"mamba2": "mamba", "zamba": "mamba", "bamba": "mamba2"}
 """Whose rules a family's table leaves out."""
@@ -33,6 +33,12 @@ def documented():
     for heading, model in MODELS.items():
         section = next(part for part in sections if part.startswith(heading))
         yield model, dict(re.findall(r"^\| `([^`|]+)` \| ([^|]+) \|$", section, re.MULTILINE))
+
+
+def test_granite_is_split_like_bamba():
+    """Whose table stands for both."""
+    biases = {"mamba_proj_bias": True, "attention_bias": True}
+    assert planned("granitemoehybrid", biases) == planned("bamba", biases)
 
 
 def test_tables_are_the_plan():

@@ -1,5 +1,7 @@
 """The plan covers every parameter, for tiny and published models."""
 
+from math import prod
+
 import pytest
 
 from sidewinder.bench.shapes import SHAPES
@@ -28,6 +30,8 @@ PUBLISHED = {
     "zamba-7b": (3712, 76, 7424, 16, 232, 32000),
     "mamba2-2.7b": (2560, 64, 5120, 128, 0, 50288),
     "bamba-9b": (4096, 32, 8192, 128, 0, 128256),
+    "granite-4.0-h-350m": (768, 32, 1536, 128, 0, 100352),
+    "granite-4.0-h-1b": (1536, 40, 3072, 128, 0, 100352),
 }
 
 
@@ -35,6 +39,10 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes(name, size):
     config = parse_model_config(SHAPES[name])
+    if size == 8 and name.startswith("granite"):
+        with pytest.raises(ValueError, match=r"4 key-value heads.*valid tp: 1 to 4"):
+            sharding_plan(config, size)
+        return
     sizes = (config.d_model, config.n_layers, config.d_inner, config.d_state, config.dt_rank)
     assert (*sizes, config.vocab_size) == PUBLISHED[name]
     shapes, plan = parameter_shapes(config), sharding_plan(config, size)
@@ -61,6 +69,21 @@ def test_published_hybrid_and_heads():
     assert len(bamba.mixer_layers) == 29
     assert (bamba.attention.n_heads, bamba.attention.n_kv_heads) == (32, 8)
     assert bamba.attention.rotary == RotaryConfig(theta=10000.0, width=64)
+    granite = parse_model_config(SHAPES["granite-4.0-h-350m"])
+    assert (granite.n_heads, granite.head_dim) == (48, 32)
+    assert granite.attention is not None
+    assert granite.attention.layers == (10, 13, 17, 27)
+    assert (granite.attention.head_dim, granite.attention.rotary) == (64, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("bamba-9b", "9.78B"), ("granite-4.0-h-350m", "0.34B"), ("granite-4.0-h-1b", "1.5B")],
+)
+def test_published_numbers_of_parameters(name, published):
+    shapes = parameter_shapes(parse_model_config(SHAPES[name]))
+    digits = len(published.split(".")[1]) - 1
+    assert f"{sum(map(prod, shapes.values())) / 1e9:.{digits}f}B" == published
 
 
 @pytest.mark.parametrize("size", [1, 3])

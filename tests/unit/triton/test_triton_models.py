@@ -40,8 +40,9 @@ def test_prefill_and_decode_steps(tmp_path, family):
         ("mamba2", {"n_groups": 1}),  # the norm's group is cut
         ("zamba", {}),
         ("bamba", {}),
+        ("granitemoehybrid", {}),
     ],
-    ids=["mamba2", "mamba2, one group", "zamba", "bamba"],
+    ids=["mamba2", "mamba2, one group", "zamba", "bamba", "granite"],
 )
 def test_two_ranks(tmp_path, family, changes):
     checkpoint = make_checkpoint(tmp_path, tiny_oracle(family, **changes), [5])

@@ -1,0 +1,128 @@
+"""Configurations on which models are compared with transformers: fixed ones, and random ones."""
+
+import random
+from typing import Any
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba": ("mamba", {}),
+    "mamba-odd": (
+        "mamba",
+        {"hidden_size": 13, "expand": 3, "state_size": 7, "time_step_rank": 1, "conv_kernel": 2,
+         "use_bias": True, "use_conv_bias": False, "tie_word_embeddings": False,
+         "vocab_size": 37, "residual_in_fp32": False},
+    ),
+    "falcon": ("falcon_mamba", {}),
+    "falcon-tied": (
+        "falcon_mamba",
+        {"hidden_size": 22, "time_step_rank": 3, "use_bias": False, "conv_kernel": 4,
+         "tie_word_embeddings": True, "use_conv_bias": False},
+    ),
+    "mamba2-two-groups": ("mamba2", {}),
+    "mamba2-one-group": (
+        "mamba2",
+        {"n_groups": 1, "use_bias": True, "use_conv_bias": False, "conv_kernel": 2,
+         "tie_word_embeddings": True, "time_step_limit": (0.05, 0.2), "vocab_size": 61},
+    ),
+    "mamba2-three-groups": (
+        "mamba2",
+        {"hidden_size": 15, "num_heads": 6, "head_dim": 5, "n_groups": 3, "conv_kernel": 3,
+         "time_step_limit": (0.0, 0.1), "chunk_size": 16},
+    ),
+    "zamba-two-heads": ("zamba", {}),
+    "zamba-one-head": (
+        "zamba",
+        {"n_mamba_heads": 1, "num_attention_heads": 8, "num_key_value_heads": 4,
+         "mamba_conv_bias": False, "mamba_proj_bias": True, "mamba_d_conv": 2,
+         "tie_word_embeddings": False},
+    ),
+    "zamba-four-heads": (
+        "zamba",
+        {"n_mamba_heads": 4, "mamba_dt_rank": 5, "mamba_d_conv": 3, "intermediate_size": 29,
+         "vocab_size": 53, "hidden_act": "silu"},
+    ),
+    "bamba": ("bamba", {}),
+    "bamba-one-group": (
+        "bamba",
+        {"mamba_n_groups": 1, "mamba_proj_bias": True, "mamba_conv_bias": False,
+         "mamba_d_conv": 2, "attention_bias": True, "mlp_bias": True, "head_dim": 9,
+         "attn_layer_indices": [0, 1, 3], "time_step_limit": (0.05, 0.2),
+         "rope_parameters": {"rope_type": "default", "rope_theta": 50.0},
+         "tie_word_embeddings": True},
+    ),
+    "bamba-odd": (
+        "bamba",
+        {"hidden_size": 40, "num_attention_heads": 4, "num_key_value_heads": None,
+         "mamba_n_heads": 10, "mamba_n_groups": 5, "mamba_d_conv": 3, "intermediate_size": 29,
+         "vocab_size": 53, "num_hidden_layers": 4,
+         "attn_layer_indices": [1],
+         "rope_parameters": {"rope_type": "default", "rope_theta": 300.0,
+                             "partial_rotary_factor": 1.0}},
+    ),
+    "granite": ("granitemoehybrid", {}),
+    "granite-rope": (
+        "granitemoehybrid",
+        {"position_embedding_type": "rope", "rope_parameters": {"rope_theta": 40.0},
+         "layer_types": ["attention", "mamba", "attention"], "num_hidden_layers": 3,
+         "attention_bias": True, "mamba_proj_bias": True, "mamba_n_groups": 2,
+         "num_key_value_heads": None, "time_step_limit": (0.05, 0.2),
+         "shared_intermediate_size": 29, "embedding_multiplier": 12,
+         "residual_multiplier": 0.22, "logits_scaling": 0.25, "tie_word_embeddings": False},
+    ),
+    "bamba-without-attention": (
+        "bamba", {"attn_layer_indices": None, "num_hidden_layers": 2, "mamba_n_groups": 4},
+    ),
+}  # fmt: skip
+"""Configurations with odd sizes: family and what replaces `testing.TINY`."""
+
+
+def random_case(family: str, seed: int) -> dict[str, Any]:
+    """Random odd sizes of `family`, valid for tp 1 to 4."""
+    draw = random.Random(f"{family}-{seed}")
+    width = draw.randrange(9, 27)
+    common = {"vocab_size": draw.randrange(30, 90), "tie_word_embeddings": draw.random() < 0.5}
+    if family == "zamba":
+        heads, per_kv = draw.choice([4, 5]), draw.choice([1, 2])
+        return common | {
+            "hidden_size": heads * per_kv * 4,
+            "num_attention_heads": heads * per_kv, "num_key_value_heads": heads,
+            "n_mamba_heads": draw.choice([1, 2, 4]), "mamba_d_state": draw.randrange(1, 8),
+            "mamba_dt_rank": draw.randrange(1, 7), "mamba_d_conv": draw.randrange(2, 5),
+            "intermediate_size": draw.randrange(8, 50), "mamba_proj_bias": draw.random() < 0.5,
+        }  # fmt: skip
+    if family in ("bamba", "granitemoehybrid"):
+        groups, per_group, head_dim = draw.choice([(1, 5, 4), (2, 3, 4), (5, 1, 6), (3, 2, 2)])
+        kv_heads, per_kv = draw.choice([4, 5]), draw.choice([1, 3])
+        common |= {
+            "hidden_size": groups * per_group * head_dim // 2, "mamba_n_groups": groups,
+            "mamba_n_heads": groups * per_group, "mamba_chunk_size": draw.randrange(4, 20),
+            "mamba_d_state": draw.randrange(1, 8), "mamba_d_conv": draw.randrange(2, 5),
+            "num_attention_heads": kv_heads * per_kv, "num_key_value_heads": kv_heads,
+            "head_dim": 2 * draw.randrange(2, 6), "attention_bias": draw.random() < 0.5,
+            "mamba_proj_bias": draw.random() < 0.5, "mamba_conv_bias": draw.random() < 0.5,
+        }  # fmt: skip
+        attends = sorted(draw.sample(range(5), draw.randrange(1, 4)))
+        if family == "bamba":
+            return common | {
+                "attn_layer_indices": attends, "intermediate_size": draw.randrange(8, 50),
+                "mlp_bias": draw.random() < 0.5,
+            }  # fmt: skip
+        kinds = ["attention" if layer in attends else "mamba" for layer in range(5)]
+        return common | {
+            "layer_types": kinds, "num_hidden_layers": 5,
+            "shared_intermediate_size": draw.randrange(8, 50),
+            "position_embedding_type": draw.choice([None, "nope", "rope"]),
+            "residual_multiplier": draw.choice([0.22, 1.0]),
+        }  # fmt: skip
+    common |= {
+        "conv_kernel": draw.randrange(2, 5), "state_size": draw.randrange(1, 9),
+        "use_bias": draw.random() < 0.5, "use_conv_bias": draw.random() < 0.5,
+        "residual_in_fp32": draw.random() < 0.5,
+    }  # fmt: skip
+    if family == "mamba2":
+        groups, per_group, head_dim = draw.choice([(1, 5, 4), (2, 3, 4), (5, 1, 6), (3, 2, 2)])
+        heads = groups * per_group
+        return common | {
+            "n_groups": groups, "num_heads": heads, "head_dim": head_dim,
+            "hidden_size": heads * head_dim // 2, "chunk_size": draw.randrange(4, 20),
+        }  # fmt: skip
+    return common | {"hidden_size": width, "time_step_rank": draw.randrange(1, 8)}
