@@ -65,7 +65,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "layer_types": ["attention", "mamba", "attention"], "num_hidden_layers": 3,
          "attention_bias": True, "mamba_proj_bias": True, "mamba_n_groups": 2,
          "num_key_value_heads": None, "time_step_limit": (0.05, 0.2),
-         "shared_intermediate_size": 29, "embedding_multiplier": 12,
+         "shared_intermediate_size": 29, "rms_norm_eps": 0.1, "embedding_multiplier": 12,
          "residual_multiplier": 0.22, "logits_scaling": 0.25, "tie_word_embeddings": False},
     ),
     "bamba-without-attention": (

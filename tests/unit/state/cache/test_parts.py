@@ -43,10 +43,14 @@ def write(place, tensors, config, size):
         write_part(place, KEY, part, state_rules(config, size), tp)
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize(
+    ("family", "overrides"),
+    [*((family, {}) for family in TINY), ("bamba", {"attn_layer_indices": [0, 3]})],
+    ids=[*TINY, "bamba, attention first"],
+)
 @pytest.mark.parametrize("dtype", ["auto", "int8"])
-def test_other_ranks_read_what_some_wrote(family, dtype, tmp_path):
-    config = tiny_config(family)
+def test_other_ranks_read_what_some_wrote(family, overrides, dtype, tmp_path):
+    config = tiny_config(family, **overrides)
     tensors = whole_state(config, dtype)
     for writers in (1, 2, 3, 4):
         place = Place(tmp_path / str(writers), "same")

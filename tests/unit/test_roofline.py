@@ -1,0 +1,27 @@
+"""The matrices whose reads and products are a model's floor are those of its plan."""
+
+from math import prod
+
+import pytest
+
+from sidewinder.bench.roofline import model_work
+from sidewinder.bench.shapes import SHAPES
+from sidewinder.checkpoint.config_readers import parse_model_config
+from sidewinder.sharding.plan import parameter_shapes
+
+NO_PRODUCTS = ("embedding.weight", "lm_head.weight", "conv.weight", "A_log")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_matrix_counts_as_often_as_a_token_passes_it(name):
+    config = parse_model_config(SHAPES[name])
+    elements = 0
+    for parameter, shape in parameter_shapes(config).items():
+        if len(shape) == 2 and not parameter.endswith(NO_PRODUCTS):
+            calls = len(config.attention.layers) if parameter.startswith("shared.") else 1
+            elements += calls * prod(shape)
+    work = model_work(config, element_bytes=2)
+    assert sum(out * inner * count for out, inner, count in work.gemms) == elements
+    assert work.flops_per_token == 2 * elements
+    head = config.vocab_size * config.d_model
+    assert work.bytes_per_decode_step == 2 * (elements + head)
