@@ -15,7 +15,7 @@ IMPLEMENTATIONS = {"torch": vectorized, "triton": triton}
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("split", [16, 2], ids="splits of {}".format)
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_dim"), [(2, 2, 29), (4, 2, 8), (1, 1, 464)], ids=str
+    ("heads", "kv_heads", "head_dim"), [(2, 2, 29), (4, 2, 8), (4, 1, 128), (1, 1, 464)], ids=str
 )
 def test_is_the_reference_over_scattered_places(
     dtype, split, implementation, heads, kv_heads, head_dim
