@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from sidewinder.model_config import RotaryConfig
-from sidewinder.state.batch import PackedBatch
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,3 @@ class Rotary:
         """The rotation of rows at `positions`, int64 `[T]`."""
         angles = positions[:, None, None].float() * self.frequencies
         return Rotation(angles.cos(), angles.sin())
-
-
-def positions_of(batch: PackedBatch) -> Tensor:
-    """The place of every row of the batch in its text, int64 `[T]` on the device.
-
-    In steps of a fixed shape it is read where they have it, on the device.
-    """
-    if batch.decode_tables is not None:
-        return batch.decode_tables.starts
-    bounds = batch.seqs.bounds
-    places = [
-        place
-        for start, first, stop in zip(batch.starts, bounds[:-1], bounds[1:], strict=True)
-        for place in range(start, start + stop - first)
-    ]
-    return torch.tensor(places, dtype=torch.int64, device=batch.token_ids.device)

@@ -21,15 +21,13 @@ from sidewinder.config import ModelConfig
 from sidewinder.layers.attention import Attention, GatedMLP
 from sidewinder.layers.mamba2 import Mamba2Mixer
 from sidewinder.layers.overlap import PLAIN, Overlap
-from sidewinder.layers.rotary import Rotary, Rotation, positions_of
+from sidewinder.layers.rotary import Rotary, Rotation
 from sidewinder.layers.weights import Weight
-from sidewinder.models.base import Model
+from sidewinder.models.base import Index, Model
 from sidewinder.ops.launching import slots_at_rest
 from sidewinder.ops.rms_norm import rms_norm
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.state.batch import PackedBatch, Sequences
-from sidewinder.state.decode_index import DecodeIndex
-from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.batch import Sequences
 from sidewinder.state.pool import StatePool
 
 
@@ -65,7 +63,7 @@ class Step:
 
     seqs: Sequences
     pool: StatePool
-    index: KVIndex | DecodeIndex | None
+    index: Index | None
     rotation: Rotation | None
 
 
@@ -106,28 +104,20 @@ class Bamba(Model):
             mlp=GatedMLP(config.mlp.activation, weights.under("mlp"), self.collectives),
         )
 
+    def embed(self, token_ids: Tensor) -> Tensor:
+        embedded = super().embed(token_ids)
+        return embedded if self.embedding_scale == 1 else embedded * self.embedding_scale
+
     @torch.inference_mode()
-    def forward(self, batch: PackedBatch, pool: StatePool) -> Tensor:
-        step = Step(batch.seqs, pool, self._index(batch, pool), self._rotation(batch))
-        embedded = self.embedding(batch.token_ids)
-        if self.embedding_scale != 1:
-            embedded = embedded * self.embedding_scale
-        with slots_at_rest():
-            return self._run_layers(embedded, step)
-
-    def _index(self, batch: PackedBatch, pool: StatePool) -> KVIndex | DecodeIndex | None:
-        if pool.kv is None:
-            return None
-        if batch.decode_tables is not None:
-            return DecodeIndex.of(batch.decode_tables, pool.kv.page_size)
-        return pool.kv.index(batch)
-
-    def _rotation(self, batch: PackedBatch) -> Rotation | None:
-        return self.rotary.at(positions_of(batch)) if self.rotary else None
-
-    def _run_layers(self, residual: Tensor, step: Step) -> Tensor:
-        """`forward` from the embedding on."""
-        eps = self.eps
+    @slots_at_rest()
+    def run_layers(
+        self, embedded: Tensor, seqs: Sequences, pool: StatePool, index: Index | None = None
+    ) -> Tensor:
+        rotation = None
+        if self.rotary is not None:
+            assert index is not None, "tokens have positions where layers attend"
+            rotation = self.rotary.at(index.positions)
+        step, residual, eps = Step(seqs, pool, index, rotation), embedded, self.eps
         normed = rms_norm(residual, self.layers[0].norm, eps)
         assert isinstance(normed, Tensor), "no residual was given"
         norms_after = [layer.norm for layer in self.layers[1:]] + [self.final_norm]

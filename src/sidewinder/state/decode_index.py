@@ -25,6 +25,11 @@ class DecodeIndex:
     read: Tensor
     lengths: Tensor
 
+    @property
+    def positions(self) -> Tensor:
+        """int64 `[S]`, the place of each new token in its text."""
+        return self.lengths - 1
+
     @staticmethod
     def of(tables: DecodeTables, page_size: int) -> "DecodeIndex":
         """From page tables; `L` is what their pages hold."""

@@ -54,6 +54,14 @@ class KVIndex:
         return self.bounds[-1] - self.bounds[self.n_singles]
 
     @cached_property
+    def positions(self) -> Tensor:
+        """int64 `[T]`, the place of each token of the batch in its text."""
+        spans = zip(self.bounds[:-1], self.bounds[1:], self.read, strict=True)
+        starts = [(len(places) - (stop - first), len(places)) for first, stop, places in spans]
+        numbers = [position for start, stop in starts for position in range(start, stop)]
+        return torch.tensor(numbers, dtype=torch.int64, device=self.write.device)
+
+    @cached_property
     def places(self) -> Tensor:
         """int64: of all tokens of each prompt, prompt after prompt."""
         return torch.cat(self.read[self.n_singles :])

@@ -8,12 +8,14 @@ import torch
 
 from sidewinder.collectives.base import SingleRank
 from sidewinder.layers.attention import Attention
-from sidewinder.layers.rotary import Rotary, positions_of
+from sidewinder.layers.rotary import Rotary
 from sidewinder.layers.weights import Weights
 from sidewinder.model_config import AttentionConfig, RotaryConfig
 from sidewinder.parallel.group import SINGLE
 from sidewinder.sharding.dims import LocalDims
-from sidewinder.state.batch import DecodeTables, PackedBatch, pack
+from sidewinder.state.batch import DecodeTables, pack
+from sidewinder.state.decode_index import DecodeIndex
+from sidewinder.state.kv_index import KVIndex
 from sidewinder.state.pool import StatePool
 from sidewinder.testing import assert_close, tiny_config
 
@@ -64,16 +66,15 @@ def test_scores_depend_on_the_distance_alone():
 
 
 def test_positions_go_on_where_each_sequence_is():
-    batch = pack([[1], [1], [1, 1, 1], [1, 1]], [0, 1, 2, 3], [5, 0, 7, 0])
-    assert positions_of(batch).tolist() == [5, 0, 7, 8, 9, 0, 1]
-    assert positions_of(batch).dtype == torch.int64
+    read = tuple(torch.empty(n_tokens) for n_tokens in (6, 1, 10, 2))
+    index = KVIndex(torch.empty(7), read, bounds=(0, 1, 2, 5, 7), n_singles=2)
+    assert index.positions.tolist() == [5, 0, 7, 8, 9, 0, 1]
+    assert index.positions.dtype == torch.int64
 
 
 def test_positions_of_fixed_steps_are_read_on_the_device():
     tables = DecodeTables(torch.zeros(2, 1, dtype=torch.int64), torch.tensor([3, 0]))
-    plain = pack([[1], [1]], [0, 1])
-    batch = PackedBatch(plain.token_ids, plain.seqs, (), decode_tables=tables)
-    assert positions_of(batch) is tables.starts
+    assert DecodeIndex.of(tables, 4).positions.tolist() == [3, 0]
 
 
 def test_attention_in_chunks_equals_attention_with_positions_written_out():
@@ -91,8 +92,8 @@ def test_attention_in_chunks_equals_attention_with_positions_written_out():
     angles = Rotary(rotary, CPU)
     for start, stop in ((0, 5), (5, 6), (6, 10), (10, 11)):
         batch = pack([[0] * (stop - start)], [0], [start], [[3, 0, 2]])
-        rotation = angles.at(positions_of(batch))
         index = pool.kv.index(batch)
+        rotation = angles.at(index.positions)
         outputs.append(layer(x[start:stop], pool.kv, 1, index, batch.seqs, rotation))
     q, k, v = (x @ tensors[f"{n}.weight"].T + tensors[f"{n}.bias"] for n in "qkv")
     expected = torch.zeros(tokens, 12, dtype=torch.float64)
