@@ -57,7 +57,8 @@ def prompt_attention_case(
 def block_cases(context: Context, config: ModelConfig, name: str, tokens: int) -> Iterator[Case]:
     """The norm of residual stream and embedding, the MLP's gate, and what becomes of new keys."""
     assert config.attention is not None
-    width, d_ff, item = config.d_model, config.attention.d_ff, context.dtype.itemsize
+    assert config.mlp is not None
+    width, d_ff, item = config.d_model, config.mlp.d_ff, context.dtype.itemsize
     heads, head_dim = config.attention.n_kv_heads, config.attention.head_dim
 
     def norm() -> Callable[[], object]:

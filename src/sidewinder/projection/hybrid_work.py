@@ -46,7 +46,8 @@ class HybridCounter(KernelCounter):
     def rotation(self, calls: int, widths: tuple[int, int]) -> Iterator[Work]:
         """The angles of all rows, once; then queries and keys: products, sums and joining, which
         read or write float32, and rounding to 16 bits."""
-        yield Work("angles", "memory", 4, 8.0 * self.step.tokens)
+        # Single tokens: one less than the lengths that attention reads.
+        yield Work("angles", "memory", 4 + self.step.is_decode, 8.0 * self.step.tokens)
         for width in widths:
             yield Work("rotate", "memory", 7 * calls, self.step.tokens * width * (self.item + 4.0))
             if self.item < 4:
