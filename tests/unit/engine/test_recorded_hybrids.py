@@ -13,7 +13,13 @@ from sidewinder.state.batch import pack
 if not native.is_available():
     pytest.skip("built without the native module", allow_module_level=True)
 
-HYBRIDS = ("zamba", "zamba, one head", "zamba, four heads", "zamba, first layer")
+HYBRIDS = (
+    "zamba",
+    "zamba, one head",
+    "zamba, four heads",
+    "zamba, first layer",
+    "granitemoehybrid",
+)
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 
 
@@ -72,6 +78,13 @@ def test_pieces_of_several_heads_are_not():
     results = on_ranks(3, run)
     assert all("torch's operator" in refused for _, refused in results)
     assert [served for served, _ in results] == [[True] + [False] * (len(STEPS) - 1)] * 3
+
+
+@torch.inference_mode()
+def test_rotated_heads_are_not():
+    rank = Rank("bamba", SingleRank())
+    assert rank.check_all() == [True] + [False] * (len(STEPS) - 1)
+    assert "torch's operator" in rank.recorded.refused
 
 
 @torch.inference_mode()
