@@ -150,6 +150,79 @@ def test_whatever_fits_best_all_are_candidates():
     assert sorted(map(repr, few)) == sorted(map(repr, many)) == sorted(map(repr, chunks.CANDIDATES))
 
 
+def is_cut(lengths, channels):
+    step = lengths, channels, launching.TYPICAL_MULTIPROCESSORS
+    return chunks.chunk_of(chunks.candidates(*step)[0], *step) < max(lengths)
+
+
+def test_where_the_guess_turns():
+    """These follow from the counted cycles, and move if one of them does."""
+    assert next(first for first in range(8, 300, 8) if is_cut((first,), 5120)) == 216
+    for length, channels, prompts in ((512, 5120, 5), (512, 1280, 20), (2048, 5120, 5)):
+        cut = [is_cut((length,) * n, channels) for n in range(1, 30)]
+        assert cut.index(False) == prompts - 1, (length, channels)
+    for lengths, warps in (((65,) * 30 + (4000,), 6), ((1000, *(65,) * 6), 3), ((100,) * 10, 0)):
+        assert chunks.candidates(lengths, 5120, 132)[0]["warps"] == warps, lengths
+    found = [chunks.candidates((8192,), n, 132)[0]["warps"] for n in (640, 1280, 8192, 16384)]
+    assert found == [1, 2, 3, 9]
+
+
+@pytest.mark.parametrize("lengths", [(40,), (8192,), (512,) * 32], ids=str)
+def test_each_way_has_its_width_and_other_widths_come_last(lengths):
+    blocks = [(bool(config["warps"]), config["block_d"])
+              for config in chunks.candidates(lengths, 5120, 132)]  # fmt: skip
+    assert sorted(blocks[:6]) == [(False, 64), *[(True, 128)] * 5]
+    assert sorted(blocks[6:]) == [*[(False, 128)], *[(True, 64)] * 5]
+
+
+def test_chunks_of_more_programs_than_fit_and_of_uncut_steps():
+    wide = {"warps": 1, "block_d": 64}
+    assert chunks.chunk_of(wide, (1000,), 64 * 600, 1) == 1000
+    assert chunks.chunk_of(wide, (600, 400), 64 * 4, 2) == 500
+    assert chunks.chunk_of(wide, (600, 401), 64 * 4, 2) == 501
+    assert chunks.chunk_of({"warps": 0, "block_d": 64}, (30, 8000, 500), 64, 1) == 8000
+
+
+@pytest.mark.parametrize(
+    ("states", "block", "registers"), [(16, 128, 168), (16, 64, 128), (16, 32, 255), (17, 128, 255)]
+)
+def test_registers_are_those_that_were_counted(states, block, registers):
+    case = make_case([40], seed=1)
+    arguments = here(_arguments(case, channels=9, states=states, dtype=torch.float32))
+    config = {"chunk": 8, "block_d": block}
+    with overridden(scan_pipelined=config), launching.recording() as launches:
+        triton.selective_scan(**arguments, state=here(case.state(states, 9)), seqs=here(case.seqs))
+    found = {launch.kernel.__name__: launch.options.get("maxnreg") for launch in launches}
+    assert found == {"chunk_ends": registers, "pass_states": None, "finish": registers}
+
+
+@pytest.mark.parametrize(("channels", "multiprocessors"), [(16384, 132), (1280, 132), (1280, 20)])
+def test_a_step_is_cut_for_its_channels_and_the_card(channels, multiprocessors):
+    lengths, states = (8192, 100), 16
+    seqs = make_case(list(lengths), seed=0).seqs
+    x, b = (torch.empty(sum(lengths), n, device="meta") for n in (channels, states))
+    A, vector = torch.empty(states, channels, device="meta"), torch.empty(channels, device="meta")
+    state = torch.empty(4, states, channels, device="meta")
+    with launching.recording(launching.Target(90, multiprocessors)) as launches:
+        triton.selective_scan(x, x, A, b, b, vector, x, vector, state, seqs)
+    step = seqs.prompt_lengths, channels, multiprocessors
+    best = chunks.candidates(*step)[0]
+    finish = launches[-1]
+    given = dict(zip(finish.kernel.arg_names, finish.arguments, strict=False))
+    assert given["chunk"] == chunks.chunk_of(best, *step)
+    assert finish.constants["BLOCK_D"] == best["block_d"]
+
+
+@pytest.mark.parametrize(("tokens", "passes"), [(64, 1), (65, 3)])
+def test_what_is_not_longer_than_a_chunk_is_one_pass(tokens, passes):
+    case = make_case([tokens], seed=1)
+    arguments = here(_arguments(case, channels=9, states=4, dtype=torch.float32))
+    config = {"chunk": 64, "block_d": 16}
+    with overridden(scan_pipelined=config), launching.recording() as launches:
+        triton.selective_scan(**arguments, state=here(case.state(4, 9)), seqs=here(case.seqs))
+    assert len(launches) == passes
+
+
 @pytest.mark.parametrize("chunk", [3, 7])
 def test_many_chunks_of_any_length_are_the_reference(chunk):
     """More than are passed on at once, of several sequences, beside single tokens."""

@@ -8,7 +8,10 @@ from triton_cases import DTYPES, TOLERANCE, here, on_device, overridden
 from sidewinder.ops.ssd_scan import reference, triton
 from sidewinder.testing import assert_close
 
-SMALL = {"ssd_wide": {"chunk": 32, "block_t": 16, "block_n": 16}, "ssd_update": {"block_p": 8}}
+SMALL = {
+    "ssd_wide": {"chunk": 32, "block_t": 16, "block_n": 16, "block_p": 16},
+    "ssd_update": {"block_p": 8},
+}
 NO_LIMIT = (0.0, float("inf"))
 
 

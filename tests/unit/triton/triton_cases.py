@@ -79,3 +79,24 @@ def overridden(**configs: dict[str, int]) -> Iterator[None]:
         for name, config in configs.items():
             stack.enter_context(tuning.overridden(name, **config))
         yield
+
+
+def interpreter_builder() -> Any:
+    """What runs a grid's programs in Triton's interpreter, one by one."""
+    from triton.runtime import interpreter
+
+    return interpreter.interpreter_builder
+
+
+@contextmanager
+def programs_backwards(backwards: bool = True) -> Iterator[None]:
+    """Inside, Triton's interpreter runs a grid's last program first."""
+    builder = interpreter_builder()
+    plain = builder.set_grid_idx
+
+    def last_first(*place: int) -> None:
+        dims = builder.grid_dim
+        plain(*(size - 1 - i for size, i in zip(dims, place, strict=True)))
+
+    with mock.patch.object(builder, "set_grid_idx", last_first if backwards else plain):
+        yield
