@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from gpu_checks.shards import LocalCost
+from projection_cases import IDEAL
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sidewinder.bench.shapes import SHAPES
@@ -22,7 +23,6 @@ from sidewinder.projection.work import Step
 
 H100 = device_of("h100")
 HALF = dict.fromkeys(EFFICIENCIES, 0.5)
-IDEAL = Calibration(*[1] * 9, kernel_s=0, product_s=0, row_s=0, update_s=0, host_s=0, launch_s=0)
 """Half as efficient means twice as long: kernels and the host cost nothing in these tests."""
 
 

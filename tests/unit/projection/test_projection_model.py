@@ -4,19 +4,17 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
+from projection_cases import BF16, CONFIG, IDEAL, setting
 
 from sidewinder.bench.shapes import SHAPES
 from sidewinder.checkpoint.config_readers import parse_model_config
 from sidewinder.collectives.quantised.policy import PhaseCodecs
 from sidewinder.ops.codec.formats import CODECS
 from sidewinder.projection.calibration import Calibration, read_calibration
-from sidewinder.projection.devices import DEVICES, device_of
-from sidewinder.projection.links import LINKS, Link, fitted_link, link_of
+from sidewinder.projection.devices import device_of
+from sidewinder.projection.links import Link, fitted_link, link_of
 from sidewinder.projection.model import (
     Load,
-    Setting,
-    graph_shape,
     project,
     project_memory,
     step_time,
@@ -27,15 +25,7 @@ from sidewinder.projection.timed_kernels import EFFICIENCIES
 from sidewinder.projection.work import Step
 from sidewinder.sharding.dims import largest_tp
 
-BF16 = torch.bfloat16
-CONFIG = parse_model_config(SHAPES["mamba-2.8b"])
-IDEAL = Calibration(*[1] * 9, kernel_s=0, product_s=0, row_s=0, update_s=0, host_s=0, launch_s=0)
-FREE = Link("free", "free", 1e30, 0)
 INT8 = PhaseCodecs(CODECS["int8"], CODECS["int8"])
-
-
-def setting(tp=2, link="pcie4", gpu="a6000", config=CONFIG, **changes):
-    return Setting(config, tp, BF16, DEVICES[gpu], LINKS.get(link, FREE), **changes)
 
 
 def test_an_ideal_decode_step_takes_its_bytes_over_the_bandwidth():
@@ -287,46 +277,3 @@ def test_squares_travel_apart_in_decode_too_where_only_prefill_is_quantised():
     assert "gated norm's squares" not in together.sums
     assert "squares join the sum" in together.work
     assert "squares join the sum" not in apart.work
-
-
-def test_the_host_is_hidden_behind_decode_steps_only():
-    slow_host = replace(Calibration(), host_s=0.5)
-    times = {
-        (looks, tokens): step_time(
-            setting(1, calibration=slow_host, looks_ahead=looks), Step(tokens, 1, 1), EXACT
-        )
-        for looks in (True, False)
-        for tokens in (1, 64)
-    }
-    assert times[True, 1].total == pytest.approx(0.5)
-    assert times[False, 1].total == pytest.approx(0.5 + sum(times[True, 1].work.values()))
-    assert times[True, 64].host == times[False, 64].host == 0.5
-
-
-def test_a_prefill_step_waits_for_launches_unless_a_graph_holds_it():
-    slow = replace(IDEAL, launch_s=1.0)
-    per_launch = {
-        tokens: step_time(setting(1, calibration=slow), Step(tokens, 1, 1), EXACT).host
-        for tokens in (256, 2048, 4096)
-    }
-    work = step_time(setting(1, calibration=IDEAL), Step(4096, 1, 1), EXACT).work
-    assert per_launch[256] == per_launch[2048] == 0
-    # Norm, four products, convolution and three kernels of the scan in each layer; seven others.
-    assert per_launch[4096] == pytest.approx(64 * 9 + 7 - sum(work.values()))
-
-
-def test_no_graph_holds_prompts_that_attend_and_no_processor_has_any():
-    hybrid = setting(1, config=parse_model_config(SHAPES["zamba-7b"]))
-    assert graph_shape(hybrid, Step(256, 1, 1)) is None
-    assert graph_shape(setting(1), Step(256, 32, 32)) is None
-    assert graph_shape(setting(1), Step(1, 1, 1)) is None
-    on_cpu = replace(setting(1), device=replace(DEVICES["a6000"], fuses_scans=False))
-    assert graph_shape(on_cpu, Step(256, 1, 1)) is None
-    shape = graph_shape(setting(1), Step(250, 2, 2))
-    assert shape is not None
-    assert shape.tokens == 256
-
-
-def test_a_graph_s_rows_are_those_of_its_shape():
-    filled, whole = (step_time(setting(1), Step(n, 1, 1), EXACT) for n in (200, 256))
-    assert filled.work == whole.work
