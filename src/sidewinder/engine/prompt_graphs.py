@@ -27,8 +27,8 @@ from sidewinder.engine.recorders import (
     record_step,
 )
 from sidewinder.models.base import Model
-from sidewinder.ops.dispatch import forced_backend
-from sidewinder.ops.launching import is_installed, power_of_two
+from sidewinder.ops.dispatch import runs_triton
+from sidewinder.ops.launching import power_of_two
 from sidewinder.sharding.plan import parameter_shapes
 from sidewinder.state.batch import PackedBatch, Sequences
 from sidewinder.state.pool import StatePool
@@ -249,8 +249,7 @@ def prompt_graphs_for(
 ) -> PromptGraphs | None:
     """Graphs of short prompts where the model and its operators allow them: a hybrid's attention
     needs lengths on the host, and so do all operators that are not Triton's."""
-    launched = is_installed() and forced_backend() in (None, "triton")
-    if pool.kv is not None or not launched:
+    if pool.kv is not None or not runs_triton(pool.conv.device):
         return None
     return PromptGraphs(model, pool, recorder, spare, counter)
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Generic, ParamSpec, TypeVar, cast
 
+import torch
+
 from sidewinder.ops.launching import is_installed, serves_any_device
 
 P = ParamSpec("P")
@@ -112,6 +114,15 @@ def forced(backend: str) -> Iterator[None]:
 def forced_backend() -> str | None:
     """The backend that the environment or `forced` names, if any."""
     return _forced or None
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Whether operators run Triton's kernels, where they have one, on tensors of `device`."""
+    if not is_installed():
+        return False
+    if device.type == "cuda":
+        return _forced in ("", "triton")
+    return _forced == "triton" and serves_any_device()
 
 
 def _check(backend: str) -> str:

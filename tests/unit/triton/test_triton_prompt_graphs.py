@@ -257,16 +257,19 @@ def test_the_graph_that_was_not_used_for_longest_makes_room(monkeypatch):
 def test_only_where_operators_are_tritons_and_nothing_attends():
     def graphs(family):
         config = tiny_config(family)
-        pool = StatePool(config, LocalDims.of(config, SINGLE), 2, torch.float32, n_pages=2)
+        dims = LocalDims.of(config, SINGLE)
+        pool = StatePool(config, dims, 2, torch.float32, DEVICE, n_pages=2)
         model = SimpleNamespace(config=config, collectives=SingleRank())
         return prompt_graphs_for(model, pool, EagerRecorder(), Spare(1), CallCounter())
 
-    assert graphs("mamba") is not None
-    assert graphs("zamba") is None
+    # On a CPU torch's operators run unless others are named, and they read lengths on the host.
+    assert (graphs("mamba") is not None) == (DEVICE == "cuda")
     with forced("torch"):
         assert graphs("mamba") is None
     with forced("triton"):
+        assert graphs("mamba") is not None
         assert graphs("mamba2") is not None
+        assert graphs("zamba") is None
 
 
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=4), st.integers(0, 3))
