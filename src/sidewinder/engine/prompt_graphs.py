@@ -46,6 +46,9 @@ MOST_GRAPHS = 64
 """That are kept at once; the one that was not used for the longest time makes room."""
 PLAIN_RUNS = 2
 """Times that a shape runs plainly before it is recorded, which takes as long as five steps."""
+PLAIN_RUNS_AGAIN = 32
+"""The same once its graph has made room: shapes that take turns would be recorded for more than
+their replays save."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,8 @@ class PromptGraphs:
     def _record(self, shape: StepShape) -> _Graph:
         if len(self._graphs) == MOST_GRAPHS:
             oldest = next(iter(self._graphs))
-            del self._graphs[oldest], self._seen[oldest]
+            del self._graphs[oldest]
+            self._seen[oldest] = PLAIN_RUNS - PLAIN_RUNS_AGAIN
         inputs = StepInputs(shape, self._pool.conv.device)
         # While it warms up and records, all rows are padding: no sequence's state changes.
         inputs.fill(self._integers(shape, []))

@@ -237,6 +237,7 @@ def test_collectives_are_counted_in_every_replay():
 def test_the_graph_that_was_not_used_for_longest_makes_room(monkeypatch):
     monkeypatch.setattr(prompt_graphs, "MOST_GRAPHS", 2)
     monkeypatch.setattr(prompt_graphs, "PLAIN_RUNS", 1)
+    monkeypatch.setattr(prompt_graphs, "PLAIN_RUNS_AGAIN", 3)
 
     def check(graphs, recorder, _):
         def recorded(n_tokens):
@@ -249,7 +250,9 @@ def test_the_graph_that_was_not_used_for_longest_makes_room(monkeypatch):
         assert [recorded(n) for n in (120, 60, 190)] == [(True, 0), (True, 0), (False, 0)]
         assert recorded(190) == (True, 1), "120's makes room"
         assert [recorded(n) for n in (60, 190)] == [(True, 0)] * 2
-        assert recorded(120) == (False, 0), "it counts anew"
+        plain = [recorded(120) for _ in range(3)]
+        assert plain == [(False, 0)] * 3, "it must come more often now than at first"
+        assert recorded(120) == (True, 1)
 
     with_empty_model(check)
 
