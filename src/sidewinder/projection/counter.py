@@ -94,8 +94,10 @@ class Counter(HybridCounter):
         )  # fmt: skip
 
     def is_cut(self, size: int) -> bool:
-        """Whether GPUs cut a scan of `size` channels of the step's prompts, all of a length."""
-        lengths = (-(-self.step.tokens // self.step.sequences),) * self.step.sequences
+        """Whether GPUs cut a scan of `size` channels of the step's prompts: all of a length, or, of
+        a fixed shape, as if one had all rows."""
+        prompts = 1 if self.step.fixed_shape else self.step.sequences
+        lengths = (-(-self.step.tokens // prompts),) * prompts
         of_card = (lengths, size, TYPICAL_MULTIPROCESSORS)
         return chunks.chunk_of(chunks.candidates(*of_card)[0], *of_card) < lengths[0]
 

@@ -140,7 +140,7 @@ def step_time(setting: Setting, step: Step, policy: PhaseCodecs) -> StepTime:
     """One step on the slowest rank, under one policy."""
     shape = graph_shape(setting, step)
     if shape is not None:
-        step = replace(step, tokens=shape.tokens)
+        step = replace(step, tokens=shape.tokens, fixed_shape=True)
     ranks = [_rank_work(setting, rank, step, policy) for rank in _distinct_ranks(setting)]
     work = max(ranks, key=lambda seconds: sum(seconds.values()))
     wire = Wire(setting.device, setting.link, setting.calibration)

@@ -22,12 +22,14 @@ class Step:
         sequences: that they belong to; as many as `tokens` in a decode step.
         sampled: rows whose logits are wanted.
         context: mean number of tokens that a row attends to (hybrids).
+        fixed_shape: a graph holds it, which knows no lengths.
     """
 
     tokens: int
     sequences: int
     sampled: int
     context: float = 0.0
+    fixed_shape: bool = False
 
     @property
     def is_decode(self) -> bool:

@@ -52,6 +52,17 @@ def test_no_graph_holds_prompts_that_attend_and_no_processor_has_any():
     assert shape.tokens == 256
 
 
+def test_a_graph_cuts_scans_as_if_one_prompt_had_all_rows():
+    """It is recorded for prompts of any lengths (`StepShape.longest_bounds`)."""
+
+    def scan(tokens, prompts):
+        return step_time(setting(1, gpu="h100"), Step(tokens, prompts, prompts), EXACT).work["scan"]
+
+    assert scan(1024, 7) == pytest.approx(scan(1024, 1), rel=0.05)
+    # No graph holds these, and what fills the card together is not cut.
+    assert scan(8192, 32) < 0.6 * scan(8192, 1)
+
+
 def test_a_graph_s_rows_are_those_of_its_shape():
     filled, whole = (step_time(setting(1), Step(n, 1, 1), EXACT) for n in (200, 256))
     assert filled.work == whole.work
