@@ -164,8 +164,8 @@ class _Rank:
         return [1 << exponent for exponent in range(first, last + 1)]
 
     def _shapes(self) -> list[StepShape]:
-        """Of prompts' graphs. Block sizes may change at powers of two of rows; single tokens beyond
-        a multiple of 16 are as decode steps have them."""
+        """Of prompts' graphs. Block sizes are tuned for buckets of rows; single tokens beyond a
+        multiple of 16 are as decode steps have them."""
         if self._pages:
             return []
         engine = self._engine
@@ -173,11 +173,12 @@ class _Rank:
         rows = power_of_two(engine.max_step_tokens, least=FEWEST_ROWS)
         rows = min(rows, most_rows(self._model.config, engine.tp))
         shapes = shapes_for(engine.max_batch_size, rows)
-        return [
-            shape
+        kinds = {
+            (shape.singles, shape.prompts, tuning.bucket(shape.tokens)): shape
             for shape in shapes
-            if power_of_two(shape.tokens) == shape.tokens and shape.singles <= MOST_SINGLES
-        ]
+            if shape.singles <= MOST_SINGLES
+        }
+        return list(kinds.values())
 
     def _loads(self) -> Iterator[_Load]:
         """Kernels search among a power of two of prompts; where none is long they are not cut;

@@ -84,7 +84,9 @@ class StepShape:
         if not n_prompts or singles is None or prompts is None:
             return None
         tokens = _rows_for(singles + prompt_tokens)
-        return StepShape(singles, prompts, tokens) if tokens <= most_rows else None
+        # The scan of several prompts is cut as if one had all rows, and may take twice as long so.
+        fits = tokens <= (most_rows if prompts == PROMPTS[0] else most_rows // 2)
+        return StepShape(singles, prompts, tokens) if fits else None
 
     @property
     def sequences(self) -> int:
@@ -105,14 +107,16 @@ def most_rows(config: ModelConfig, tp: int) -> int:
 
 def shapes_for(batch: int, rows: int) -> Iterator[StepShape]:
     """The shapes that steps of at most so many sequences and rows can have."""
-    singles_after, prompts_from = pairwise((-1, *SINGLES)), pairwise((1, *PROMPTS))
-    sizes = sorted({_rows_for(n) for n in range(1, rows + 1)})
-    for (less, singles), (n_prompts, prompts) in product(singles_after, prompts_from):
-        if less + 1 + n_prompts <= batch:
-            for tokens in sizes:
-                # A prompt has two tokens at least.
-                if singles + 2 <= tokens <= rows:
-                    yield StepShape(singles, prompts, tokens)
+    sizes, fewest_prompts = sorted({_rows_for(n) for n in range(1, rows + 1)}), (1, *PROMPTS[:-1])
+    for (less, singles), n_prompts in product(pairwise((-1, *SINGLES)), fewest_prompts):
+        if less + 1 + n_prompts > batch:
+            continue
+        for tokens in sizes:
+            # A prompt has two tokens at least.
+            n_tokens = tokens - singles
+            shape = StepShape.holding(singles, n_prompts, n_tokens, rows) if n_tokens > 1 else None
+            if shape is not None:
+                yield shape
 
 
 class StepInputs:
@@ -159,11 +163,11 @@ class StepInputs:
 
 @dataclass
 class _Graph:
-    """A shape's inputs, what runs it, and the logits `[sequences, vocab_local]` of the last run."""
+    """A shape's inputs, what runs it, and the last run's `[sequences, d_model]` of last rows."""
 
     inputs: StepInputs
     recorded: Recorded = NOT_RECORDED
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    hidden: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class PromptGraphs:
@@ -186,9 +190,9 @@ class PromptGraphs:
         self._seen = Counter[StepShape]()
         self._graphs: dict[StepShape, _Graph] = {}
 
-    def logits(self, sequences: Sequence[SequenceStep]) -> Tensor | None:
-        """Run a step: logits `[sequences, vocab_local]` of each one's last row, valid until the
-        next step. None, and nothing is run, if it is to be run plainly.
+    def last_rows(self, sequences: Sequence[SequenceStep]) -> Tensor | None:
+        """Run a step: `[sequences, d_model]`, each one's last row after the final norm. None, and
+        nothing is run, if it is to be run plainly.
 
         Raises:
             RuntimeError: if a graph cannot be recorded.
@@ -208,7 +212,7 @@ class PromptGraphs:
         self._counter.calls += graph.recorded.calls
         n_singles = _count_singles(sequences)
         n_prompts = len(sequences) - n_singles
-        singles, prompts = torch.split(graph.logits, [shape.singles, shape.prompts])
+        singles, prompts = torch.split(graph.hidden, [shape.singles, shape.prompts])
         return torch.cat([singles[:n_singles], prompts[:n_prompts]])
 
     def _record(self, shape: StepShape) -> _Graph:
@@ -224,7 +228,7 @@ class PromptGraphs:
         def run() -> None:
             inputs.spread()
             hidden = self._model.forward(inputs.batch, self._pool)
-            graph.logits = self._model.local_logits(hidden.index_select(0, inputs.last_rows))
+            graph.hidden = hidden.index_select(0, inputs.last_rows)
 
         name = f"a step of {shape.tokens} tokens with prompts"
         graph.recorded = record_step(self._recorder, self._counter, run, name)

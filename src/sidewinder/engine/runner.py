@@ -156,11 +156,11 @@ class Runner:
         results = [SequenceResult() for _ in sequences]
         if self._graphs is not None and self._graphs.serves(sequences):
             return StepResult(results, failed, self._step_by_graph(self._graphs, plan, results))
-        logits = None if self._prompts is None else self._prompts.logits(sequences)
-        if logits is None:
+        rows = None if self._prompts is None else self._prompts.last_rows(sequences)
+        if rows is None:
             self._step_plainly(plan, results)
         else:
-            self._draw(plan, logits.__getitem__, results)
+            self._draw(plan, rows.__getitem__, results)
         if all(part.sample and len(part.tokens) == 1 for part in sequences):
             self._report = replace(self._report, collectives_per_step=self._counter.calls - calls)
         return StepResult(results, failed)
@@ -181,10 +181,10 @@ class Runner:
             hidden = self.model.forward(batch, self.pool)
         ends = batch.seqs.bounds[1:]
 
-        def logits_of(indices: list[int]) -> Tensor:
-            return self.model.local_logits(hidden[[ends[index] - 1 for index in indices]])
+        def last_rows(indices: list[int]) -> Tensor:
+            return hidden[[ends[index] - 1 for index in indices]]
 
-        self._draw(plan, logits_of, results)
+        self._draw(plan, last_rows, results)
         for index, part in enumerate(sequences):
             if part.score or part.return_logits:
                 rows = hidden[batch.seqs.bounds[index] : batch.seqs.bounds[index + 1]]
@@ -232,16 +232,15 @@ class Runner:
     def _draw(
         self,
         plan: StepPlan,
-        logits_of: Callable[[list[int]], Tensor],
+        last_rows: Callable[[list[int]], Tensor],
         results: list[SequenceResult],
     ) -> None:
-        """Draw where the plan asks for it; `logits_of` gives the logits of some sequences' last
-        rows."""
+        """Draw where the plan asks for it; `last_rows` gives those of some sequences."""
         drawing = [index for index, part in enumerate(plan.sequences) if part.sample]
         if not drawing:
             return
         slots = [plan.sequences[index].slot for index in drawing]
-        logits = logits_of(drawing)
+        logits = self.model.local_logits(last_rows(drawing))
         allowed = [plan.sequences[index].allowed for index in drawing]
         tokens = self._sampler.sample(logits, slots, allowed)
         self._give(plan.sequences, drawing, logits, tokens, results)

@@ -61,7 +61,7 @@ STEPS = [
     [Part(0, 1), Part(3, 1), Part(2, 3), Part(1, 5, new=True)],
     # All rows are used, and too many for a graph.
     [Part(2, 1), Part(0, 14, new=True)],
-    [Part(1, 1), Part(0, 17)],
+    [Part(1, 1), Part(0, 33)],
 ]
 
 
@@ -111,7 +111,7 @@ def graphed(monkeypatch):
         recorder = CountingRecorder(tp)
         monkeypatch.setattr(runner_module, "recorder_for", lambda *_: recorder)
         monkeypatch.setattr(overlap, "LEAST_ROWS", 2)
-        for name, size in (SIZES | {"PLAIN_RUNS": 0, "most_rows": lambda *_: 16}).items():
+        for name, size in (SIZES | {"PLAIN_RUNS": 0, "most_rows": lambda *_: 32}).items():
             monkeypatch.setattr(prompt_graphs, name, size)
         return recorder
 
@@ -146,7 +146,7 @@ def test_same_answers(family, tp, cut, graphed):
 
 
 def shape_of(step):
-    return StepShape.of([SequenceStep(part.slot, (0,) * part.n_tokens, 0) for part in step], 16)
+    return StepShape.of([SequenceStep(part.slot, (0,) * part.n_tokens, 0) for part in step], 32)
 
 
 def sequence(n_tokens, **options):
@@ -158,12 +158,9 @@ def sequence(n_tokens, **options):
     [
         ([1, 1], None),  # nothing but single tokens
         ([2], StepShape(0, 2, 64)),
-        ([64], StepShape(0, 2, 64)),
         ([65], StepShape(0, 2, 128)),
-        ([1, 60], StepShape(4, 2, 64)),
         ([1, 61], StepShape(4, 2, 128)),
         ([1] * 5 + [30, 9], StepShape(16, 8, 64)),
-        ([1] * 64 + [30] * 7, StepShape(64, 8, 320)),
         ([1] * 65 + [30], StepShape(128, 2, 192)),
         ([1] * 257 + [30], None),
         ([2] * 8, StepShape(0, 32, 64)),
@@ -172,6 +169,8 @@ def sequence(n_tokens, **options):
         ([1, 1021], StepShape(4, 2, 1152)),
         ([4097], StepShape(0, 2, 4608)),
         ([6145], None),
+        ([1536] * 2, StepShape(0, 8, 3072)),
+        ([1536] * 2 + [2], None),  # half as many of several prompts
     ],
 )
 def test_shapes_hold_their_steps(lengths, shape):
@@ -214,11 +213,11 @@ def with_empty_model(check):
 def test_shapes_are_recorded_once_they_come_again_and_scored_steps_never():
     def check(graphs, recorder, config):
         for part in (sequence(5, score=(1,) * 5), sequence(5, return_logits=True)):
-            assert [graphs.logits([part]) for _ in range(4)] == [None] * 4
-        results = [graphs.logits([sequence(n)]) for n in (5, 6, 7, 8)]
+            assert [graphs.last_rows([part]) for _ in range(4)] == [None] * 4
+        results = [graphs.last_rows([sequence(n)]) for n in (5, 6, 7, 8)]
         assert results[:2] == [None, None]
         assert recorder.recorded == 1
-        assert [result.shape for result in results[2:]] == [(1, config.vocab_size)] * 2
+        assert [result.shape for result in results[2:]] == [(1, config.d_model)] * 2
 
     with_empty_model(check)
 
@@ -228,7 +227,7 @@ def test_collectives_are_counted_in_every_replay():
         # As a CUDA graph: what it holds runs without the model's Python.
         recorder.inner = SimpleNamespace(record=lambda run: run() or (lambda: None))
         for calls in (0, 0, 3, 6, 9):
-            graphs.logits([sequence(5)])
+            graphs.last_rows([sequence(5)])
             assert graphs._counter.calls == calls
 
     with_empty_model(check)
@@ -242,7 +241,7 @@ def test_the_graph_that_was_not_used_for_longest_makes_room(monkeypatch):
     def check(graphs, recorder, _):
         def recorded(n_tokens):
             before = recorder.recorded
-            ran = graphs.logits([sequence(n_tokens)]) is not None
+            ran = graphs.last_rows([sequence(n_tokens)]) is not None
             return ran, recorder.recorded - before
 
         for n_tokens in (60, 120, 60, 120):
