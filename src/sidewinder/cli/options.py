@@ -144,9 +144,17 @@ def model_of(args: argparse.Namespace) -> Iterator[str]:
 
 
 def tokenizer_of(model: str, options: dict[str, Any]) -> str:
-    """Where the tokenizer is. `LLM` looks at one that is named before it loads weights."""
-    own = options.get("tokenizer")
-    return own or str(resolve_model(model, options.get("revision"), weights=False))
+    """Where the tokenizer is. `LLM` looks at one that is named before it loads weights.
+
+    Raises:
+        ValueError: if the model, whose own it is, is not there or not supported: transformers reads
+            its configuration for the tokenizer, and would have us blame that.
+    """
+    if options.get("tokenizer"):
+        return str(options["tokenizer"])
+    folder = resolve_model(model, options.get("revision"), weights=False)
+    load_model_config(folder)
+    return str(folder)
 
 
 def architecture_of(model: str, revision: str | None) -> ModelConfig:

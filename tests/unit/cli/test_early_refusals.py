@@ -62,6 +62,16 @@ def test_a_model_that_has_no_tokenizer_of_its_own(command, bare, capsys):
 
 
 @pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize("command", [["generate", "--prompt", "a"], ["chat"]])
+def test_a_configuration_that_lies_is_no_fault_of_the_tokenizer(command, tmp_path, capsys):
+    """transformers reads it too, for the tokenizer, and refuses some that we explain better."""
+    save_tokenizer(save_tiny("bamba", tmp_path, vocab_size=300))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"mamba_d_head": 5}))
+    refused(capsys, [*command, str(tmp_path)], "config.json: mamba_n_heads (8) times mamba_d_head")
+
+
+@pytest.mark.usefixtures("nothing_starts")
 def test_a_chat_without_a_template(folder, capsys):
     refused(capsys, ["chat", folder], "chat template")
 
