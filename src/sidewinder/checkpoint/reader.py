@@ -99,7 +99,8 @@ def _match(
         name: next((key for key in source.keys if key in weights), None)
         for name, source in sources.items()
     }
-    missing = [sources[name].keys[0] for name, key in found.items() if key is None]
+    # One stored matrix may pack several parameters.
+    missing = list(dict.fromkeys(sources[name].keys[0] for name in found if found[name] is None))
     if missing:
         raise ValueError(
             f"{folder} lacks {len(missing)} parameters of this model: {_some(missing)}; "

@@ -43,6 +43,15 @@ def test_missing_parameter(broken, edit):
     fails(broken, r"lacks 1 parameters.*backbone\.layers\.1\.mixer\.D")
 
 
+def test_a_missing_matrix_that_packs_two_is_named_once(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder("granitemoehybrid"), tmp_path / "broken")
+    stored = load_file(folder / "model.safetensors")
+    del stored["model.layers.1.shared_mlp.input_linear.weight"]
+    save_file(stored, folder / "model.safetensors")
+    key = r"model\.layers\.1\.shared_mlp\.input_linear\.weight"
+    fails(folder, f"lacks 1 parameters of this model: {key};")
+
+
 def test_many_missing_parameters_are_counted(broken, edit):
     edit(lambda stored: [stored.pop(key) for key in list(stored) if ".layers." in key])
     fails(broken, r"lacks 30 parameters.* and 24 more")
