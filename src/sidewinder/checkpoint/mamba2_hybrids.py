@@ -14,6 +14,9 @@ MIXER_NAMES, ATTENTION_NAMES = ("mamba", "linear_attention"), ("attention", "ful
 BAMBA_KV_HEADS, BAMBA_ROTARY_SHARE = 8, 0.5
 """Where a file does not say; `num_key_value_heads: null` is one for each query head, though."""
 
+RESIDUAL_MULTIPLIERS = 1e-6, 1e6
+"""Far beyond any model's; the square of this one's inverse scales `eps`, which is a float32."""
+
 
 def bamba(values: ConfigValues) -> ModelConfig:
     """Bamba."""
@@ -59,9 +62,20 @@ def granite(values: ConfigValues) -> ModelConfig:
         attention=attention,
         mlp=MLPConfig(values.size("shared_intermediate_size", 1024), "silu"),
         embedding_multiplier=values.positive("embedding_multiplier", 1.0),
-        residual_multiplier=values.positive("residual_multiplier", 1.0),
+        residual_multiplier=_residual_multiplier(values),
         logits_divisor=values.positive("logits_scaling", 1.0),
     )
+
+
+def _residual_multiplier(values: ConfigValues) -> float:
+    multiplier = values.positive("residual_multiplier", 1.0)
+    low, high = RESIDUAL_MULTIPLIERS
+    if not low <= multiplier <= high:
+        raise values.error(
+            f"residual_multiplier={multiplier} is not between {low:g} and {high:.0f}: the residual "
+            "stream is kept divided by it"
+        )
+    return multiplier
 
 
 def _hybrid(values: ConfigValues, family: Family, vocab_size: int, norm_eps: float) -> ModelConfig:
