@@ -49,8 +49,8 @@ class Setting:
         dtype, state_dtype: of weights, activations and convolution state; of the SSM state.
         device, link: each rank's device, and what joins them.
         calibration: how well the kernels do.
-        hide_sums: x_proj's sum travels behind the z half of `in_proj`; in prefill, deltas of one
-            half of a chunk travel behind the other half's work.
+        hide_sums: x_proj's sum travels behind the z half of `in_proj`; in prefill of pure SSMs,
+            deltas of one half of a chunk travel behind the other half's work.
         looks_ahead: the host prepares a decode step while the one before runs.
     """
 
@@ -231,7 +231,7 @@ def _exposed(
         behind = 0.0
         if each.name == "x_proj sum":
             behind = work["in_proj"] / 2 / layers
-        elif each.name == "out_proj sum" and not step.is_decode:
+        elif each.name == "out_proj sum" and not step.is_decode and setting.config.mlp is None:
             # One half's sum behind the other half's layer: all of it but what is slower than that.
             behind = sum(work.values()) / layers
         exposed[each.name] = each.count * max(0.0, each.seconds - behind)

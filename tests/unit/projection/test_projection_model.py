@@ -109,6 +109,17 @@ def test_hidden_sums_are_never_slower_and_bounded_by_free_links():
     assert free.tpot < hidden.tpot < plain.tpot
 
 
+@pytest.mark.parametrize("name", ["zamba-7b", "bamba-9b", "granite-4.0-h-1b"])
+def test_hybrids_hide_no_deltas(name):
+    """Their attention sees the whole chunk (`models/bamba.py`, `models/zamba.py`)."""
+    of = {"config": parse_model_config(SHAPES[name])}
+    step = Step(8192, 4, 4, 1024)
+    plain, hidden = (
+        step_time(setting(4, hide_sums=hide, **of), step, EXACT).sums for hide in (False, True)
+    )
+    assert hidden | {"x_proj sum": 0} == plain | {"x_proj sum": 0}
+
+
 def test_prefill_goes_in_steps():
     whole = project(setting(2), Load(prompt=8192, max_step_tokens=8192)).ttft
     parts = project(setting(2), Load(prompt=8192, max_step_tokens=3000)).ttft
