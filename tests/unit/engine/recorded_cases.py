@@ -21,6 +21,7 @@ CHANGES = {
     "zamba, one head": {"n_mamba_heads": 1, "num_key_value_heads": 2},
     "zamba, four heads": {"n_mamba_heads": 4, "hidden_act": "silu"},
     "zamba, first layer": {"attn_layer_period": 2, "attn_layer_offset": 0},
+    "granitemoehybrid, biases": {"attention_bias": True},
 }
 
 

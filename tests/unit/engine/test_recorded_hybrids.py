@@ -81,8 +81,9 @@ def test_pieces_of_several_heads_are_not():
 
 
 @torch.inference_mode()
-def test_rotated_heads_are_not():
-    rank = Rank("bamba", SingleRank())
+@pytest.mark.parametrize("family", ["bamba", "granitemoehybrid, biases"])
+def test_rotated_heads_and_biases_of_sums_are_not(family):
+    rank = Rank(family, SingleRank())
     assert rank.check_all() == [True] + [False] * (len(STEPS) - 1)
     assert "torch's operator" in rank.recorded.refused
 
