@@ -81,8 +81,10 @@ class RecordedSteps:
 
     def serves(self, batch: PackedBatch) -> bool:
         """Whether a step is one that can be repeated."""
-        only_decodes = batch.seqs.n_decodes == batch.seqs.n_seqs <= LARGEST_BATCH
-        return only_decodes and not self.refused and linear.cpu_backend == "native"
+        rows, dtype = batch.seqs.n_seqs, self._model.final_norm.dtype
+        only_decodes = batch.seqs.n_decodes == rows <= LARGEST_BATCH
+        ours = linear.cpu_backend == "native" and native.multiplies(rows, dtype)
+        return only_decodes and ours and not self.refused
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """As `Model.forward`, the same bits; the result is valid until the next call.

@@ -250,11 +250,16 @@ def linear(
         y = empty((x.shape[0], weight.values.shape[0]), x.dtype)
         _native.linear(x, weight.values, weight.scales, bias, y, weight.group_size)
         return y
-    if x.dtype == weight.dtype == torch.float32 and x.shape[0] > SMALL_ROWS and _is_portable():
+    if x.dtype == weight.dtype and not multiplies(x.shape[0], x.dtype):
         return torch_linear.linear(x, weight, bias)
     y = empty((x.shape[0], weight.shape[0]), x.dtype)
     _native.linear(x, weight, None, bias, y)
     return y
+
+
+def multiplies(rows: int, dtype: torch.dtype) -> bool:
+    """Whether plain matrices in `dtype` are multiplied with so many rows here, not by torch."""
+    return dtype != torch.float32 or rows <= SMALL_ROWS or not _is_portable()
 
 
 @functools.cache

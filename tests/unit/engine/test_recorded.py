@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import recorded_cases
 import torch
 from recorded_cases import SLOTS, STEPS, Rank
 from shared_memory_cases import on_ranks
@@ -111,6 +112,17 @@ def test_who_is_served():
         assert not rank.recorded.serves(pack([[1]], [0]))
     assert isinstance(recorded_steps("auto", rank.model, rank.pool, rank.counter), RecordedSteps)
     assert recorded_steps("off", rank.model, rank.pool, rank.counter) is None
+
+
+@torch.inference_mode()
+def test_a_large_batch_of_narrow_vectors_leaves_the_others_recorded(monkeypatch):
+    """Without wide vectors torch multiplies float32 from some rows on, which is not repeated."""
+    monkeypatch.setattr(native, "_is_portable", lambda: True)
+    monkeypatch.setattr(recorded_cases, "SLOTS", native.SMALL_ROWS + 1)
+    rank, starts = Rank("mamba2", SingleRank()), dict.fromkeys(range(native.SMALL_ROWS + 1), 0)
+    batches = [0], list(starts), [0], list(starts)[1:]
+    assert [rank.check(slots, starts) for slots in batches] == [True, False, True, True]
+    assert not rank.recorded.refused
 
 
 def test_a_missing_rank_is_named():
