@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Family = Literal["mamba", "falcon_mamba", "mamba2", "zamba", "bamba", "granitemoehybrid"]
+Family = Literal[
+    "mamba", "falcon_mamba", "mamba2", "zamba", "bamba", "granitemoehybrid", "nemotron_h"
+]
 Layout = Literal["transformers", "authors"]
 
 
@@ -46,17 +48,22 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """The gated MLP: of the shared block where attention is shared, else one in every layer.
+    """The MLP: of the shared block where attention is shared, else of layers.
 
     Attributes:
         d_ff: inner width.
         activation: as the checkpoint names it ("gelu", "silu", ...).
         use_bias: of its projections.
+        gated: what is activated is a gate, and multiplies a second projection.
+        layers: indices of the layers that are an MLP and nothing else, in order; None: it follows
+            the mixer or the attention of every layer.
     """
 
     d_ff: int
     activation: str
     use_bias: bool = False
+    gated: bool = True
+    layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,17 +134,27 @@ class ModelConfig:
         return self.dt_rank == 0
 
     @property
+    def attention_layers(self) -> tuple[int, ...]:
+        """Indices of the layers with attention of their own, in order."""
+        return () if self.attention is None or self.attention.shared else self.attention.layers
+
+    @property
+    def mlp_layers(self) -> tuple[int, ...]:
+        """Indices of the layers with an MLP of their own, in order."""
+        if self.mlp is None or (self.attention is not None and self.attention.shared):
+            return ()
+        return tuple(range(self.n_layers)) if self.mlp.layers is None else self.mlp.layers
+
+    @property
     def mixer_layers(self) -> tuple[int, ...]:
         """Indices of the layers with an SSM mixer, in order; each of these has a state."""
-        attends = self.attention
-        instead = () if attends is None or attends.shared else attends.layers
+        alone = self.mlp.layers if self.mlp is not None and self.mlp.layers is not None else ()
+        instead = {*self.attention_layers, *alone}
         return tuple(layer for layer in range(self.n_layers) if layer not in instead)
 
     @property
     def n_mlp_calls(self) -> int:
         """How often a step runs an MLP."""
-        if self.mlp is None:
-            return 0
         if self.attention is not None and self.attention.shared:
             return len(self.attention.layers)
-        return self.n_layers
+        return len(self.mlp_layers)

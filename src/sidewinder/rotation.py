@@ -98,7 +98,7 @@ def fold_rotation(
         # The block reads the stream and the embedding side by side, and its own sums are rotated
         # too; a layer's `linear` reads the second of them and writes the stream.
         _fold_attention(fold, "shared.input_norm.weight", "shared.attention")
-        _fold_mlp(fold, "shared")
+        _fold_mlp(fold, "shared.pre_ff_norm.weight", "shared")
         for layer in config.attention.layers:
             fold.replace(f"layers.{layer}.linear.weight", rotate)
             fold.writes(f"layers.{layer}.linear")
@@ -106,15 +106,16 @@ def fold_rotation(
 
 
 def _fold_layer(fold: "_Fold", config: ModelConfig, layer: int) -> None:
-    """Mixer or attention, and the layer's own MLP."""
+    """Mixer or attention, and the layer's own MLP, which may be all there is."""
     prefix = f"layers.{layer}"
     if layer in config.mixer_layers:
         fold.reads(f"{prefix}.norm.weight", [f"{prefix}.mixer.in_proj.weight"])
         fold.writes(f"{prefix}.mixer.out_proj")
-    else:
+    elif layer in config.attention_layers:
         _fold_attention(fold, f"{prefix}.norm.weight", f"{prefix}.attention")
-    if f"{prefix}.pre_ff_norm.weight" in fold.weights:
-        _fold_mlp(fold, prefix)
+    if layer in config.mlp_layers:
+        second = f"{prefix}.pre_ff_norm.weight"
+        _fold_mlp(fold, second if second in fold.weights else f"{prefix}.norm.weight", prefix)
 
 
 def _fold_attention(fold: "_Fold", norm: str, prefix: str) -> None:
@@ -122,9 +123,9 @@ def _fold_attention(fold: "_Fold", norm: str, prefix: str) -> None:
     fold.writes(f"{prefix}.o")
 
 
-def _fold_mlp(fold: "_Fold", prefix: str) -> None:
+def _fold_mlp(fold: "_Fold", norm: str, prefix: str) -> None:
     inputs = [f"{prefix}.mlp.{name}.weight" for name in ("gate", "up")]
-    fold.reads(f"{prefix}.pre_ff_norm.weight", inputs)
+    fold.reads(norm, [name for name in inputs if name in fold.weights])
     fold.writes(f"{prefix}.mlp.down")
 
 

@@ -60,6 +60,15 @@ TINY: dict[str, dict[str, Any]] = {
         "logits_scaling": 3.0, "mamba_n_heads": 8, "mamba_n_groups": 1, "mamba_d_state": 6,
         "mamba_chunk_size": 8, "tie_word_embeddings": True,
     },
+    "nemotron_h": {
+        "model_type": "nemotron_h", "vocab_size": 109, "hidden_size": 40, "num_hidden_layers": 5,
+        "layers_block_type": [
+            "linear_attention", "linear_attention", "mlp", "full_attention", "mlp",
+        ],
+        "intermediate_size": 44, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "head_dim": 6, "mamba_num_heads": 8, "mamba_head_dim": 6, "n_groups": 2,
+        "ssm_state_size": 7, "chunk_size": 8, "time_step_min": 0.05, "tie_word_embeddings": False,
+    },
 }  # fmt: skip
 """Default tiny configuration of each family, as keyword arguments of transformers' config."""
 
@@ -90,6 +99,8 @@ def tiny_oracle(family: str, seed: int = 0, **overrides: Any) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_random_like(name, parameter, generator))
+        if config.tie_word_embeddings:  # transformers has two copies of Nemotron-H's
+            model.lm_head.weight.copy_(model.get_input_embeddings().weight)
     # transformers gives Zamba's layers blocks of their own where the embeddings are not tied.
     shared = [part for name, part in model.named_modules() if name.endswith("shared_transf")]
     for copy in shared[1:]:

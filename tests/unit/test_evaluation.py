@@ -36,7 +36,9 @@ def logits(folder, config, policy):
     return run_ranks(2, rank)[0]
 
 
-@pytest.mark.parametrize("family", ["mamba", "mamba2", "zamba", "bamba", "granitemoehybrid"])
+@pytest.mark.parametrize(
+    "family", ["mamba", "mamba2", "zamba", "bamba", "granitemoehybrid", "nemotron_h"]
+)
 def test_one_model_with_switched_sums_is_as_many_models(family, tmp_path):
     folder = save_tiny(family, tmp_path)
     config = load_model_config(folder)

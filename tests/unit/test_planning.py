@@ -26,7 +26,7 @@ CASES = [
     ("mamba2", {"n_groups": 1}), ("mamba2", {"n_groups": 2}), ("mamba2", {"n_groups": 4}),
     ("zamba", {}), ("zamba", {"n_mamba_heads": 4}), ("zamba", {"n_mamba_heads": 1}),
     ("bamba", {}), ("bamba", {"mamba_n_groups": 1}), ("bamba", {"attn_layer_indices": []}),
-    ("granitemoehybrid", {}),
+    ("granitemoehybrid", {}), ("nemotron_h", {}), ("nemotron_h", {"n_groups": 4}),
 ]  # fmt: skip
 
 

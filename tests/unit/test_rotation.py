@@ -25,6 +25,7 @@ CASES = [
     ("bamba", {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True}),
     ("granitemoehybrid", {"attention_bias": True, "mamba_proj_bias": True}),
     ("granitemoehybrid", {"tie_word_embeddings": False}),
+    ("nemotron_h", {"mlp_bias": True, "use_bias": True}),
     ("bamba", {"tie_word_embeddings": True, "hidden_size": 24, "mamba_n_groups": 1}),
 ]
 

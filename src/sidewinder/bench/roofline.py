@@ -83,7 +83,8 @@ def _layer_gemms(config: ModelConfig) -> list[tuple[int, int, int]]:
         if attention.shared:
             gemms.append((d, d, calls))
     if (mlp := config.mlp) is not None:
-        gemms += [(2 * mlp.d_ff, d, config.n_mlp_calls), (d, mlp.d_ff, config.n_mlp_calls)]
+        rows, calls = (2 if mlp.gated else 1) * mlp.d_ff, config.n_mlp_calls
+        gemms += [(rows, d, calls), (d, mlp.d_ff, calls)]
     return gemms
 
 

@@ -95,6 +95,24 @@ def _granite_h(d_model: int, n_layers: int, d_ff: int, attends: tuple[int, ...])
     }
 
 
+_NEMOTRON_H_8B = {
+    "model_type": "nemotron_h",
+    "vocab_size": 131072,
+    "hidden_size": 4096,
+    "num_hidden_layers": 52,
+    "hybrid_override_pattern": "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-",
+    "intermediate_size": 21504,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "mamba_num_heads": 128,
+    "mamba_head_dim": 64,
+    "n_groups": 8,
+    "ssm_state_size": 128,
+    "tie_word_embeddings": False,
+}
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "mamba-130m": _mamba(768, 24),
     "mamba-370m": _mamba(1024, 48),
@@ -111,10 +129,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "bamba-9b": _BAMBA,
     "granite-4.0-h-350m": _granite_h(768, 32, 2048, (10, 13, 17, 27)),
     "granite-4.0-h-1b": _granite_h(1536, 40, 4096, (5, 15, 25, 35)),
+    "nemotron-h-8b": _NEMOTRON_H_8B,
 }
 """Name to config.json. The `-790m` shapes of Falcon-Mamba and Zamba are not published: they are
 these families at mamba-790m's width, for comparing families at one size. Granite's sizes are those
-of the model cards; where the 1b's four layers attend, and its multipliers, no speed depends on."""
+of the model cards; where the 1b's four layers attend, and its multipliers, no speed depends on.
+Nemotron-H's are the defaults of its class, its order of layers that of NVIDIA's recipe."""
 
 
 def is_shape(model: str) -> bool:
@@ -147,7 +167,7 @@ def _cut(values: dict[str, Any], n_layers: int) -> dict[str, Any]:
     cut = values | {"num_hidden_layers": n_layers}
     if values.get("attn_layer_indices"):
         cut["attn_layer_indices"] = [i for i in values["attn_layer_indices"] if i < n_layers]
-    for name in ("layers_block_type", "layer_types"):
+    for name in ("layers_block_type", "layer_types", "hybrid_override_pattern"):
         if values.get(name):
             cut[name] = values[name][:n_layers]
     return cut

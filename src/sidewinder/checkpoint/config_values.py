@@ -83,6 +83,13 @@ class ConfigValues:
             raise self.error(f"{name}={value!r} is not a positive number")
         return value
 
+    def non_negative(self, name: str, default: float) -> float:
+        """A finite number of at least zero."""
+        value = self._number(name, self._value(name, default))
+        if not 0 <= value < math.inf:
+            raise self.error(f"{name}={value!r} is not a number of at least 0")
+        return value
+
     def _number(self, name: str, value: Any) -> float:
         # JSON has no infinity: it is written bare, as text, or as {"__float__": "Infinity"}.
         if isinstance(value, dict) and set(value) == {"__float__"}:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from sidewinder.checkpoint.config_values import UNLIMITED, ConfigValues
 from sidewinder.checkpoint.mamba2_hybrids import bamba, granite
+from sidewinder.checkpoint.nemotron import nemotron_h
 from sidewinder.config import ModelConfig
 from sidewinder.model_config import AttentionConfig, MLPConfig
 
@@ -94,5 +95,6 @@ HYBRIDS: dict[str, Callable[[ConfigValues], ModelConfig]] = {
     "zamba": _zamba,
     "bamba": bamba,
     "granitemoehybrid": granite,
+    "nemotron_h": nemotron_h,
 }
 """By `model_type`."""

@@ -177,11 +177,47 @@ def _mamba2_hybrid(
     return (f"{prefix}.{modules[module]}.{kind}",), _plain(part)
 
 
+_NEMOTRON_PARTS = {
+    "attention.q": "q_proj",
+    "attention.k": "k_proj",
+    "attention.v": "v_proj",
+    "attention.o": "o_proj",
+    "mlp.up": "up_proj",
+    "mlp.down": "down_proj",
+}
+
+
+def _nemotron_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
+    """All that a layer may be is its `mixer`; files say `backbone`, transformers itself `model`."""
+    keys = _top_keys(config, _nemotron_keys("embeddings.weight"))
+    keys["final_norm.weight"] = _nemotron_keys("norm_f.weight")
+    if name in keys:
+        return keys[name], Plain()
+    _, layer, part = name.split(".", 2)
+    prefix = f"layers.{layer}"
+    if part == "norm.weight":
+        return _nemotron_keys(f"{prefix}.norm.weight"), Plain()
+    if part.startswith("mixer."):
+        stored, layout = _mamba2_mixer(part.removeprefix("mixer."))
+        return _nemotron_keys(f"{prefix}.mixer.{stored}"), layout
+    module, kind = part.rsplit(".", 1)
+    return _nemotron_keys(f"{prefix}.mixer.{_NEMOTRON_PARTS[module]}.{kind}"), _plain(part)
+
+
+def _nemotron_keys(name: str) -> tuple[str, ...]:
+    return f"backbone.{name}", f"model.{name}"
+
+
 def _mamba2_mixer(part: str) -> tuple[str, Layout]:
     if part == "conv.weight":
         return "conv1d.weight", Convolution()
     return part.replace("conv.", "conv1d."), _plain(part)
 
 
-_FINDERS = {"zamba": _zamba_source, "bamba": _bamba_source, "granitemoehybrid": _granite_source}
+_FINDERS = {
+    "zamba": _zamba_source,
+    "bamba": _bamba_source,
+    "granitemoehybrid": _granite_source,
+    "nemotron_h": _nemotron_source,
+}
 """By family; the others are named alike."""

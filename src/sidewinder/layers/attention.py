@@ -1,5 +1,5 @@
-"""What hybrids have beside mixers, on one rank: causal attention over paged KV, gated MLP, and
-Zamba's block of both.
+"""What hybrids have beside mixers, on one rank: causal attention over paged KV, MLPs, and Zamba's
+block of both.
 
 Heads and the MLP's inner width are split; `o` and `down` are row-parallel, one sum each.
 """
@@ -125,6 +125,46 @@ class GatedMLP:
 
     def _inner(self, x: Tensor) -> Tensor:
         return gated_activation(self.gate(x), self.up(x), self.activation)
+
+
+class MLP:
+    """`down(relu(up(x))^2)`: without a gate, or each channel of `up` is its own.
+
+    Args:
+        weights: `up` split by row, `down` by column.
+        collectives: all ranks.
+    """
+
+    def __init__(self, weights: Weights, collectives: Collectives) -> None:
+        self.up = ColumnParallelLinear(weights.under("up"))
+        self.down = RowParallelLinear(weights.under("down"), collectives)
+
+    def __call__(self, x: Tensor, seqs: Sequences) -> Tensor:
+        """The layer's delta `[T, d_model]` from the normed `x` `[T, d_model]`."""
+        return self.down(self._inner(x), seqs)
+
+    def start(self, x: Tensor, seqs: Sequences) -> Pending:
+        """The call, with its sum begun."""
+        return self.down.start(self._inner(x), seqs)
+
+    def _inner(self, x: Tensor) -> Tensor:
+        inner = self.up(x)
+        return gated_activation(inner, inner, "relu")
+
+
+def mlp_of(config: MLPConfig, weights: Weights, collectives: Collectives) -> MLP | GatedMLP:
+    """The MLP that `config` describes.
+
+    Raises:
+        ValueError: for an activation that is not supported; lists those that are.
+    """
+    if config.gated:
+        return GatedMLP(config.activation, weights, collectives)
+    if config.activation != "relu2":
+        raise ValueError(
+            f"activation {config.activation!r} is not supported without a gate; supported: relu2"
+        )
+    return MLP(weights, collectives)
 
 
 class SharedBlock:

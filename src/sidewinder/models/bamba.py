@@ -3,22 +3,24 @@
 residual += mixer(norm(residual)), or attention(norm(residual)) with rotary positions
 residual += mlp(norm(residual))
 
+Where an MLP stands alone (Nemotron-H), a layer is one of these lines.
+
 Where deltas have a multiplier m (Granite), the stream here is the model's divided by m: the deltas
 enter as they are, the embedding times 1/m, and a norm of it is the model's with eps / m^2.
 
 Deltas of halves of a chunk are not hidden here: attention sees the whole chunk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
-from sidewinder.layers.attention import Attention, GatedMLP
+from sidewinder.layers.attention import MLP, Attention, GatedMLP, mlp_of
 from sidewinder.layers.mamba2 import Mamba2Mixer
 from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.rotary import Rotary, Rotation
@@ -31,30 +33,21 @@ from sidewinder.state.batch import Sequences
 from sidewinder.state.pool import StatePool
 
 
-class Part(Protocol):
-    """Half of a layer: the delta `[T, d_model]` that it adds, and the same begun."""
-
-    def __call__(self, *inputs: Any, **options: Any) -> Tensor: ...
-
-    def start(self, *inputs: Any, **options: Any) -> Pending: ...
-
-
 @dataclass(frozen=True)
-class Layer:
-    """One layer.
+class Part:
+    """What adds one delta to the residual stream: a layer, or half of one.
 
     Attributes:
-        norm, pre_ff_norm: before mixer or attention, and before the MLP.
-        mixer: what mixes tokens.
+        norm: before it.
+        module: what it is.
+        site: its row-parallel projection, by the name of its parameters.
         place: which of the mixers it is, or of the attentions: where its state or its keys are.
-        mlp: in every layer.
     """
 
     norm: Tensor
-    mixer: Mamba2Mixer | Attention
-    place: int
-    pre_ff_norm: Tensor
-    mlp: GatedMLP
+    module: Mamba2Mixer | Attention | GatedMLP | MLP
+    site: str
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class Step:
 
 
 class Bamba(Model):
-    """A stack of layers of two kinds."""
+    """A stack of layers of several kinds."""
 
     def __init__(
         self,
@@ -83,26 +76,23 @@ class Bamba(Model):
         self.rotary = Rotary(rotary, self.final_norm.device) if rotary else None
         self.embedding_scale = config.embedding_multiplier / config.residual_multiplier
         self.eps = config.norm_eps / config.residual_multiplier**2
-        self.layers = [self._layer(index) for index in range(config.n_layers)]
+        self.parts = [part for index in range(config.n_layers) for part in self._layer(index)]
 
-    def _layer(self, index: int) -> Layer:
-        config, weights = self.config, self.weights.under(f"layers.{index}")
-        assert config.mlp is not None, "every layer has an MLP"
-        mixer: Mamba2Mixer | Attention
+    def _layer(self, index: int) -> Iterator[Part]:
+        config, name = self.config, f"layers.{index}"
+        weights, norm = self.weights.under(name), self.weights[f"{name}.norm.weight"]
         if index in config.mixer_layers:
             place = config.mixer_layers.index(index)
             mixer = Mamba2Mixer(config, self.dims, weights.under("mixer"), self.collectives)
-        else:
-            assert config.attention is not None, "a layer without a mixer attends"
-            place = config.attention.layers.index(index)
-            mixer = Attention(config.attention, weights.under("attention"), self.collectives)
-        return Layer(
-            norm=weights["norm.weight"],
-            mixer=mixer,
-            place=place,
-            pre_ff_norm=weights["pre_ff_norm.weight"],
-            mlp=GatedMLP(config.mlp.activation, weights.under("mlp"), self.collectives),
-        )
+            yield Part(norm, mixer, f"{name}.mixer.out_proj", place)
+        elif index in config.attention_layers and config.attention is not None:
+            place = config.attention_layers.index(index)
+            attention = Attention(config.attention, weights.under("attention"), self.collectives)
+            yield Part(norm, attention, f"{name}.attention.o", place)
+        if index in config.mlp_layers and config.mlp is not None:
+            mlp = mlp_of(config.mlp, weights.under("mlp"), self.collectives)
+            alone = config.mlp.layers is not None
+            yield Part(norm if alone else weights["pre_ff_norm.weight"], mlp, f"{name}.mlp.down")
 
     def embed(self, token_ids: Tensor) -> Tensor:
         embedded = super().embed(token_ids)
@@ -118,31 +108,29 @@ class Bamba(Model):
             assert index is not None, "tokens have positions where layers attend"
             rotation = self.rotary.at(index.positions)
         step, residual, eps = Step(seqs, pool, index, rotation), embedded, self.eps
-        normed = rms_norm(residual, self.layers[0].norm, eps)
+        normed = rms_norm(residual, self.parts[0].norm, eps)
         assert isinstance(normed, Tensor), "no residual was given"
-        norms_after = [layer.norm for layer in self.layers[1:]] + [self.final_norm]
-        for number, layer in enumerate(self.layers):
-            delta = self._mixed(number, normed, step)
-            normed, residual = delta.normed(layer.pre_ff_norm, eps, residual)
-            delta = self._delta(layer.mlp, f"layers.{number}.mlp.down", normed, step.seqs)
-            normed, residual = delta.normed(norms_after[number], eps, residual)
+        norms_after = [part.norm for part in self.parts[1:]] + [self.final_norm]
+        for part, norm in zip(self.parts, norms_after, strict=True):
+            normed, residual = self._delta(part, normed, step).normed(norm, eps, residual)
         return normed
 
-    def _mixed(self, number: int, normed: Tensor, step: Step) -> Pending:
-        """What mixer or attention of a layer adds."""
-        layer, name = self.layers[number], f"layers.{number}"
-        if isinstance(layer.mixer, Mamba2Mixer):
-            state = step.pool.layer(layer.place)
-            return self._delta(layer.mixer, f"{name}.mixer.out_proj", normed, state, step.seqs)
-        assert step.pool.kv is not None, "the pool of a model that attends has KV pages"
-        places = (step.pool.kv, layer.place, step.index)
-        return self._delta(
-            layer.mixer, f"{name}.attention.o", normed, *places, step.seqs, step.rotation
-        )
+    def _delta(self, part: Part, normed: Tensor, step: Step) -> Pending:
+        """What a part adds: begun if it is quantised, and then decoded, added and normed in one
+        pass; else there already."""
+        module: Any = part.module
+        inputs = (normed, *_beside(part, step))
+        if self.collectives.is_exact(part.site):
+            return Pending.done(module(*inputs))
+        begun: Pending = module.start(*inputs)
+        return begun
 
-    def _delta(self, part: Part, site: str, *inputs: Any) -> Pending:
-        """What a part of a layer adds: begun if it is quantised, and then decoded, added and normed
-        in one pass; else there already."""
-        if self.collectives.is_exact(site):
-            return Pending.done(part(*inputs))
-        return part.start(*inputs)
+
+def _beside(part: Part, step: Step) -> tuple[Any, ...]:
+    """What the module of a part is called with after the normed stream."""
+    if isinstance(part.module, Mamba2Mixer):
+        return step.pool.layer(part.place), step.seqs
+    if isinstance(part.module, Attention):
+        assert step.pool.kv is not None, "the pool of a model that attends has KV pages"
+        return step.pool.kv, part.place, step.index, step.seqs, step.rotation
+    return (step.seqs,)

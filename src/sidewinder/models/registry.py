@@ -12,6 +12,7 @@ from sidewinder.models.falcon_mamba import FalconMamba
 from sidewinder.models.granite_hybrid import GraniteHybrid
 from sidewinder.models.mamba import Mamba
 from sidewinder.models.mamba2 import Mamba2
+from sidewinder.models.nemotron_h import NemotronH
 from sidewinder.models.zamba import Zamba
 from sidewinder.parallel.group import TensorParallel
 
@@ -22,6 +23,7 @@ MODELS: dict[str, type[Model]] = {
     "zamba": Zamba,
     "bamba": Bamba,
     "granitemoehybrid": GraniteHybrid,
+    "nemotron_h": NemotronH,
 }
 
 

@@ -57,10 +57,10 @@ class HybridCounter(KernelCounter):
         """Every call of an MLP, with its norm."""
         calls, d, width = self.config.n_mlp_calls, self.config.d_model, self.dims.d_ff_local
         shared = self.config.attention is not None and self.config.attention.shared
-        name = "norm before the MLP"
+        inputs, name = 2 if mlp.gated else 1, "norm before the MLP"
         yield self.rows(name, calls, 2 * d) if shared else self.norm(name, calls)
-        yield self.gemm("gate, up", 2 * calls, width, d)
-        yield self.rows("activation", calls, 3 * width)
+        yield self.gemm("gate, up" if mlp.gated else "up", inputs * calls, width, d)
+        yield self.rows("activation", calls, (inputs + 1) * width)
         yield self.gemm("down", calls, d, width)
         if mlp.use_bias:
             yield self.rows("down bias", calls, 3 * d)

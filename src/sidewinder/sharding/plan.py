@@ -72,17 +72,18 @@ def _entries(config: ModelConfig, size: int) -> Iterator[Entry]:
 
 
 def _layer(config: ModelConfig, layer: int, size: int) -> Iterator[Entry]:
-    """Norm, mixer or attention, and an MLP of its own with its norm where layers have one."""
+    """Norm and mixer, attention or MLP; where an MLP follows in every layer, it with its norm."""
     attention, mlp = config.attention, config.mlp
     yield "norm.weight", (config.d_model,), Replicate()
     if layer in config.mixer_layers:
         mixer = _mamba2_mixer if config.is_mamba2 else _mamba1_mixer
         for name, shape, rule in mixer(config, size):
             yield f"mixer.{name}", shape, rule
-    elif attention is not None:
+    elif layer in config.attention_layers and attention is not None:
         yield from _attention(config, attention, config.d_model, size)
-    if mlp is not None and not (attention and attention.shared):
-        yield "pre_ff_norm.weight", (config.d_model,), Replicate()
+    if layer in config.mlp_layers and mlp is not None:
+        if mlp.layers is None:
+            yield "pre_ff_norm.weight", (config.d_model,), Replicate()
         yield from _mlp(config, mlp, size)
 
 
@@ -176,7 +177,7 @@ def _mlp(config: ModelConfig, mlp: MLPConfig, size: int) -> Iterator[Entry]:
     """By channel of the inner width."""
     shares = split_channels(mlp.d_ff, size)
     rows = Split(0, "channel", shares)
-    for name in ("gate", "up"):
+    for name in ("gate", "up") if mlp.gated else ("up",):
         yield f"mlp.{name}.weight", (mlp.d_ff, config.d_model), rows
         if mlp.use_bias:
             yield f"mlp.{name}.bias", (mlp.d_ff,), rows

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,10 @@ def test_agrees_with_transformers(family, tmp_path):
 
 @pytest.mark.parametrize("family", TINY)
 def test_absent_keys_take_transformers_defaults(family):
-    dense = {"num_local_experts": 0} if family == "granitemoehybrid" else {}
+    dense: dict[str, Any] = {
+        "granitemoehybrid": {"num_local_experts": 0},
+        "nemotron_h": {"layers_block_type": ["linear_attention", "full_attention", "mlp"]},
+    }.get(family, {})
     theirs = AutoConfig.for_model(family, **dense)
     ours = parse_model_config({"model_type": family} | dense)
     assert ours == parse_model_config(json.loads(json.dumps(theirs.to_dict())))
@@ -180,7 +184,10 @@ def test_dtype_that_the_config_does_not_say_is_the_weights(tmp_path):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"model_type": "llama"}, "model_type='llama'.*mamba, .*, bamba, granitemoehybrid"),
+        (
+            {"model_type": "llama"},
+            "model_type='llama'.*mamba, .*, granitemoehybrid, nemotron_h",
+        ),
         ({"hidden_size": 3}, "neither `model_type`.*supported architectures: mamba"),
         ({"model_type": "mamba", "quantization_config": {"bits": 4}}, "quantised"),
         ({"model_type": "mamba", "hidden_act": "gelu"}, "hidden_act='gelu'.*silu"),

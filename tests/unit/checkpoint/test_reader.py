@@ -72,6 +72,12 @@ def expected_mamba2_hybrid(stored, layer):
     return expected_mamba2(stored, layer, "model.layers.{}.mamba.")
 
 
+def expected_nemotron(stored, layer):
+    if f"backbone.layers.{layer}.mixer.in_proj.weight" not in stored:
+        return {}
+    return expected_mamba2(stored, layer)
+
+
 EXPECTED = {
     "mamba": expected_mamba,
     "falcon_mamba": expected_mamba,
@@ -79,6 +85,7 @@ EXPECTED = {
     "zamba": expected_zamba,
     "bamba": expected_mamba2_hybrid,
     "granitemoehybrid": expected_mamba2_hybrid,
+    "nemotron_h": expected_nemotron,
 }
 
 
@@ -107,6 +114,7 @@ VARIANTS = [
     ("zamba", {"n_mamba_heads": 1, "tie_word_embeddings": False}),
     ("bamba", {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True}),
     ("granitemoehybrid", {"attention_bias": True, "tie_word_embeddings": False}),
+    ("nemotron_h", {"mlp_bias": True, "use_bias": True, "tie_word_embeddings": True}),
     ("bamba", {"mamba_n_groups": 1, "num_key_value_heads": 8, "tie_word_embeddings": True}),
 ]
 

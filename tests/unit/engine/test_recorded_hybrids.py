@@ -19,6 +19,7 @@ HYBRIDS = (
     "zamba, four heads",
     "zamba, first layer",
     "granitemoehybrid",
+    "nemotron_h",
 )
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 

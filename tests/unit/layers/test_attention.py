@@ -1,13 +1,16 @@
-"""The shared block's attention over pages, against plain attention over whole sequences."""
+"""The shared block's attention over pages, against plain attention over whole sequences; MLPs."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers.activations import ReLUSquaredActivation
 
 from sidewinder.collectives.base import SingleRank
-from sidewinder.layers.attention import Attention, GatedMLP
+from sidewinder.layers.attention import MLP, Attention, GatedMLP, mlp_of
 from sidewinder.layers.weights import Weights
+from sidewinder.model_config import MLPConfig
 from sidewinder.parallel.group import SINGLE
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import pack
@@ -68,3 +71,28 @@ def test_chunks_of_packed_sequences_over_pages(n_kv_heads):
 def test_an_unknown_activation_lists_those_that_exist():
     with pytest.raises(ValueError, match=r"'mish' is not supported.*gelu.*silu"):
         GatedMLP("mish", Weights({}), SingleRank())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+def test_an_mlp_without_a_gate_squares_its_relu(dtype):
+    """To the bit as transformers' activation, which rounds once, too."""
+    weights = {
+        "up.weight": torch.randn(12, 5).to(dtype), "up.bias": torch.randn(12).to(dtype),
+        "down.weight": torch.randn(5, 12).to(dtype), "down.bias": torch.randn(5).to(dtype),
+    }  # fmt: skip
+    config, x = MLPConfig(12, "relu2", use_bias=True, gated=False), torch.randn(7, 5).to(dtype)
+    mlp = mlp_of(config, Weights(weights), SingleRank())
+    assert isinstance(mlp, MLP)
+    inner = ReLUSquaredActivation()(mlp.up(x))
+    expected = F.linear(inner, weights["down.weight"], weights["down.bias"])
+    seqs = pack([[0]] * 7, list(range(7))).seqs
+    torch.testing.assert_close(mlp._inner(x), inner, rtol=0, atol=0)
+    torch.testing.assert_close(mlp(x, seqs), expected)
+    torch.testing.assert_close(mlp.start(x, seqs).wait(), expected)
+
+
+def test_no_other_activation_is_without_a_gate():
+    with pytest.raises(ValueError, match=r"'silu' is not supported without a gate.*relu2"):
+        mlp_of(MLPConfig(12, "silu", gated=False), Weights({}), SingleRank())
+    with pytest.raises(ValueError, match="'relu2' is not supported"):
+        mlp_of(MLPConfig(12, "relu2"), Weights({}), SingleRank())

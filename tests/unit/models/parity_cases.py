@@ -68,11 +68,28 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "shared_intermediate_size": 29, "rms_norm_eps": 0.1, "embedding_multiplier": 12,
          "residual_multiplier": 0.22, "logits_scaling": 0.25, "tie_word_embeddings": False},
     ),
+    "nemotron": ("nemotron_h", {}),
+    "nemotron-biased": (
+        "nemotron_h",
+        {"hybrid_override_pattern": "-*MM-*", "layers_block_type": None, "num_hidden_layers": 6,
+         "use_bias": True, "mlp_bias": True, "use_conv_bias": False, "n_groups": 1,
+         "conv_kernel": 2, "head_dim": 9, "num_key_value_heads": 8, "intermediate_size": 29,
+         "time_step_min": 0.3, "tie_word_embeddings": True, "layer_norm_epsilon": 0.1},
+    ),
+    "nemotron-odd": (
+        "nemotron_h",
+        {"hidden_size": 33, "layers_block_type": ["linear_attention", "linear_attention", "mlp"],
+         "num_hidden_layers": 3, "mamba_num_heads": 10, "mamba_head_dim": 4, "n_groups": 5,
+         "conv_kernel": 3, "vocab_size": 53, "time_step_min": 0.001},
+    ),
     "bamba-without-attention": (
         "bamba", {"attn_layer_indices": None, "num_hidden_layers": 2, "mamba_n_groups": 4},
     ),
 }  # fmt: skip
 """Configurations with odd sizes: family and what replaces `testing.TINY`."""
+
+
+NEMOTRON_KINDS = ("linear_attention", "full_attention", "mlp")
 
 
 def random_case(family: str, seed: int) -> dict[str, Any]:
@@ -112,6 +129,19 @@ def random_case(family: str, seed: int) -> dict[str, Any]:
             "shared_intermediate_size": draw.randrange(8, 50),
             "position_embedding_type": draw.choice([None, "nope", "rope"]),
             "residual_multiplier": draw.choice([0.22, 1.0]),
+        }  # fmt: skip
+    if family == "nemotron_h":
+        groups, per_group, head_dim = draw.choice([(1, 5, 4), (2, 3, 4), (5, 1, 6), (3, 2, 2)])
+        kv_heads, per_kv = draw.choice([4, 5]), draw.choice([1, 3])
+        kinds = ["linear_attention", *draw.choices(NEMOTRON_KINDS, k=4)]
+        return common | {
+            "hidden_size": draw.randrange(9, 50), "layers_block_type": draw.sample(kinds, 5),
+            "mamba_num_heads": groups * per_group, "mamba_head_dim": head_dim, "n_groups": groups,
+            "ssm_state_size": draw.randrange(1, 8), "conv_kernel": draw.randrange(2, 5),
+            "num_attention_heads": kv_heads * per_kv, "num_key_value_heads": kv_heads,
+            "head_dim": draw.randrange(4, 12), "intermediate_size": draw.randrange(8, 50),
+            "use_bias": draw.random() < 0.5, "use_conv_bias": draw.random() < 0.5,
+            "mlp_bias": draw.random() < 0.5, "time_step_min": draw.choice([0.001, 0.1]),
         }  # fmt: skip
     common |= {
         "conv_kernel": draw.randrange(2, 5), "state_size": draw.randrange(1, 9),

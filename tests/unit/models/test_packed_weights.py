@@ -23,6 +23,7 @@ CASES = [
     ("zamba", {}),
     ("bamba", SHORT | {"attention_bias": True, "mlp_bias": True, "attn_layer_indices": [1]}),
     ("granitemoehybrid", SHORT | {"layer_types": ["mamba", "attention", "mamba"]}),
+    ("nemotron_h", {"mlp_bias": True, "use_bias": True}),
 ]
 
 

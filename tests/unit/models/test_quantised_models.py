@@ -23,6 +23,7 @@ CASES = [
     ("bamba", {"attention_bias": True, "mlp_bias": True}),
     ("bamba", {"mamba_n_groups": 1}),
     ("granitemoehybrid", {}),
+    ("nemotron_h", {"mlp_bias": True}),
 ]
 
 
@@ -76,6 +77,7 @@ def test_only_deltas_are_quantised(family, overrides, size):
         ("mamba2", {"n_groups": 4}),
         ("bamba", {"mamba_n_groups": 4}),
         ("granitemoehybrid", {"mamba_n_groups": 4}),
+        ("nemotron_h", {"n_groups": 4}),
     ],
 )
 def test_deltas_are_decoded_added_and_normed_in_one_pass(monkeypatch, family, overrides, size):

@@ -38,7 +38,9 @@ def test_matrices_are_those_that_a_decode_step_reads(family, tp, fuses):
         assert found == planned
 
 
-@pytest.mark.parametrize("name", ["mamba-2.8b", "mamba2-2.7b", "zamba-7b", "bamba-9b"])
+@pytest.mark.parametrize(
+    "name", ["mamba-2.8b", "mamba2-2.7b", "zamba-7b", "bamba-9b", "nemotron-h-8b"]
+)
 def test_a_decode_step_moves_weights_and_twice_the_state(name):
     config = parse_model_config(SHAPES[name])
     rank = plan_report(config, 1, BF16)["ranks"][0]

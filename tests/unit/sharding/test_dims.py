@@ -97,6 +97,7 @@ def test_key_value_heads_go_with_their_queries():
         ("zamba", {"num_key_value_heads": 1}, 2, "valid tp: 1"),
         ("bamba", {}, 5, "8 SSM heads, 4 key-value heads, d_ff 44.*1 to 4"),
         ("bamba", {"attn_layer_indices": []}, 9, "8 SSM heads, d_ff 44.*1 to 8"),
+        ("nemotron_h", {}, 5, "8 SSM heads, 4 key-value heads, d_ff 44.*1 to 4"),
         ("mamba", {}, 49, "48 channels.*1 to 48"),
         ("mamba", {"vocab_size": 9}, 10, "vocabulary 9.*1 to 9"),
         ("mamba", {}, 0, "1 to 48"),

@@ -13,7 +13,10 @@ MODELS = {
     "## Mamba, Falcon-Mamba": ("mamba", {"use_bias": True}),
     "## Mamba-2": ("mamba2", {"use_bias": True}),
     "## Zamba": ("zamba", {"mamba_proj_bias": True}),
-    "## Bamba and": ("bamba", {"mamba_proj_bias": True, "attention_bias": True, "mlp_bias": True}),
+    "## Bamba, Granite and Nemotron-H": (
+        "bamba",
+        {"mamba_proj_bias": True, "attention_bias": True, "mlp_bias": True},
+    ),
 }
 BASES = {"mamba2": "mamba", "zamba": "mamba", "bamba": "mamba2"}
 """Whose rules a family's table leaves out."""
@@ -39,6 +42,14 @@ def test_granite_is_split_like_bamba():
     """Whose table stands for both."""
     biases = {"mamba_proj_bias": True, "attention_bias": True}
     assert planned("granitemoehybrid", biases) == planned("bamba", biases)
+
+
+def test_what_nemotron_has_is_split_like_bamba():
+    biases = {"mamba_proj_bias": True, "mlp_bias": True}
+    ours = planned("nemotron_h", {"use_bias": True, "mlp_bias": True})
+    assert ours.items() <= planned("bamba", biases).items()
+    assert {"layers.{i}.mixer.in_proj.bias", "layers.{i}.mlp.down.bias"} < ours.keys()
+    assert not any("gate" in name or "pre_ff_norm" in name for name in ours)
 
 
 def test_tables_are_the_plan():

@@ -32,6 +32,7 @@ PUBLISHED = {
     "bamba-9b": (4096, 32, 8192, 128, 0, 128256),
     "granite-4.0-h-350m": (768, 32, 1536, 128, 0, 100352),
     "granite-4.0-h-1b": (1536, 40, 3072, 128, 0, 100352),
+    "nemotron-h-8b": (4096, 52, 8192, 128, 0, 131072),
 }
 
 
@@ -74,11 +75,21 @@ def test_published_hybrid_and_heads():
     assert granite.attention is not None
     assert granite.attention.layers == (10, 13, 17, 27)
     assert (granite.attention.head_dim, granite.attention.rotary) == (64, None)
+    nemotron = parse_model_config(SHAPES["nemotron-h-8b"])
+    assert (nemotron.n_heads, nemotron.head_dim, nemotron.n_groups) == (128, 64, 8)
+    assert nemotron.attention is not None
+    assert nemotron.attention.layers == (7, 18, 29, 40)
+    assert len(nemotron.mixer_layers) == len(nemotron.mlp_layers) == 24
 
 
 @pytest.mark.parametrize(
     ("name", "published"),
-    [("bamba-9b", "9.78B"), ("granite-4.0-h-350m", "0.34B"), ("granite-4.0-h-1b", "1.5B")],
+    [
+        ("bamba-9b", "9.78B"),
+        ("granite-4.0-h-350m", "0.34B"),
+        ("granite-4.0-h-1b", "1.5B"),
+        ("nemotron-h-8b", "8.1B"),
+    ],
 )
 def test_published_numbers_of_parameters(name, published):
     shapes = parameter_shapes(parse_model_config(SHAPES[name]))
@@ -89,7 +100,7 @@ def test_published_numbers_of_parameters(name, published):
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("family", TINY)
 def test_only_listed_parameters_are_replicated(family, size):
-    biased = {"attention_bias": True, "mlp_bias": True} if family == "bamba" else {}
+    biased = {"attention_bias": True, "mlp_bias": True} if family in ("bamba", "nemotron_h") else {}
     config = tiny_config(family, **biased)
     for name, rule in sharding_plan(config, size).items():
         gated = config.is_mamba2 and name.endswith("mixer.norm.weight")

@@ -41,8 +41,9 @@ def test_prefill_and_decode_steps(tmp_path, family):
         ("zamba", {}),
         ("bamba", {}),
         ("granitemoehybrid", {}),
+        ("nemotron_h", {"n_groups": 4}),
     ],
-    ids=["mamba2", "mamba2, one group", "zamba", "bamba", "granite"],
+    ids=["mamba2", "mamba2, one group", "zamba", "bamba", "granite", "nemotron"],
 )
 def test_two_ranks(tmp_path, family, changes):
     checkpoint = make_checkpoint(tmp_path, tiny_oracle(family, **changes), [5])

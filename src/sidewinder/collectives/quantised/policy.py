@@ -142,9 +142,11 @@ def delta_calls(config: ModelConfig) -> dict[str, int]:
     calls = {}
     shared = config.attention is not None and config.attention.shared
     for layer in range(config.n_layers):
-        mixes = layer in config.mixer_layers
-        calls[f"layers.{layer}.mixer.out_proj" if mixes else f"layers.{layer}.attention.o"] = 1
-        if config.mlp is not None and not shared:
+        if layer in config.mixer_layers:
+            calls[f"layers.{layer}.mixer.out_proj"] = 1
+        elif layer in config.attention_layers:
+            calls[f"layers.{layer}.attention.o"] = 1
+        if layer in config.mlp_layers:
             calls[f"layers.{layer}.mlp.down"] = 1
     if shared:
         calls |= {"shared.attention.o": config.n_mlp_calls, "shared.mlp.down": config.n_mlp_calls}

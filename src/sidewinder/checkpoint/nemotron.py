@@ -1,0 +1,154 @@
+"""From `config.json` to a `ModelConfig`, for Nemotron-H: every layer is a Mamba-2 mixer, attention
+or an MLP.
+
+Read by nothing in transformers, and so not here: `attention_bias` (there is none), `expand`,
+`mamba_proj_bias`, `residual_in_fp32`, `sliding_window`, `time_step_limit`. Nor is what only initial
+weights, training, generation or experts need.
+"""
+
+import math
+from collections.abc import Sequence
+
+from sidewinder.checkpoint.config_values import ConfigValues
+from sidewinder.checkpoint.mamba2_hybrids import ATTENTION_NAMES, MIXER_NAMES
+from sidewinder.config import ModelConfig
+from sidewinder.model_config import AttentionConfig, MLPConfig
+
+LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+"""Kinds of layers in `hybrid_override_pattern`."""
+
+KINDS = {
+    **dict.fromkeys(MIXER_NAMES, "mamba"),
+    **dict.fromkeys(ATTENTION_NAMES, "attention"),
+    "mlp": "mlp",
+    "moe": "moe",
+}
+"""The same in `layers_block_type` or `layer_types`, in older and newer files."""
+
+OLDER_NAMES = {
+    "n_groups": "mamba_n_groups",
+    "conv_kernel": "mamba_d_conv",
+    "time_step_min": "mamba_dt_min",
+    "use_conv_bias": "mamba_conv_bias",
+}
+"""What keys were called; an older name goes first."""
+
+KV_HEADS = 8
+"""Where a file does not say; `num_key_value_heads: null` is one for each query head, though."""
+
+
+def nemotron_h(values: ConfigValues) -> ModelConfig:
+    """Nemotron-H without experts."""
+    if predicted := values.size("num_nextn_predict_layers", 0, minimum=0):
+        raise values.error(
+            f"num_nextn_predict_layers={predicted} (multi-token prediction) is not supported; only "
+            "models with num_nextn_predict_layers=0 are"
+        )
+    values.choice("mamba_hidden_act", "silu", ("silu", "swish"))
+    kinds = _kinds(values)
+    n_heads = values.size("mamba_num_heads", 128)
+    groups, bias = _name(values, "n_groups"), values.flag("use_bias", False)
+    least_dt = values.non_negative(_name(values, "time_step_min"), 0.001)
+    return ModelConfig(
+        family="nemotron_h",
+        layout="transformers",
+        vocab_size=values.size("vocab_size", 131072),
+        d_model=values.size("hidden_size", 4096),
+        n_layers=len(kinds),
+        d_inner=n_heads * values.size("mamba_head_dim", 64),
+        d_state=values.size("ssm_state_size", 128),
+        d_conv=values.size(_name(values, "conv_kernel"), 4, minimum=2),
+        dt_rank=0,
+        n_heads=n_heads,
+        n_groups=values.divisor(groups, 8, "mamba_num_heads", n_heads),
+        norm_eps=values.positive("layer_norm_epsilon", 1e-5),
+        mixer_norm_eps=None,
+        use_bias=bias,
+        use_conv_bias=values.flag(_name(values, "use_conv_bias"), True),
+        gated_norm=True,
+        norm_before_gate=False,
+        time_step_limit=(least_dt, math.inf),
+        residual_in_fp32=False,
+        tie_embeddings=values.flag("tie_word_embeddings", False),
+        dtype=values.dtype(),
+        bos_token_id=values.token("bos_token_id", 1),
+        eos_token_ids=values.tokens("eos_token_id", 2),
+        attention=_attention(values, _of_kind(kinds, "attention")),
+        mlp=_mlp(values, _of_kind(kinds, "mlp")),
+    )
+
+
+def _name(values: ConfigValues, name: str) -> str:
+    """What the file calls the key `name`."""
+    return OLDER_NAMES[name] if OLDER_NAMES[name] in values else name
+
+
+def _of_kind(kinds: Sequence[str], wanted: str) -> tuple[int, ...]:
+    return tuple(layer for layer, kind in enumerate(kinds) if kind == wanted)
+
+
+def _attention(values: ConfigValues, layers: tuple[int, ...]) -> AttentionConfig | None:
+    """Without positions and without biases. None where no layer attends."""
+    if not layers:
+        return None
+    n_heads = values.size("num_attention_heads", 32)
+    default = n_heads if "num_key_value_heads" in values else KV_HEADS
+    head_dim = values.size("head_dim", 128)
+    return AttentionConfig(
+        layers=layers,
+        n_heads=n_heads,
+        n_kv_heads=values.divisor("num_key_value_heads", default, "num_attention_heads", n_heads),
+        head_dim=head_dim,
+        scale=head_dim**-0.5,
+    )
+
+
+def _mlp(values: ConfigValues, layers: tuple[int, ...]) -> MLPConfig | None:
+    if not layers:
+        return None
+    return MLPConfig(
+        d_ff=values.size("intermediate_size", 21504),
+        activation=values.choice("mlp_hidden_act", "relu2", ("relu2",)),
+        use_bias=values.flag("mlp_bias", False),
+        gated=False,
+        layers=layers,
+    )
+
+
+def _kinds(values: ConfigValues) -> list[str]:
+    """The kind of every layer: "mamba", "attention" or "mlp"."""
+    found: list[str] = []
+    for name in ("hybrid_override_pattern", "layers_block_type", "layer_types"):
+        if values.get(name) is None:
+            continue
+        kinds = _listed(values, name)
+        if found and kinds != found:
+            raise values.error(f"{name} lists other layers than the key before it; leave out one")
+        found = kinds
+    if not found:
+        raise values.error(
+            "hybrid_override_pattern or layers_block_type must say what each layer is"
+        )
+    n_layers = values.size("num_hidden_layers", len(found))
+    if n_layers != len(found):
+        raise values.error(f"{len(found)} layers are listed, and num_hidden_layers={n_layers}")
+    if "moe" in found:
+        raise values.error(
+            f"{found.count('moe')} of {n_layers} layers have experts (E or moe; the first is layer "
+            f"{found.index('moe')}), which are not supported; only models are whose layers are all "
+            "mixers (M), attention (*) or MLPs (-)"
+        )
+    if "mamba" not in found:
+        raise values.error("no layer has a mixer; a hybrid needs at least one Mamba-2 layer")
+    return found
+
+
+def _listed(values: ConfigValues, name: str) -> list[str]:
+    """What one key says."""
+    listed = values.get(name)
+    is_pattern = name == "hybrid_override_pattern"
+    known = LETTERS if is_pattern else KINDS
+    right_type = isinstance(listed, str if is_pattern else list) and len(listed) > 0
+    if not right_type or any(not isinstance(kind, str) or kind not in known for kind in listed):
+        raise values.error(f"{name}={listed!r} may only list {', '.join(known)}, at least one")
+    return [known[kind] for kind in listed]
