@@ -1,5 +1,7 @@
 """Models with quantised sums: which sums they are, and what they do to the result."""
 
+import json
+
 import pytest
 import torch
 
@@ -93,6 +95,24 @@ def test_deltas_are_decoded_added_and_normed_in_one_pass(monkeypatch, family, ov
     assert fused == ["int6"] * size * len(delta_sites(config))
     run(config, size, "exact", [[1, 2, 3]])
     assert len(fused) == size * len(delta_sites(config))
+
+
+@pytest.mark.parametrize("family", ["mamba", "bamba", "nemotron_h"])
+def test_so_are_those_of_single_sites(monkeypatch, tmp_path, family):
+    fused, one_pass = [], all_reduce.decode_rms_norm
+
+    def noting(*args):
+        fused.append(args[1].name)
+        return one_pass(*args)
+
+    monkeypatch.setattr(all_reduce, "decode_rms_norm", noting)
+    config = tiny_config(family)
+    policy = tmp_path / "policy.json"
+    for site in delta_sites(config):
+        policy.write_text(json.dumps({"default": "exact", "sites": {site: "int6"}}))
+        fused.clear()
+        run(config, 2, str(policy), [[1, 2, 3]])
+        assert fused == ["int6"] * 2, site
 
 
 @pytest.mark.parametrize("size", [2, 4])
