@@ -120,7 +120,7 @@ def _recorded() -> Section:
                 for batch in (1, 16)
             ),
         )
-        for shape in ("mamba-130m", "mamba-790m")
+        for shape in ("mamba-130m", "mamba-790m", "zamba-790m")
     )
     return Section(
         "recorded-steps",
