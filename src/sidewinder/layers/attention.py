@@ -4,6 +4,8 @@ block of both.
 Heads and the MLP's inner width are split; `o` and `down` are row-parallel, one sum each.
 """
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending
@@ -93,42 +95,8 @@ class Attention:
         return attended.flatten(1)
 
 
-class GatedMLP:
-    """`down(act(gate(x)) * up(x))`.
-
-    Args:
-        activation: its name in the checkpoint.
-        weights: `gate`, `up` split by row, `down` by column.
-        collectives: all ranks.
-
-    Raises:
-        ValueError: for an activation that is not supported; lists those that are.
-    """
-
-    def __init__(self, activation: str, weights: Weights, collectives: Collectives) -> None:
-        if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation {activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}"
-            )
-        self.activation = ACTIVATIONS[activation]
-        self.gate = ColumnParallelLinear(weights.under("gate"))
-        self.up = ColumnParallelLinear(weights.under("up"))
-        self.down = RowParallelLinear(weights.under("down"), collectives)
-
-    def __call__(self, x: Tensor, seqs: Sequences) -> Tensor:
-        """The layer's delta `[T, d_model]` from the normed `x` `[T, d_model]`."""
-        return self.down(self._inner(x), seqs)
-
-    def start(self, x: Tensor, seqs: Sequences) -> Pending:
-        """The call, with its sum begun."""
-        return self.down.start(self._inner(x), seqs)
-
-    def _inner(self, x: Tensor) -> Tensor:
-        return gated_activation(self.gate(x), self.up(x), self.activation)
-
-
-class MLP:
-    """`down(relu(up(x))^2)`: without a gate, or each channel of `up` is its own.
+class MLP(ABC):
+    """`down(inner(x))`.
 
     Args:
         weights: `up` split by row, `down` by column.
@@ -147,12 +115,44 @@ class MLP:
         """The call, with its sum begun."""
         return self.down.start(self._inner(x), seqs)
 
+    @abstractmethod
+    def _inner(self, x: Tensor) -> Tensor: ...
+
+
+class GatedMLP(MLP):
+    """`down(act(gate(x)) * up(x))`.
+
+    Args:
+        activation: its name in the checkpoint.
+        weights: also `gate`, split by row.
+        collectives: all ranks.
+
+    Raises:
+        ValueError: for an activation that is not supported; lists those that are.
+    """
+
+    def __init__(self, activation: str, weights: Weights, collectives: Collectives) -> None:
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation {activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}"
+            )
+        super().__init__(weights, collectives)
+        self.activation = ACTIVATIONS[activation]
+        self.gate = ColumnParallelLinear(weights.under("gate"))
+
+    def _inner(self, x: Tensor) -> Tensor:
+        return gated_activation(self.gate(x), self.up(x), self.activation)
+
+
+class SquaredMLP(MLP):
+    """`down(relu(up(x))^2)`: without a gate, or each channel of `up` is its own."""
+
     def _inner(self, x: Tensor) -> Tensor:
         inner = self.up(x)
         return gated_activation(inner, inner, "relu")
 
 
-def mlp_of(config: MLPConfig, weights: Weights, collectives: Collectives) -> MLP | GatedMLP:
+def mlp_of(config: MLPConfig, weights: Weights, collectives: Collectives) -> MLP:
     """The MLP that `config` describes.
 
     Raises:
@@ -164,7 +164,7 @@ def mlp_of(config: MLPConfig, weights: Weights, collectives: Collectives) -> MLP
         raise ValueError(
             f"activation {config.activation!r} is not supported without a gate; supported: relu2"
         )
-    return MLP(weights, collectives)
+    return SquaredMLP(weights, collectives)
 
 
 class SharedBlock:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
-from sidewinder.layers.attention import MLP, Attention, GatedMLP, mlp_of
+from sidewinder.layers.attention import MLP, Attention, mlp_of
 from sidewinder.layers.mamba2 import Mamba2Mixer
 from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.rotary import Rotary, Rotation
@@ -45,7 +45,7 @@ class Part:
     """
 
     norm: Tensor
-    module: Mamba2Mixer | Attention | GatedMLP | MLP
+    module: Mamba2Mixer | Attention | MLP
     site: str
     place: int = 0
 

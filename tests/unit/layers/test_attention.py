@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers.activations import ReLUSquaredActivation
 
 from sidewinder.collectives.base import SingleRank
-from sidewinder.layers.attention import MLP, Attention, GatedMLP, mlp_of
+from sidewinder.layers.attention import Attention, GatedMLP, SquaredMLP, mlp_of
 from sidewinder.layers.weights import Weights
 from sidewinder.model_config import MLPConfig
 from sidewinder.parallel.group import SINGLE
@@ -82,7 +82,7 @@ def test_an_mlp_without_a_gate_squares_its_relu(dtype):
     }  # fmt: skip
     config, x = MLPConfig(12, "relu2", use_bias=True, gated=False), torch.randn(7, 5).to(dtype)
     mlp = mlp_of(config, Weights(weights), SingleRank())
-    assert isinstance(mlp, MLP)
+    assert isinstance(mlp, SquaredMLP)
     inner = ReLUSquaredActivation()(mlp.up(x))
     expected = F.linear(inner, weights["down.weight"], weights["down.bias"])
     seqs = pack([[0]] * 7, list(range(7))).seqs
