@@ -20,7 +20,7 @@ def lines(stream):
 def test_warnings_and_other_libraries(json_log, capfd):
     warnings.warn("two\nlines", stacklevel=1)
     logging.getLogger("asyncio").error("a task failed")
-    logging.getLogger("some.library").info("nobody wants to know")
+    logging.getLogger("another.package").info("nobody wants to know")
     logging.getLogger("sidewinder.engine").info("%d steps", 3)
     found = [(line["level"], line["message"]) for line in lines(json_log)]
     assert found == [

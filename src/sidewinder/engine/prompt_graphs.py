@@ -128,7 +128,7 @@ class StepInputs:
 
     Attributes:
         batch: what the model runs.
-        last_rows: int64 `[sequences]`, each one's last row; of an empty one, any.
+        ends: int64 `[sequences]`, the last row of each; of an empty one, any.
     """
 
     def __init__(self, shape: StepShape, device: torch.device) -> None:
@@ -145,7 +145,7 @@ class StepInputs:
         )
         token_ids = torch.empty(shape.tokens, dtype=torch.int64, device=device)
         self.batch = PackedBatch(token_ids, seqs, starts=())
-        self.last_rows = torch.empty(n, dtype=torch.int64, device=device)
+        self.ends = torch.empty(n, dtype=torch.int64, device=device)
 
     def fill(self, integers: list[int]) -> None:
         """Send a step's tokens, slots, starts and boundaries, one after the other."""
@@ -158,7 +158,7 @@ class StepInputs:
         self.batch.seqs.slots.copy_(slots)
         self.batch.seqs.fresh.copy_(starts == 0)
         self.batch.seqs.cu_seqlens.copy_(bounds)
-        self.last_rows.copy_((bounds[1:] - 1).clamp_(min=0))
+        self.ends.copy_((bounds[1:] - 1).clamp_(min=0))
 
 
 @dataclass
@@ -171,7 +171,7 @@ class _Graph:
 
 
 class PromptGraphs:
-    """Runs short steps with prompts of one rank; every rank makes the same calls.
+    """Runs steps with prompts of one rank; every rank makes the same calls.
 
     Args:
         model, pool: this rank's, without attention; the pool has the spare slot.
@@ -228,7 +228,7 @@ class PromptGraphs:
         def run() -> None:
             inputs.spread()
             hidden = self._model.forward(inputs.batch, self._pool)
-            graph.hidden = hidden.index_select(0, inputs.last_rows)
+            graph.hidden = hidden.index_select(0, inputs.ends)
 
         name = f"a step of {shape.tokens} tokens with prompts"
         graph.recorded = record_step(self._recorder, self._counter, run, name)

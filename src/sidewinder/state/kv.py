@@ -79,11 +79,6 @@ class PagedKV:
         `[n_pages * page_size, heads_local, head_dim]` each."""
         return self.k[invocation].flatten(0, 1), self.v[invocation].flatten(0, 1)
 
-    def read(self, invocation: int, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values at `places` (one of `KVIndex.read`), `[len, heads_local, head_dim]`."""
-        k, v = self.of(invocation)
-        return k[places], v[places]
-
     def shape_of(self, n_tokens: int) -> torch.Size:
         """Shape of the keys, and of the values, of so many tokens (see `gather`)."""
         return torch.Size((self.k.shape[0], n_tokens, *self.k.shape[3:]))

@@ -106,7 +106,7 @@ def test_pages_hold_what_was_written_at_their_positions(hybrid):
     assert index.write.tolist() == [first[0] * 4, second[0] * 4, second[0] * 4 + 1]
     kv.write(1, kv.index(pack([[1] * 5], [0], [0], tables[:1])), k[:5], v[:5])
     kv.write(1, kv.index(pack([[1]], [1], [0], tables[1:])), k[5:], v[5:])
-    read_k, read_v = kv.read(1, index.read[0])
+    read_k, read_v = (stored[index.read[0]] for stored in kv.of(1))
     assert torch.equal(read_k, k[:5])
     assert torch.equal(read_v, v[:5])
     assert kv.k[0].isnan().all(), "another invocation was written"
