@@ -55,8 +55,7 @@ class MLPConfig:
         activation: as the checkpoint names it ("gelu", "silu", ...).
         use_bias: of its projections.
         gated: what is activated is a gate, and multiplies a second projection.
-        layers: indices of the layers that are an MLP and nothing else, in order; None: it follows
-            the mixer or the attention of every layer.
+        layers: indices of the layers that have it, in order; None: all that have no experts.
     """
 
     d_ff: int
@@ -64,6 +63,52 @@ class MLPConfig:
     use_bias: bool = False
     gated: bool = True
     layers: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """How a token's experts are chosen, and what their shares in the result are (`ops.route`).
+
+    Attributes:
+        n_chosen: experts of a token.
+        scores: of an expert, from its logit: the softmax over all experts, or the sigmoid.
+        has_bias: something is added to the scores when experts are chosen, and not to the shares.
+        normalised: the shares of a token's experts add up to `scale`.
+        scale: of the shares.
+        n_groups, n_groups_chosen: groups of experts, and how many of them a token may choose from.
+    """
+
+    n_chosen: int
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    has_bias: bool = False
+    normalised: bool = True
+    scale: float = 1.0
+    n_groups: int = 1
+    n_groups_chosen: int = 1
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    """MLPs of which a router chooses a few for each token, and maybe one that every token has.
+
+    Attributes:
+        layers: indices of the layers that have them, in order.
+        n_experts: how many a layer has.
+        d_ff: inner width of each.
+        router: how they are chosen.
+        activation, gated: as in `MLPConfig`, of all of them.
+        shared_d_ff: inner width of the MLP that every token has; 0: there is none.
+        shared_bias: of that MLP's projections.
+    """
+
+    layers: tuple[int, ...]
+    n_experts: int
+    d_ff: int
+    router: RouterConfig
+    activation: str
+    gated: bool = True
+    shared_d_ff: int = 0
+    shared_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +133,9 @@ class ModelConfig:
         tie_embeddings: `lm_head` is the embedding.
         dtype: the checkpoint's own dtype ("float32", "bfloat16", "float16").
         bos_token_id, eos_token_ids: special tokens of the checkpoint.
-        attention, mlp: of hybrids; None where the model has none.
+        attention, mlp, experts: of hybrids; None where the model has none.
+        single_parts: a layer is one of mixer, attention, MLP and experts; otherwise MLP or experts,
+            if the model has them, follow the mixer or the attention of each layer.
         embedding_multiplier: of the embedding, where it enters the residual stream.
         residual_multiplier: of every delta, where it enters the residual stream.
         logits_divisor: of the logits.
@@ -119,6 +166,8 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
     attention: AttentionConfig | None = None
     mlp: MLPConfig | None = None
+    experts: ExpertsConfig | None = None
+    single_parts: bool = False
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
     logits_divisor: float = 1.0
@@ -143,13 +192,21 @@ class ModelConfig:
         """Indices of the layers with an MLP of their own, in order."""
         if self.mlp is None or (self.attention is not None and self.attention.shared):
             return ()
-        return tuple(range(self.n_layers)) if self.mlp.layers is None else self.mlp.layers
+        if self.mlp.layers is not None:
+            return self.mlp.layers
+        return tuple(layer for layer in range(self.n_layers) if layer not in self.expert_layers)
+
+    @property
+    def expert_layers(self) -> tuple[int, ...]:
+        """Indices of the layers with experts, in order."""
+        return () if self.experts is None else self.experts.layers
 
     @property
     def mixer_layers(self) -> tuple[int, ...]:
         """Indices of the layers with an SSM mixer, in order; each of these has a state."""
-        alone = self.mlp.layers if self.mlp is not None and self.mlp.layers is not None else ()
-        instead = {*self.attention_layers, *alone}
+        instead = {*self.attention_layers}
+        if self.single_parts:
+            instead |= {*self.mlp_layers, *self.expert_layers}
         return tuple(layer for layer in range(self.n_layers) if layer not in instead)
 
     @property

@@ -98,7 +98,7 @@ def fold_rotation(
         # The block reads the stream and the embedding side by side, and its own sums are rotated
         # too; a layer's `linear` reads the second of them and writes the stream.
         _fold_attention(fold, "shared.input_norm.weight", "shared.attention")
-        _fold_mlp(fold, "shared.pre_ff_norm.weight", "shared")
+        _fold_mlp(fold, "shared.pre_ff_norm.weight", ["shared.mlp"])
         for layer in config.attention.layers:
             fold.replace(f"layers.{layer}.linear.weight", rotate)
             fold.writes(f"layers.{layer}.linear")
@@ -113,9 +113,17 @@ def _fold_layer(fold: "_Fold", config: ModelConfig, layer: int) -> None:
         fold.writes(f"{prefix}.mixer.out_proj")
     elif layer in config.attention_layers:
         _fold_attention(fold, f"{prefix}.norm.weight", f"{prefix}.attention")
+    second = f"{prefix}.norm.weight" if config.single_parts else f"{prefix}.pre_ff_norm.weight"
     if layer in config.mlp_layers:
-        second = f"{prefix}.pre_ff_norm.weight"
-        _fold_mlp(fold, second if second in fold.weights else f"{prefix}.norm.weight", prefix)
+        _fold_mlp(fold, second, [f"{prefix}.mlp"])
+    elif layer in config.expert_layers:
+        assert config.experts is not None
+        names = [
+            *range(config.experts.n_experts),
+            *(["shared"] if config.experts.shared_d_ff else []),
+        ]
+        mlps = [f"{prefix}.experts.{name}" for name in names]
+        _fold_mlp(fold, second, mlps, [f"{prefix}.experts.router.weight"])
 
 
 def _fold_attention(fold: "_Fold", norm: str, prefix: str) -> None:
@@ -123,10 +131,12 @@ def _fold_attention(fold: "_Fold", norm: str, prefix: str) -> None:
     fold.writes(f"{prefix}.o")
 
 
-def _fold_mlp(fold: "_Fold", norm: str, prefix: str) -> None:
-    inputs = [f"{prefix}.mlp.{name}.weight" for name in ("gate", "up")]
-    fold.reads(norm, [name for name in inputs if name in fold.weights])
-    fold.writes(f"{prefix}.mlp.down")
+def _fold_mlp(fold: "_Fold", norm: str, mlps: Sequence[str], others: Sequence[str] = ()) -> None:
+    """MLPs that read the same normed stream, and others that do."""
+    inputs = [f"{mlp}.{name}.weight" for mlp in mlps for name in ("gate", "up")]
+    fold.reads(norm, [name for name in inputs if name in fold.weights] + list(others))
+    for mlp in mlps:
+        fold.writes(f"{mlp}.down")
 
 
 class _Fold:

@@ -72,6 +72,20 @@ TINY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Default tiny configuration of each family, as keyword arguments of transformers' config."""
 
+TINY |= {
+    "granite_experts": TINY["granitemoehybrid"] | {
+        "num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 18,
+    },
+    "nemotron_experts": TINY["nemotron_h"] | {
+        "layers_block_type": [
+            "linear_attention", "moe", "full_attention", "linear_attention", "moe",
+        ],
+        "n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 10,
+        "moe_shared_expert_intermediate_size": 21, "routed_scaling_factor": 2.5,
+    },
+}  # fmt: skip
+"""Families that also come with experts, so."""
+
 
 def tiny_config(family: str, **overrides: Any) -> ModelConfig:
     """The architecture of `TINY[family]`, with overrides, without any weights."""
@@ -94,11 +108,15 @@ def tiny_oracle(family: str, seed: int = 0, **overrides: Any) -> Any:
     values = TINY[family] | overrides
     config = AutoConfig.for_model(**values)
     factory: Any = AutoModelForCausalLM
-    model = factory.from_config(config, dtype=torch.float32).eval()
+    # Its grouped products of experts want sizes in sixteens of bytes.
+    model = factory.from_config(config, dtype=torch.float32, experts_implementation="eager").eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_random_like(name, parameter, generator))
+        for name, buffer in model.named_buffers():
+            if name.endswith("score_correction_bias"):
+                buffer.copy_(_random_like(name, buffer, generator))
         if config.tie_word_embeddings:  # transformers has two copies of Nemotron-H's
             model.lm_head.weight.copy_(model.get_input_embeddings().weight)
     # transformers gives Zamba's layers blocks of their own where the embeddings are not tied.

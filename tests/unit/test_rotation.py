@@ -79,7 +79,7 @@ def test_what_crosses_ranks_is_rotated_and_norms_have_no_gain(family):
     for name in changed:
         if name.endswith(("norm.weight",)):
             assert (folded[name] == 1).all()
-    out_proj = "layers.1.mixer.out_proj.weight"
+    out_proj = f"layers.{config.mixer_layers[-1]}.mixer.out_proj.weight"
     torch.testing.assert_close(folded[out_proj], rotation.T @ plain[out_proj])
     torch.testing.assert_close(folded["embedding.weight"], plain["embedding.weight"] @ rotation)
     assert folded["lm_head.weight"].shape == plain["embedding.weight"].shape

@@ -31,9 +31,11 @@ class ModelWork:
     """What a model asks of the machine.
 
     Attributes:
-        gemms: distinct weight matrices as (out, in, count); count is per token of prefill.
+        gemms: distinct weight matrices as (out, in, count); count is per token of prefill, so of
+            experts those count that a token has.
         flops_per_token: of all matrix products without `lm_head` (which runs once per sequence).
-        bytes_per_decode_step: weight bytes that one decode step must read, `lm_head` included.
+        bytes_per_decode_step: weight bytes that a decode step of one token must read, `lm_head`
+            included.
     """
 
     gemms: tuple[tuple[int, int, int], ...]
@@ -85,6 +87,12 @@ def _layer_gemms(config: ModelConfig) -> list[tuple[int, int, int]]:
     if (mlp := config.mlp) is not None:
         rows, calls = (2 if mlp.gated else 1) * mlp.d_ff, config.n_mlp_calls
         gemms += [(rows, d, calls), (d, mlp.d_ff, calls)]
+    if (experts := config.experts) is not None:
+        calls, inputs = len(experts.layers), 2 if experts.gated else 1
+        gemms.append((experts.n_experts, d, calls))
+        for width, each in ((experts.d_ff, experts.router.n_chosen), (experts.shared_d_ff, 1)):
+            if width:
+                gemms += [(inputs * width, d, each * calls), (d, width, each * calls)]
     return gemms
 
 

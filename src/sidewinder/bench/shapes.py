@@ -113,6 +113,25 @@ _NEMOTRON_H_8B = {
 }
 
 
+_GRANITE_H_TINY = _granite_h(1536, 40, 1024, (5, 15, 25, 35)) | {
+    "num_local_experts": 64,
+    "num_experts_per_tok": 6,
+    "intermediate_size": 512,
+}
+
+_NEMOTRON_3_NANO = _NEMOTRON_H_8B | {
+    "hidden_size": 2688,
+    "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+    "num_key_value_heads": 2,
+    "mamba_num_heads": 64,
+    "n_routed_experts": 128,
+    "num_experts_per_tok": 6,
+    "moe_intermediate_size": 1856,
+    "moe_shared_expert_intermediate_size": 3712,
+    "routed_scaling_factor": 2.5,
+}
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "mamba-130m": _mamba(768, 24),
     "mamba-370m": _mamba(1024, 48),
@@ -129,7 +148,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "bamba-9b": _BAMBA,
     "granite-4.0-h-350m": _granite_h(768, 32, 2048, (10, 13, 17, 27)),
     "granite-4.0-h-1b": _granite_h(1536, 40, 4096, (5, 15, 25, 35)),
+    "granite-4.0-h-tiny": _GRANITE_H_TINY,
     "nemotron-h-8b": _NEMOTRON_H_8B,
+    "nemotron-3-nano-30b": _NEMOTRON_3_NANO,
 }
 """Name to config.json. The `-790m` shapes of Falcon-Mamba and Zamba are not published: they are
 these families at mamba-790m's width, for comparing families at one size. Granite's sizes are those

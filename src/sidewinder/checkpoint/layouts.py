@@ -112,6 +112,27 @@ class RowsOf:
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """Number `index` of `total` matrices that are stored in one tensor `[total, rows, columns]`, of
+    which it is the rows from `first` on, `rows` of them in all (0: it is all of them)."""
+
+    index: int
+    total: int
+    first: int = 0
+    rows: int = 0
+    dim: int = 0
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return (self.total, self.rows or shape[0], *shape[1:])
+
+    def read(self, view: View, start: int, stop: int) -> Tensor:
+        one = slice(self.index, self.index + 1)
+        if self.dim == 0:
+            return view[(one, slice(self.first + start, self.first + stop))][0]
+        return view[(one, slice(None), slice(start, stop))][0]
+
+
+@dataclass(frozen=True)
 class HeadRows:
     """Stored `[heads, head_dim, ...]`, ours `[heads * head_dim, ...]`."""
 

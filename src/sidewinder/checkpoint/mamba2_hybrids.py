@@ -6,7 +6,14 @@ from dataclasses import replace
 
 from sidewinder.checkpoint.config_values import UNLIMITED, ConfigValues
 from sidewinder.config import ModelConfig
-from sidewinder.model_config import AttentionConfig, Family, MLPConfig, RotaryConfig
+from sidewinder.model_config import (
+    AttentionConfig,
+    ExpertsConfig,
+    Family,
+    MLPConfig,
+    RotaryConfig,
+    RouterConfig,
+)
 
 MIXER_NAMES, ATTENTION_NAMES = ("mamba", "linear_attention"), ("attention", "full_attention")
 """What layers are called, in older and newer files."""
@@ -42,13 +49,7 @@ def _default_kv_heads(values: ConfigValues, n_heads: int) -> int:
 
 
 def granite(values: ConfigValues) -> ModelConfig:
-    """Granite-4.0-H, the dense ones: without experts beside the shared MLP."""
-    experts = values.size("num_local_experts", 8, minimum=0)
-    if experts:
-        raise values.error(
-            f"num_local_experts={experts} (mixture of experts) is not supported; only models with "
-            "num_local_experts=0 are, which have the shared MLP alone"
-        )
+    """Granite-4.0-H."""
     config = _hybrid(values, "granitemoehybrid", vocab_size=32000, norm_eps=1e-6)
     attention, positions = config.attention, values.get("position_embedding_type")
     if positions is not None:
@@ -57,14 +58,43 @@ def granite(values: ConfigValues) -> ModelConfig:
         attention = replace(attention, scale=values.positive("attention_multiplier", 1.0))
         if positions == "rope":
             attention = replace(attention, rotary=_whole_rotary(values, attention.head_dim))
+    experts, shared = _granite_experts(values, config.n_layers), _granite_mlp(values)
     return replace(
         config,
         attention=attention,
-        mlp=MLPConfig(values.size("shared_intermediate_size", 1024), "silu"),
+        mlp=shared if experts is None else None,
+        experts=None if experts is None else replace(experts, shared_d_ff=shared.d_ff),
         embedding_multiplier=values.positive("embedding_multiplier", 1.0),
         residual_multiplier=_residual_multiplier(values),
         logits_divisor=values.positive("logits_scaling", 1.0),
     )
+
+
+def _granite_mlp(values: ConfigValues) -> MLPConfig:
+    """Of the dense models; with experts every layer has it beside them."""
+    return MLPConfig(values.size("shared_intermediate_size", 1024), "silu")
+
+
+def _granite_experts(values: ConfigValues, n_layers: int) -> ExpertsConfig | None:
+    """In every layer, if at all."""
+    n_experts = values.size("num_local_experts", 8, minimum=0)
+    if not n_experts:
+        return None
+    return ExpertsConfig(
+        layers=tuple(range(n_layers)),
+        n_experts=n_experts,
+        d_ff=values.size("intermediate_size", 11008),
+        router=RouterConfig(n_chosen=chosen_experts(values, n_experts)),
+        activation="silu",
+    )
+
+
+def chosen_experts(values: ConfigValues, n_experts: int) -> int:
+    """How many of `n_experts` a token has."""
+    n_chosen = values.size("num_experts_per_tok", 2)
+    if n_chosen > n_experts:
+        raise values.error(f"num_experts_per_tok={n_chosen} is more than the {n_experts} experts")
+    return n_chosen
 
 
 def _residual_multiplier(values: ConfigValues) -> float:

@@ -9,6 +9,7 @@ from sidewinder.checkpoint.layouts import (
     HeadTransposed,
     Interleaved,
     Layout,
+    OneOf,
     Plain,
     RowsOf,
     Shape,
@@ -44,12 +45,12 @@ def checkpoint_sources(config: ModelConfig) -> dict[str, Source]:
     return sources
 
 
-_COLUMN_SPLIT = {"x_proj.weight", "out_proj.weight", "attention.o.weight", "mlp.down.weight"}
+_COLUMN_SPLIT = ("x_proj.weight", "out_proj.weight", "attention.o.weight", "down.weight")
 
 
 def _plain(name: str) -> Plain:
     """Stored as ours; ranges run along the dimension in which the plan splits it."""
-    return Plain(1 if name in _COLUMN_SPLIT else 0)
+    return Plain(1 if name.endswith(_COLUMN_SPLIT) else 0)
 
 
 def _top_keys(config: ModelConfig, embedding: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
@@ -151,13 +152,37 @@ def _bamba_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layo
 
 
 def _granite_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
-    """As Bamba, by other names; the MLP's gate and up are bands of one matrix."""
+    """As Bamba, by other names; gate and up are bands of one matrix, and all experts one tensor."""
+    if ".experts." in name:
+        return _granite_experts(config, name)
     keys, layout = _mamba2_hybrid(config, name, _GRANITE)
-    assert config.mlp is not None, "every layer has an MLP"
-    d_ff = config.mlp.d_ff
-    if name.endswith(("mlp.gate.weight", "mlp.up.weight")):
-        layout = RowsOf(d_ff if name.endswith("up.weight") else 0, 2 * d_ff)
+    if config.mlp is not None and name.endswith(("mlp.gate.weight", "mlp.up.weight")):
+        layout = _gate_or_up(config.mlp.d_ff, name)
     return keys, layout
+
+
+def _granite_experts(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
+    assert config.experts is not None
+    layer, _, part = name.removeprefix("layers.").partition(".experts.")
+    prefix = f"model.layers.{layer}"
+    if part == "router.weight":
+        return (f"{prefix}.block_sparse_moe.router.layer.weight",), Plain()
+    number, matrix, _ = part.split(".")
+    stored = "output_linear" if matrix == "down" else "input_linear"
+    if number == "shared":
+        shared = f"{prefix}.shared_mlp.{stored}.weight"
+        if matrix == "down":
+            return (shared,), _plain(part)
+        return (shared,), _gate_or_up(config.experts.shared_d_ff, part)
+    index, total, d_ff = int(number), config.experts.n_experts, config.experts.d_ff
+    layout: Layout = OneOf(index, total, dim=1)
+    if matrix != "down":
+        layout = OneOf(index, total, d_ff if matrix == "up" else 0, 2 * d_ff)
+    return (f"{prefix}.block_sparse_moe.{stored}.weight",), layout
+
+
+def _gate_or_up(d_ff: int, name: str) -> RowsOf:
+    return RowsOf(d_ff if name.endswith("up.weight") else 0, 2 * d_ff)
 
 
 def _mamba2_hybrid(
@@ -200,8 +225,21 @@ def _nemotron_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], L
     if part.startswith("mixer."):
         stored, layout = _mamba2_mixer(part.removeprefix("mixer."))
         return _nemotron_keys(f"{prefix}.mixer.{stored}"), layout
+    if part.startswith("experts."):
+        stored = _nemotron_experts(part.removeprefix("experts."))
+        return _nemotron_keys(f"{prefix}.mixer.{stored}"), _plain(part)
     module, kind = part.rsplit(".", 1)
     return _nemotron_keys(f"{prefix}.mixer.{_NEMOTRON_PARTS[module]}.{kind}"), _plain(part)
+
+
+def _nemotron_experts(part: str) -> str:
+    if part == "router.weight":
+        return "gate.weight"
+    if part == "router.bias":
+        return "gate.e_score_correction_bias"
+    number, matrix, kind = part.split(".")
+    mlp = "shared_experts" if number == "shared" else f"experts.{number}"
+    return f"{mlp}.{matrix}_proj.{kind}"
 
 
 def _nemotron_keys(name: str) -> tuple[str, ...]:

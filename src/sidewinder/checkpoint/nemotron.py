@@ -1,18 +1,18 @@
-"""From `config.json` to a `ModelConfig`, for Nemotron-H: every layer is a Mamba-2 mixer, attention
-or an MLP.
+"""From `config.json` to a `ModelConfig`, for Nemotron-H: every layer is a Mamba-2 mixer, attention,
+an MLP or experts.
 
 Read by nothing in transformers, and so not here: `attention_bias` (there is none), `expand`,
-`mamba_proj_bias`, `residual_in_fp32`, `sliding_window`, `time_step_limit`. Nor is what only initial
-weights, training, generation or experts need.
+`mamba_proj_bias`, `n_shared_experts`, `residual_in_fp32`, `sliding_window`, `time_step_limit`. Nor
+is what only initial weights, training or generation need.
 """
 
 import math
 from collections.abc import Sequence
 
 from sidewinder.checkpoint.config_values import ConfigValues
-from sidewinder.checkpoint.mamba2_hybrids import ATTENTION_NAMES, MIXER_NAMES
+from sidewinder.checkpoint.mamba2_hybrids import ATTENTION_NAMES, MIXER_NAMES, chosen_experts
 from sidewinder.config import ModelConfig
-from sidewinder.model_config import AttentionConfig, MLPConfig
+from sidewinder.model_config import AttentionConfig, ExpertsConfig, MLPConfig, RouterConfig
 
 LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 """Kinds of layers in `hybrid_override_pattern`."""
@@ -38,7 +38,7 @@ KV_HEADS = 8
 
 
 def nemotron_h(values: ConfigValues) -> ModelConfig:
-    """Nemotron-H without experts."""
+    """Nemotron-H."""
     if predicted := values.size("num_nextn_predict_layers", 0, minimum=0):
         raise values.error(
             f"num_nextn_predict_layers={predicted} (multi-token prediction) is not supported; only "
@@ -75,6 +75,8 @@ def nemotron_h(values: ConfigValues) -> ModelConfig:
         eos_token_ids=values.tokens("eos_token_id", 2),
         attention=_attention(values, _of_kind(kinds, "attention")),
         mlp=_mlp(values, _of_kind(kinds, "mlp")),
+        experts=_experts(values, _of_kind(kinds, "moe")),
+        single_parts=True,
     )
 
 
@@ -108,15 +110,65 @@ def _mlp(values: ConfigValues, layers: tuple[int, ...]) -> MLPConfig | None:
         return None
     return MLPConfig(
         d_ff=values.size("intermediate_size", 21504),
-        activation=values.choice("mlp_hidden_act", "relu2", ("relu2",)),
+        activation=_activation(values),
         use_bias=values.flag("mlp_bias", False),
         gated=False,
         layers=layers,
     )
 
 
+def _activation(values: ConfigValues) -> str:
+    return values.choice("mlp_hidden_act", "relu2", ("relu2",))
+
+
+def _experts(values: ConfigValues, layers: tuple[int, ...]) -> ExpertsConfig | None:
+    """Without a gate, as the MLPs; one more beside them, which every token has."""
+    if not layers:
+        return None
+    if values.get("moe_latent_size") is not None:
+        raise values.error(
+            f"moe_latent_size={values.get('moe_latent_size')} (experts of a narrower stream) is "
+            "not supported; only models with moe_latent_size=null are"
+        )
+    n_experts = values.size("n_routed_experts", 8)
+    return ExpertsConfig(
+        layers=layers,
+        n_experts=n_experts,
+        d_ff=values.size("moe_intermediate_size", 7688),
+        router=_router(values, n_experts),
+        activation=_activation(values),
+        gated=False,
+        shared_d_ff=values.size("moe_shared_expert_intermediate_size", 7688),
+        shared_bias=values.flag("mlp_bias", False),
+    )
+
+
+def _router(values: ConfigValues, n_experts: int) -> RouterConfig:
+    n_chosen = chosen_experts(values, n_experts)
+    n_groups = values.divisor("n_group", 1, "n_routed_experts", n_experts)
+    width, n_groups_chosen = n_experts // n_groups, values.size("topk_group", 1)
+    if n_groups_chosen > n_groups:
+        raise values.error(f"topk_group={n_groups_chosen} is more than the {n_groups} groups")
+    if width < 2:
+        raise values.error(f"n_group={n_groups} leaves groups of {width} experts; 2 are needed")
+    if n_chosen > n_groups_chosen * width:
+        raise values.error(
+            f"num_experts_per_tok={n_chosen} is more than the {n_groups_chosen * width} experts of "
+            f"topk_group={n_groups_chosen} groups"
+        )
+    return RouterConfig(
+        n_chosen=n_chosen,
+        scores="sigmoid",
+        has_bias=True,
+        normalised=values.flag("norm_topk_prob", True),
+        scale=values.positive("routed_scaling_factor", 1.0),
+        n_groups=n_groups,
+        n_groups_chosen=n_groups_chosen,
+    )
+
+
 def _kinds(values: ConfigValues) -> list[str]:
-    """The kind of every layer: "mamba", "attention" or "mlp"."""
+    """The kind of every layer: "mamba", "attention", "mlp" or "moe"."""
     found: list[str] = []
     for name in ("hybrid_override_pattern", "layers_block_type", "layer_types"):
         if values.get(name) is None:
@@ -132,12 +184,6 @@ def _kinds(values: ConfigValues) -> list[str]:
     n_layers = values.size("num_hidden_layers", len(found))
     if n_layers != len(found):
         raise values.error(f"{len(found)} layers are listed, and num_hidden_layers={n_layers}")
-    if "moe" in found:
-        raise values.error(
-            f"{found.count('moe')} of {n_layers} layers have experts (E or moe; the first is layer "
-            f"{found.index('moe')}), which are not supported; only models are whose layers are all "
-            "mixers (M), attention (*) or MLPs (-)"
-        )
     if "mamba" not in found:
         raise values.error("no layer has a mixer; a hybrid needs at least one Mamba-2 layer")
     return found

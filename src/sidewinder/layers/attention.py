@@ -38,7 +38,7 @@ class Attention:
 
     Args:
         config: heads, their width, and the scale of their scores.
-        weights: `q`, `k`, `v` split by key-value head with its queries; `o` by column.
+        weights: `q`, `k`, `v` split by head, key-value heads with their queries; `o` by column.
         collectives: all ranks.
     """
 
@@ -103,6 +103,9 @@ class MLP(ABC):
         collectives: all ranks.
     """
 
+    activation: str
+    """What `ops.gated_activation` calls it."""
+
     def __init__(self, weights: Weights, collectives: Collectives) -> None:
         self.up = ColumnParallelLinear(weights.under("up"))
         self.down = RowParallelLinear(weights.under("down"), collectives)
@@ -114,6 +117,10 @@ class MLP(ABC):
     def start(self, x: Tensor, seqs: Sequences) -> Pending:
         """The call, with its sum begun."""
         return self.down.start(self._inner(x), seqs)
+
+    def partial(self, x: Tensor) -> Tensor:
+        """This rank's term of the delta, without the bias of `down`."""
+        return self.down.partial(self._inner(x))
 
     @abstractmethod
     def _inner(self, x: Tensor) -> Tensor: ...
@@ -147,9 +154,11 @@ class GatedMLP(MLP):
 class SquaredMLP(MLP):
     """`down(relu(up(x))^2)`: without a gate, or each channel of `up` is its own."""
 
+    activation = "relu"
+
     def _inner(self, x: Tensor) -> Tensor:
         inner = self.up(x)
-        return gated_activation(inner, inner, "relu")
+        return gated_activation(inner, inner, self.activation)
 
 
 def mlp_of(config: MLPConfig, weights: Weights, collectives: Collectives) -> MLP:

@@ -3,7 +3,7 @@
 residual += mixer(norm(residual)), or attention(norm(residual)) with rotary positions
 residual += mlp(norm(residual))
 
-Where an MLP stands alone (Nemotron-H), a layer is one of these lines.
+Instead of the MLP there may be a mixture of experts. In Nemotron-H a layer is one of these lines.
 
 Where deltas have a multiplier m (Granite), the stream here is the model's divided by m: the deltas
 enter as they are, the embedding times 1/m, and a norm of it is the model's with eps / m^2.
@@ -21,6 +21,7 @@ from torch import Tensor
 from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.attention import MLP, Attention, mlp_of
+from sidewinder.layers.experts import MixtureOfExperts
 from sidewinder.layers.mamba2 import Mamba2Mixer
 from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.rotary import Rotary, Rotation
@@ -40,12 +41,12 @@ class Part:
     Attributes:
         norm: before it.
         module: what it is.
-        site: its row-parallel projection, by the name of its parameters.
+        site: its row-parallel projection, or all its experts, by the name of its parameters.
         place: which of the mixers it is, or of the attentions: where its state or its keys are.
     """
 
     norm: Tensor
-    module: Mamba2Mixer | Attention | MLP
+    module: Mamba2Mixer | Attention | MLP | MixtureOfExperts
     site: str
     place: int = 0
 
@@ -89,10 +90,13 @@ class Bamba(Model):
             place = config.attention_layers.index(index)
             attention = Attention(config.attention, weights.under("attention"), self.collectives)
             yield Part(norm, attention, f"{name}.attention.o", place)
+        second = norm if config.single_parts else weights["pre_ff_norm.weight"]
         if index in config.mlp_layers and config.mlp is not None:
             mlp = mlp_of(config.mlp, weights.under("mlp"), self.collectives)
-            alone = config.mlp.layers is not None
-            yield Part(norm if alone else weights["pre_ff_norm.weight"], mlp, f"{name}.mlp.down")
+            yield Part(second, mlp, f"{name}.mlp.down")
+        elif index in config.expert_layers and config.experts is not None:
+            experts = MixtureOfExperts(config.experts, weights.under("experts"), self.collectives)
+            yield Part(second, experts, f"{name}.experts")
 
     def embed(self, token_ids: Tensor) -> Tensor:
         embedded = super().embed(token_ids)

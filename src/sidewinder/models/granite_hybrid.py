@@ -1,7 +1,8 @@
-"""Granite-4.0-H without experts (`GraniteMoeHybridForCausalLM`, `num_local_experts` 0)."""
+"""Granite-4.0-H (`GraniteMoeHybridForCausalLM`), dense or with experts."""
 
 from sidewinder.models.bamba import Bamba
 
 
 class GraniteHybrid(Bamba):
-    """Bamba with multipliers of embedding, deltas, scores and logits, and mostly no positions."""
+    """Bamba with multipliers of embedding, deltas, scores and logits, and mostly no positions;
+    some models have experts beside every layer's MLP."""

@@ -114,7 +114,8 @@ def prepare_for_steps(model: ModelConfig) -> None:
     native kernels' threads wait for work.
     """
     keep_freed_memory()
-    if native is not None and native.isa() != "portable" and model.mlp is None:
+    # Hybrids' prompts attend by torch.
+    if native is not None and native.isa() != "portable" and model.attention is None:
         torch.set_num_threads(1)
 
 

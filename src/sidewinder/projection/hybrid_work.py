@@ -1,13 +1,17 @@
-"""What hybrids do beside their mixers: attention over pages, positions, MLPs, Zamba's block."""
+"""What hybrids do beside their mixers: attention over pages, positions, MLPs, experts, blocks."""
 
 from collections.abc import Iterator
 
-from sidewinder.model_config import AttentionConfig, MLPConfig
+from sidewinder.model_config import AttentionConfig, ExpertsConfig
+from sidewinder.ops.experts.matrices import FEW_ROWS
 from sidewinder.projection.work import KernelCounter, Work
+
+ARRANGING = 4
+"""Small operators that group rows by the experts they chose, and add their terms up."""
 
 
 class HybridCounter(KernelCounter):
-    """Counts attention and MLPs."""
+    """Counts attention, MLPs and experts."""
 
     def hybrid(self) -> Iterator[Work]:
         """Every call of a shared block, or the attention and the MLP of the layers."""
@@ -18,7 +22,16 @@ class HybridCounter(KernelCounter):
             yield self.norm("norm", len(attention.layers))
             yield from self.projected_attention(attention, self.config.d_model)
         if mlp is not None:
-            yield from self.mlp(mlp)
+            shared = attention is not None and attention.shared
+            name, calls = "norm before the MLP", self.config.n_mlp_calls
+            yield (
+                self.rows(name, calls, 2 * self.config.d_model)
+                if shared
+                else self.norm(name, calls)
+            )
+            yield from self.mlp(calls, self.dims.d_ff_local, mlp.gated, mlp.use_bias)
+        if self.config.experts is not None:
+            yield from self.experts(self.config.experts)
 
     def block(self, attention: AttentionConfig) -> Iterator[Work]:
         """Every call of Zamba's shared block up to its MLP, and what joins the residual stream
@@ -53,17 +66,41 @@ class HybridCounter(KernelCounter):
             if self.item < 4:
                 yield self.rows("rotated", calls, 3 * width)
 
-    def mlp(self, mlp: MLPConfig) -> Iterator[Work]:
-        """Every call of an MLP, with its norm."""
-        calls, d, width = self.config.n_mlp_calls, self.config.d_model, self.dims.d_ff_local
-        shared = self.config.attention is not None and self.config.attention.shared
-        inputs, name = 2 if mlp.gated else 1, "norm before the MLP"
-        yield self.rows(name, calls, 2 * d) if shared else self.norm(name, calls)
-        yield self.gemm("gate, up" if mlp.gated else "up", inputs * calls, width, d)
+    def mlp(self, calls: int, width: int, gated: bool, use_bias: bool) -> Iterator[Work]:
+        """Every call of an MLP."""
+        d, inputs = self.config.d_model, 2 if gated else 1
+        yield self.gemm("gate, up" if gated else "up", inputs * calls, width, d)
         yield self.rows("activation", calls, (inputs + 1) * width)
         yield self.gemm("down", calls, d, width)
-        if mlp.use_bias:
+        if use_bias:
             yield self.rows("down bias", calls, 3 * d)
+
+    def experts(self, experts: ExpertsConfig) -> Iterator[Work]:
+        """Every layer's experts, with their norm, and the MLP beside them.
+
+        A step reads the matrices of the experts that somebody chose, as many as can be expected
+        where all are as likely.
+        """
+        calls, d, tokens = len(experts.layers), self.config.d_model, self.step.tokens
+        n, k, width = experts.n_experts, experts.router.n_chosen, self.dims.expert_d_ff.size
+        yield self.norm("norm before the MLP", calls)
+        wide = 4.0 * tokens * (d + n)
+        yield Work("router", "memory", calls, wide + 4.0 * n * d, weight_elements=n * d)
+        yield Work("choice of experts", "memory", calls, wide)
+        if self.item < 4:
+            yield self.rows("router's input in float32", calls, 3 * d)
+        read = n * (1 - (1 - k / n) ** tokens)
+        for name, matrices in (("experts in", 2 if experts.gated else 1), ("experts out", 1)):
+            moved = read * matrices * width * d + tokens * k * (width + d)
+            flops, every = 2.0 * tokens * k * matrices * width * d, n * matrices * width * d
+            yield Work(name, "gemm", calls, moved * self.item, flops, weight_elements=every)
+        if tokens > FEW_ROWS:
+            small = 2 * tokens * k * d * self.item / ARRANGING
+            yield Work("rows by expert", "memory", ARRANGING * calls, small)
+        if experts.shared_d_ff:
+            shared = self.dims.shared_d_ff.size
+            yield from self.mlp(calls, shared, experts.gated, experts.shared_bias)
+            yield self.rows("experts and MLP", calls, 3 * d)
 
     def attention(self, calls: int, width: int, kv_width: int) -> Iterator[Work]:
         """Single tokens read their pages in place, all together. A prompt's keys and values are put

@@ -280,10 +280,13 @@ def project_memory(setting: Setting, load: Load) -> Memory:
 
 def _activation_bytes(setting: Setting, load: Load) -> float:
     """A layer's tensors alive at once: residual, normed, delta; x and z, conv, dt, y of a mixer, or
-    an MLP's gate, its activation and up; logits."""
+    an MLP's gate, its activation and up, or what each chosen expert adds; logits."""
     config, item = setting.config, setting.dtype.itemsize
     dims = LocalDims.of(config, TensorParallel(0, setting.tp))
-    inner = max(5 * dims.d_inner_local, 3 * dims.d_ff_local)
+    inner = max(5 * dims.d_inner_local, 3 * dims.d_ff_local, 3 * dims.shared_d_ff.size)
+    if config.experts is not None:
+        chosen = config.experts.router.n_chosen * (config.d_model + dims.expert_d_ff.size)
+        inner = max(inner, chosen)
     tokens = min(load.batch * load.prompt, load.max_step_tokens)
     per_token = config.d_model * (8 + 2 * item) + inner * item
     return float(tokens * per_token + load.batch * config.vocab_size * (4 + item))

@@ -1,13 +1,14 @@
 """Which part of a model each rank owns: shares of channels, heads, groups, rows.
 
 Everything here is arithmetic on `(config, tp)`; no tensors. A share is cut at multiples of a *unit*
-(a block of channels, a Mamba-2 head, a key-value head with its queries), so shares of different
-ranks differ by at most one unit and any `tp` up to the number of units works.
+(a block of channels, a Mamba-2 head, an attention head), so shares of different ranks differ by
+little, mostly by one unit at most, and any `tp` up to the number of units works.
 """
 
 from dataclasses import dataclass
 
 from sidewinder.config import ModelConfig
+from sidewinder.model_config import AttentionConfig
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.shares import Share, split_channels, split_units
 
@@ -59,9 +60,11 @@ def largest_tp(config: ModelConfig) -> int:
     """The largest `tp` that gives each rank a unit of everything that is split; all below work."""
     units = [config.vocab_size, config.n_heads if config.is_mamba2 else config.d_inner]
     if config.attention is not None:
-        units.append(config.attention.n_kv_heads)
+        units.append(config.attention.n_heads)
     if config.mlp is not None:
         units.append(config.mlp.d_ff)
+    if (experts := config.experts) is not None:
+        units += [experts.d_ff, experts.shared_d_ff or experts.d_ff]
     return min(units)
 
 
@@ -80,9 +83,13 @@ def _what_limits(config: ModelConfig) -> str:
     if config.is_mamba2:
         parts.append(f"{config.n_heads} SSM heads")
     if config.attention is not None:
-        parts.append(f"{config.attention.n_kv_heads} key-value heads")
+        parts.append(f"{config.attention.n_heads} attention heads")
     if config.mlp is not None:
         parts.append(f"d_ff {config.mlp.d_ff}")
+    if (experts := config.experts) is not None:
+        parts.append(f"experts' d_ff {experts.d_ff}")
+        if experts.shared_d_ff:
+            parts.append(f"d_ff {experts.shared_d_ff} beside them")
     return ", ".join(parts)
 
 
@@ -102,9 +109,10 @@ class LocalDims:
         groups: Mamba-2: the groups of B and C that those heads use; ranks may overlap.
         head_group: Mamba-2: local group of each local head.
         conv_dim_local: channels of this rank's convolution.
-        kv_heads: hybrid: this rank's key-value heads.
-        n_attention_heads_local: hybrid: query heads that go with them.
+        kv_heads: hybrid: this rank's key-value heads; ranks may share one.
+        n_attention_heads_local: hybrid: its query heads, as many for each of them.
         d_ff: hybrid: this rank's share of the MLP's inner width.
+        expert_d_ff, shared_d_ff: the same of each expert, and of the MLP beside them.
     """
 
     tp: TensorParallel
@@ -121,6 +129,8 @@ class LocalDims:
     kv_heads: Share
     n_attention_heads_local: int
     d_ff: Share
+    expert_d_ff: Share
+    shared_d_ff: Share
 
     @property
     def vocab_local(self) -> int:
@@ -173,7 +183,9 @@ class LocalDims:
             conv_dim_local=channels.size + 2 * groups.size * config.d_state,
             kv_heads=kv_heads,
             n_attention_heads_local=queries,
-            d_ff=_mlp_share(config, tp),
+            d_ff=_width_share(config.mlp.d_ff if config.mlp else 0, tp),
+            expert_d_ff=_width_share(config.experts.d_ff if config.experts else 0, tp),
+            shared_d_ff=_width_share(config.experts.shared_d_ff if config.experts else 0, tp),
         )
 
 
@@ -196,16 +208,37 @@ def _mamba2_shares(config: ModelConfig, tp: TensorParallel) -> tuple[Share, Shar
     return heads, groups, head_group
 
 
+def attention_shares(
+    attention: AttentionConfig, parts: int
+) -> tuple[tuple[Share, ...], tuple[Share, ...]]:
+    """Every rank's key-value heads and its query heads, in rank order.
+
+    Key-value heads go with all their queries; where there are fewer of them than ranks, several
+    ranks have the same one, and share its queries.
+    """
+    per_head = attention.n_heads // attention.n_kv_heads
+    if parts <= attention.n_kv_heads:
+        return (
+            split_units(attention.n_kv_heads, parts),
+            split_units(attention.n_kv_heads, parts, per_head),
+        )
+    pairs = [
+        (Share(head, head + 1), Share(head * per_head + own.start, head * per_head + own.stop))
+        for head, ranks in enumerate(split_units(parts, attention.n_kv_heads))
+        for own in split_units(per_head, ranks.size)
+    ]
+    return tuple(kv for kv, _ in pairs), tuple(queries for _, queries in pairs)
+
+
 def _attention_shares(config: ModelConfig, tp: TensorParallel) -> tuple[Share, int]:
-    attention = config.attention
-    if attention is None:
+    if config.attention is None:
         return Share(0, 0), 0
-    kv_heads = split_units(attention.n_kv_heads, tp.size)[tp.rank]
-    return kv_heads, kv_heads.size * (attention.n_heads // attention.n_kv_heads)
+    kv_heads, queries = attention_shares(config.attention, tp.size)
+    return kv_heads[tp.rank], queries[tp.rank].size
 
 
-def _mlp_share(config: ModelConfig, tp: TensorParallel) -> Share:
-    return Share(0, 0) if config.mlp is None else split_channels(config.mlp.d_ff, tp.size)[tp.rank]
+def _width_share(width: int, tp: TensorParallel) -> Share:
+    return split_channels(width, tp.size)[tp.rank] if width else Share(0, 0)
 
 
 def _head_pieces(config: ModelConfig, channels: Share) -> tuple[HeadPiece, ...]:

@@ -10,17 +10,21 @@ from math import prod
 import torch
 
 from sidewinder.config import ModelConfig
-from sidewinder.model_config import AttentionConfig, MLPConfig
+from sidewinder.model_config import AttentionConfig, ExpertsConfig
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.sharding.dims import channel_shares, check_tp, group_shares
+from sidewinder.sharding.dims import attention_shares, channel_shares, check_tp, group_shares
 from sidewinder.sharding.shares import Share, split_channels, split_units
 from sidewinder.sharding.slicing import Band, Bands, Replicate, Rule, Split, local_shape
 
 Entry = tuple[str, tuple[int, ...], Rule]
 """A parameter's name, global shape and rule."""
 
-FLOAT32_SUFFIXES = (".A_log", ".D", ".dt_proj.bias", ".dt_bias")
-"""Parameters that stay float32 whatever the weights are: they steer the recurrence's decay."""
+FLOAT32_SUFFIXES = (
+    *(".A_log", ".D", ".dt_proj.bias", ".dt_bias"),
+    *(".router.weight", ".router.bias"),
+)
+"""Parameters that stay float32 whatever the weights are: they steer the recurrence's decay, or
+choose experts."""
 
 
 def is_float32(name: str) -> bool:
@@ -72,8 +76,9 @@ def _entries(config: ModelConfig, size: int) -> Iterator[Entry]:
 
 
 def _layer(config: ModelConfig, layer: int, size: int) -> Iterator[Entry]:
-    """Norm and mixer, attention or MLP; where an MLP follows in every layer, it with its norm."""
-    attention, mlp = config.attention, config.mlp
+    """Norm and mixer, attention, MLP or experts; where these follow in every layer, a norm before
+    them."""
+    attention, mlp, experts = config.attention, config.mlp, config.experts
     yield "norm.weight", (config.d_model,), Replicate()
     if layer in config.mixer_layers:
         mixer = _mamba2_mixer if config.is_mamba2 else _mamba1_mixer
@@ -81,10 +86,13 @@ def _layer(config: ModelConfig, layer: int, size: int) -> Iterator[Entry]:
             yield f"mixer.{name}", shape, rule
     elif layer in config.attention_layers and attention is not None:
         yield from _attention(config, attention, config.d_model, size)
-    if layer in config.mlp_layers and mlp is not None:
-        if mlp.layers is None:
-            yield "pre_ff_norm.weight", (config.d_model,), Replicate()
-        yield from _mlp(config, mlp, size)
+    has_mlp, has_experts = layer in config.mlp_layers, layer in config.expert_layers
+    if (has_mlp or has_experts) and not config.single_parts:
+        yield "pre_ff_norm.weight", (config.d_model,), Replicate()
+    if has_mlp and mlp is not None:
+        yield from _mlp(config, "mlp", mlp.d_ff, mlp.gated, mlp.use_bias, size)
+    if has_experts and experts is not None:
+        yield from _experts(config, experts, size)
 
 
 def _mamba1_mixer(config: ModelConfig, size: int) -> Iterator[Entry]:
@@ -147,40 +155,56 @@ def _shared_block(config: ModelConfig, attention: AttentionConfig, size: int) ->
     yield "input_norm.weight", (wide,), Replicate()
     yield "pre_ff_norm.weight", (config.d_model,), Replicate()
     yield from _attention(config, attention, wide, size)
-    yield from _mlp(config, config.mlp, size)
+    mlp = config.mlp
+    yield from _mlp(config, "mlp", mlp.d_ff, mlp.gated, mlp.use_bias, size)
 
 
 def _attention(
     config: ModelConfig, attention: AttentionConfig, d_input: int, size: int
 ) -> Iterator[Entry]:
-    """Key-value heads with their queries."""
-    kv_width = attention.head_dim
-    q_width = kv_width * (attention.n_heads // attention.n_kv_heads)
-    kv = split_units(attention.n_kv_heads, size, kv_width)
-    queries = split_units(attention.n_kv_heads, size, q_width)
-    for name, heads, shares in (
-        ("q", attention.n_heads, queries),
-        ("k", attention.n_kv_heads, kv),
-        ("v", attention.n_kv_heads, kv),
+    """Key-value heads with their queries; ranks that share one each have its keys and values."""
+    kv, queries = (
+        tuple(Share(own.start * attention.head_dim, own.stop * attention.head_dim) for own in each)
+        for each in attention_shares(attention, size)
+    )
+    by_query, by_kv = Split(0, "query head", queries), Split(0, "key-value head", kv)
+    for name, heads, rule in (
+        ("q", attention.n_heads, by_query),
+        ("k", attention.n_kv_heads, by_kv),
+        ("v", attention.n_kv_heads, by_kv),
     ):
-        outputs, rule = heads * attention.head_dim, Split(0, "key-value head", shares)
+        outputs = heads * attention.head_dim
         yield f"attention.{name}.weight", (outputs, d_input), rule
         if attention.use_bias:
             yield f"attention.{name}.bias", (outputs,), rule
     inner = attention.n_heads * attention.head_dim
-    yield "attention.o.weight", (config.d_model, inner), Split(1, "key-value head", queries)
+    yield "attention.o.weight", (config.d_model, inner), Split(1, "query head", queries)
     if attention.use_bias:
         yield "attention.o.bias", (config.d_model,), Replicate()
 
 
-def _mlp(config: ModelConfig, mlp: MLPConfig, size: int) -> Iterator[Entry]:
+def _mlp(
+    config: ModelConfig, name: str, d_ff: int, gated: bool, use_bias: bool, size: int
+) -> Iterator[Entry]:
     """By channel of the inner width."""
-    shares = split_channels(mlp.d_ff, size)
+    shares = split_channels(d_ff, size)
     rows = Split(0, "channel", shares)
-    for name in ("gate", "up") if mlp.gated else ("up",):
-        yield f"mlp.{name}.weight", (mlp.d_ff, config.d_model), rows
-        if mlp.use_bias:
-            yield f"mlp.{name}.bias", (mlp.d_ff,), rows
-    yield "mlp.down.weight", (config.d_model, mlp.d_ff), Split(1, "channel", shares)
-    if mlp.use_bias:
-        yield "mlp.down.bias", (config.d_model,), Replicate()
+    for part in ("gate", "up") if gated else ("up",):
+        yield f"{name}.{part}.weight", (d_ff, config.d_model), rows
+        if use_bias:
+            yield f"{name}.{part}.bias", (d_ff,), rows
+    yield f"{name}.down.weight", (config.d_model, d_ff), Split(1, "channel", shares)
+    if use_bias:
+        yield f"{name}.down.bias", (config.d_model,), Replicate()
+
+
+def _experts(config: ModelConfig, experts: ExpertsConfig, size: int) -> Iterator[Entry]:
+    """Every rank has its channels of every expert, and the whole router: all choose alike."""
+    yield "experts.router.weight", (experts.n_experts, config.d_model), Replicate()
+    if experts.router.has_bias:
+        yield "experts.router.bias", (experts.n_experts,), Replicate()
+    for number in range(experts.n_experts):
+        yield from _mlp(config, f"experts.{number}", experts.d_ff, experts.gated, False, size)
+    if experts.shared_d_ff:
+        shared, bias = experts.shared_d_ff, experts.shared_bias
+        yield from _mlp(config, "experts.shared", shared, experts.gated, bias, size)

@@ -22,7 +22,10 @@ class Replicate:
 
 @dataclass(frozen=True)
 class Split:
-    """Split along `dim`: rank `r` holds `shares[r]`. `unit` names what is never cut."""
+    """Split along `dim`: rank `r` holds `shares[r]`. `unit` names what is never cut.
+
+    Shares cover the dimension and may overlap (key-value heads that ranks share).
+    """
 
     dim: int
     unit: str

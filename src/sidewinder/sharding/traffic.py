@@ -53,6 +53,8 @@ def collectives_of(config: ModelConfig, size: int, dtype: torch.dtype) -> list[C
         found.append(all_reduce("attention.o sum", len(config.attention.layers), width))
     if config.n_mlp_calls:
         found.append(all_reduce("mlp.down sum", config.n_mlp_calls, width))
+    if config.experts is not None:
+        found.append(all_reduce("experts sum", len(config.experts.layers), width))
     if config.is_mamba2:
         found.extend(_mamba2_collectives(config, size, dtype))
     else:

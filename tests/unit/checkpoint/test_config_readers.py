@@ -25,7 +25,7 @@ def test_agrees_with_transformers(family, tmp_path):
     config = load_model_config(save_tiny(family, tmp_path))
     theirs = AutoConfig.from_pretrained(tmp_path)
     assert config.layout == "transformers"
-    assert config.family == theirs.model_type == family
+    assert config.family == theirs.model_type == TINY[family]["model_type"]
     assert (config.vocab_size, config.d_model) == (theirs.vocab_size, theirs.hidden_size)
     assert config.n_layers == theirs.num_hidden_layers
     assert config.tie_embeddings == theirs.tie_word_embeddings
@@ -34,14 +34,16 @@ def test_agrees_with_transformers(family, tmp_path):
     assert config.dtype == "float32"
 
 
-@pytest.mark.parametrize("family", TINY)
-def test_absent_keys_take_transformers_defaults(family):
-    dense: dict[str, Any] = {
+@pytest.mark.parametrize("name", TINY)
+def test_absent_keys_take_transformers_defaults(name):
+    said: dict[str, Any] = {
         "granitemoehybrid": {"num_local_experts": 0},
         "nemotron_h": {"layers_block_type": ["linear_attention", "full_attention", "mlp"]},
-    }.get(family, {})
-    theirs = AutoConfig.for_model(family, **dense)
-    ours = parse_model_config({"model_type": family} | dense)
+        "nemotron_experts": {"layers_block_type": ["linear_attention", "moe", "mlp"]},
+    }.get(name, {})
+    family = TINY[name]["model_type"]
+    theirs = AutoConfig.for_model(family, **said)
+    ours = parse_model_config({"model_type": family} | said)
     assert ours == parse_model_config(json.loads(json.dumps(theirs.to_dict())))
     assert ours.d_model == theirs.hidden_size
 

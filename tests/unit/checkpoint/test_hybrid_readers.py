@@ -9,13 +9,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sidewinder.bench.shapes import shape_values
 from sidewinder.checkpoint.config_readers import parse_model_config
 from sidewinder.layers.rotary import Rotary
-from sidewinder.model_config import MLPConfig, RotaryConfig
+from sidewinder.model_config import ExpertsConfig, MLPConfig, RotaryConfig, RouterConfig
 from sidewinder.testing import TINY
 
 BAMBA = {"model_type": "bamba"}
 
 
 GRANITE = {"model_type": "granitemoehybrid", "num_local_experts": 0}
+EXPERTS = {"model_type": "granitemoehybrid"}
 
 
 def bamba_values(**overrides):
@@ -118,6 +119,19 @@ def test_granite_fields():
     assert parse_model_config(attends).attention.n_kv_heads == 32
 
 
+def test_granite_with_experts():
+    config = parse_model_config(AutoConfig.for_model(**TINY["granite_experts"]).to_dict())
+    assert (config.mlp, config.n_mlp_calls, config.expert_layers) == (None, 0, (0, 1, 2, 3))
+    assert config.experts == ExpertsConfig(
+        layers=(0, 1, 2, 3),
+        n_experts=5,
+        d_ff=18,
+        router=RouterConfig(n_chosen=2, scores="softmax", normalised=True),
+        activation="silu",
+        shared_d_ff=36,
+    )
+
+
 @pytest.mark.parametrize("older", [True, False])
 def test_granite_layers_by_older_and_newer_names(older):
     kinds = ["mamba", "attention"] if older else ["linear_attention", "full_attention"]
@@ -186,8 +200,10 @@ ROPE = GRANITE | {"position_embedding_type": "rope", "layer_types": ["attention"
         ),
         (ATTENDS | {"head_dim": 1}, "rotates 0 channels"),
         (ATTENDS | {"num_attention_heads": 4}, "num_key_value_heads is missing.*8, does not"),
-        (GRANITE | {"num_local_experts": 64}, "num_local_experts=64 .mixture of experts.*=0"),
-        ({"model_type": "granitemoehybrid"}, "num_local_experts=8 .mixture of experts"),
+        (EXPERTS | {"num_experts_per_tok": 9}, "num_experts_per_tok=9 is more than the 8 experts"),
+        (EXPERTS | {"num_experts_per_tok": 0}, "num_experts_per_tok=0"),
+        (EXPERTS | {"intermediate_size": 0}, "intermediate_size=0"),
+        (EXPERTS | {"num_local_experts": -1}, "num_local_experts=-1"),
         (GRANITE | {"layer_types": ["attention"] * 32}, "every layer attends"),
         (GRANITE | {"position_embedding_type": "alibi"}, "'alibi' is not supported.*rope, nope"),
         (GRANITE | {"residual_multiplier": 0}, "residual_multiplier=0.0 is not a positive"),

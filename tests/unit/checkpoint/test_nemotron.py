@@ -7,11 +7,12 @@ from transformers import AutoConfig
 
 from sidewinder.bench.shapes import shape_values
 from sidewinder.checkpoint.config_readers import parse_model_config
-from sidewinder.model_config import MLPConfig
+from sidewinder.model_config import ExpertsConfig, MLPConfig, RouterConfig
 from sidewinder.testing import TINY
 
 PATTERN = {"model_type": "nemotron_h", "hybrid_override_pattern": "M-M*"}
 LISTED = {"model_type": "nemotron_h"}
+EXPERTS = {"model_type": "nemotron_h", "hybrid_override_pattern": "M-ME*E"}
 
 
 def test_fields():
@@ -49,6 +50,28 @@ def test_fields():
 def test_kinds_of_layers_by_older_and_newer_names(values):
     config = parse_model_config(LISTED | values)
     assert (config.mixer_layers, config.attention_layers, config.mlp_layers) == ((0, 3), (1,), (2,))
+
+
+def test_experts():
+    theirs = AutoConfig.for_model(
+        **(TINY["nemotron_experts"] | {"n_group": 3, "topk_group": 2, "norm_topk_prob": False}),
+        mlp_bias=True,
+    )
+    config = parse_model_config(theirs.to_dict())
+    assert (config.mixer_layers, config.expert_layers, config.mlp) == ((0, 3), (1, 4), None)
+    assert config.experts == ExpertsConfig(
+        layers=(1, 4),
+        n_experts=6,
+        d_ff=10,
+        router=RouterConfig(
+            n_chosen=2, scores="sigmoid", has_bias=True, normalised=False, scale=2.5, n_groups=3,
+            n_groups_chosen=2,
+        ),
+        activation="relu2",
+        gated=False,
+        shared_d_ff=21,
+        shared_bias=True,
+    )  # fmt: skip
 
 
 def test_older_keys_go_first_as_in_transformers():
@@ -89,11 +112,17 @@ def test_a_published_shape_keeps_its_kinds_of_layers_when_it_is_cut():
     ("values", "words"),
     [
         (LISTED, "hybrid_override_pattern or layers_block_type must say what each layer is"),
+        (EXPERTS | {"moe_latent_size": 8}, "moe_latent_size=8 .*=null"),
+        (EXPERTS | {"num_experts_per_tok": 9}, "num_experts_per_tok=9 is more than the 8 experts"),
+        (EXPERTS | {"n_group": 3}, "n_group=3 does not divide n_routed_experts .8."),
+        (EXPERTS | {"n_group": 8}, "n_group=8 leaves groups of 1 experts; 2 are needed"),
+        (EXPERTS | {"topk_group": 2}, "topk_group=2 is more than the 1 groups"),
         (
-            LISTED | {"hybrid_override_pattern": "M-ME*E"},
-            r"2 of 6 layers have experts \(E or moe; the first is layer 3\).*M.*\*.*-",
+            EXPERTS | {"n_group": 4, "num_experts_per_tok": 3},
+            "num_experts_per_tok=3 is more than the 2 experts of topk_group=1 groups",
         ),
-        (LISTED | {"layers_block_type": ["mamba", "moe"]}, "1 of 2 layers have experts"),
+        (EXPERTS | {"routed_scaling_factor": 0}, "routed_scaling_factor=0.0 is not a positive"),
+        (EXPERTS | {"mlp_hidden_act": "silu"}, "mlp_hidden_act='silu' .*supported: relu2"),
         (LISTED | {"hybrid_override_pattern": "M|M"}, r"='M\|M' may only list M, \*, -, E"),
         (LISTED | {"hybrid_override_pattern": ["M"]}, r"hybrid_override_pattern=\['M'\] may only"),
         (LISTED | {"hybrid_override_pattern": ""}, "hybrid_override_pattern='' .* at least one"),

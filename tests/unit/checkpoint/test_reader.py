@@ -86,6 +86,8 @@ EXPECTED = {
     "bamba": expected_mamba2_hybrid,
     "granitemoehybrid": expected_mamba2_hybrid,
     "nemotron_h": expected_nemotron,
+    "granite_experts": expected_mamba2_hybrid,
+    "nemotron_experts": expected_nemotron,
 }
 
 
@@ -115,6 +117,8 @@ VARIANTS = [
     ("bamba", {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True}),
     ("granitemoehybrid", {"attention_bias": True, "tie_word_embeddings": False}),
     ("nemotron_h", {"mlp_bias": True, "use_bias": True, "tie_word_embeddings": True}),
+    ("granite_experts", {"tie_word_embeddings": False}),
+    ("nemotron_experts", {"mlp_bias": True}),
     ("bamba", {"mamba_n_groups": 1, "num_key_value_heads": 8, "tie_word_embeddings": True}),
 ]
 

@@ -3,6 +3,8 @@
 import random
 from typing import Any
 
+from sidewinder.testing import TINY
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("mamba", {}),
     "mamba-odd": (
@@ -58,6 +60,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "rope_parameters": {"rope_type": "default", "rope_theta": 300.0,
                              "partial_rotary_factor": 1.0}},
     ),
+    "bamba-one-key-value-head": (
+        "bamba", {"num_key_value_heads": 1, "num_attention_heads": 6, "attn_layer_indices": [1, 3]},
+    ),
     "granite": ("granitemoehybrid", {}),
     "granite-rope": (
         "granitemoehybrid",
@@ -68,7 +73,23 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "shared_intermediate_size": 29, "rms_norm_eps": 0.1, "embedding_multiplier": 12,
          "residual_multiplier": 0.22, "logits_scaling": 0.25, "tie_word_embeddings": False},
     ),
+    "granite-experts": ("granite_experts", {}),
+    "granite-experts-odd": (
+        "granite_experts",
+        {"num_local_experts": 9, "num_experts_per_tok": 3, "intermediate_size": 7,
+         "shared_intermediate_size": 11, "hidden_size": 40, "num_attention_heads": 4,
+         "mamba_n_heads": 10, "residual_multiplier": 0.22, "tie_word_embeddings": False},
+    ),
     "nemotron": ("nemotron_h", {}),
+    "nemotron-experts": ("nemotron_experts", {}),
+    "nemotron-experts-groups": (
+        "nemotron_experts",
+        {"hybrid_override_pattern": "EM-M*E", "layers_block_type": None, "num_hidden_layers": 6,
+         "num_key_value_heads": 2,
+         "n_routed_experts": 12, "num_experts_per_tok": 4, "n_group": 4, "topk_group": 2,
+         "norm_topk_prob": False, "moe_intermediate_size": 7, "mlp_bias": True,
+         "moe_shared_expert_intermediate_size": 9},
+    ),
     "nemotron-biased": (
         "nemotron_h",
         {"hybrid_override_pattern": "-*MM-*", "layers_block_type": None, "num_hidden_layers": 6,
@@ -89,12 +110,28 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 """Configurations with odd sizes: family and what replaces `testing.TINY`."""
 
 
+def _random_experts(family: str, draw: random.Random) -> dict[str, Any]:
+    n_experts, n_chosen, d_ff = draw.choice([4, 8, 12]), draw.randrange(1, 5), draw.randrange(4, 20)
+    chosen = {"num_experts_per_tok": n_chosen}
+    if family == "granite_experts":
+        return chosen | {"num_local_experts": n_experts, "intermediate_size": d_ff}
+    kinds = ["linear_attention", "moe", *draw.choices((*NEMOTRON_KINDS, "moe"), k=3)]
+    return chosen | {
+        "layers_block_type": draw.sample(kinds, 5), "n_routed_experts": n_experts,
+        "n_group": 2, "topk_group": 2 if n_chosen > n_experts // 2 else draw.choice([1, 2]),
+        "moe_intermediate_size": d_ff, "norm_topk_prob": draw.random() < 0.5,
+        "moe_shared_expert_intermediate_size": draw.randrange(4, 30),
+    }  # fmt: skip
+
+
 NEMOTRON_KINDS = ("linear_attention", "full_attention", "mlp")
 
 
 def random_case(family: str, seed: int) -> dict[str, Any]:
     """Random odd sizes of `family`, valid for tp 1 to 4."""
     draw = random.Random(f"{family}-{seed}")
+    if family.endswith("_experts"):
+        return random_case(TINY[family]["model_type"], seed) | _random_experts(family, draw)
     width = draw.randrange(9, 27)
     common = {"vocab_size": draw.randrange(30, 90), "tie_word_embeddings": draw.random() < 0.5}
     if family == "zamba":

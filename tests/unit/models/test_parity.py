@@ -129,11 +129,18 @@ def test_neighbours_do_not_matter(checkpoint_of, family, tp):
 def test_bfloat16_is_as_close_as_the_oracles_own(checkpoint, tp):
     from transformers import AutoModelForCausalLM
 
-    oracle = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=torch.bfloat16)
+    oracle = AutoModelForCausalLM.from_pretrained(
+        checkpoint.folder, dtype=torch.bfloat16, experts_implementation="eager"
+    )
     own = oracle_logits(oracle, checkpoint.sequences)
     ours = run_sharded(checkpoint, tp, MIXED, dtype=torch.bfloat16)
     assert all(result.dtype == torch.float32 for result in ours)
     reference, own, ours = (torch.cat(part) for part in (checkpoint.logits, own, ours))
+    if checkpoint.config.experts is not None:
+        # Where two experts are as good, rounding decides, and the row is another: in either run.
+        errors = [(part - reference).abs().amax(1).median() for part in (ours, own)]
+        assert errors[0] <= 2 * errors[1]
+        return
     allowed = 2 * relative_error(own, reference)
     assert_close("logits", reference, ours, allowed)
 

@@ -160,7 +160,7 @@ def test_a_load_that_does_not_fit_says_so():
 
 
 def test_the_slowest_rank_counts():
-    config = parse_model_config(SHAPES["zamba-7b"])  # 16 key-value heads on 3 ranks: 6, 5, 5
+    config = parse_model_config(SHAPES["zamba-7b"])  # 16 heads on 3 ranks: 6, 5, 5
     times = step_time(setting(3, config=config), Step(1, 1, 1, 512.0), EXACT)
     even = step_time(setting(4, config=config), Step(1, 1, 1, 512.0), EXACT)
     assert times.work["q"] > even.work["q"]

@@ -10,10 +10,11 @@ from sidewinder.planning import plan_report
 from sidewinder.projection.counter import Counter
 from sidewinder.projection.work import Step
 from sidewinder.sharding.dims import LocalDims
+from sidewinder.sharding.plan import is_float32
 from sidewinder.testing import TINY, tiny_config
 
 BF16, F32 = torch.bfloat16, torch.float32
-MATRICES = ("proj.weight", "attention", "mlp", "linear", "lm_head")
+MATRICES = ("proj.weight", "attention", "mlp", "experts", "linear", "lm_head")
 
 
 def counted(config, tp, step, rank=0, dtype=BF16, fuses=True, apart=False):
@@ -34,7 +35,7 @@ def test_matrices_are_those_that_a_decode_step_reads(family, tp, fuses):
         for each in plan_report(config, tp, BF16)["parameters"]:
             if any(part in each["name"] for part in MATRICES) and each["name"].endswith("weight"):
                 reads = len(config.attention.layers) if each["name"].startswith("shared.") else 1
-                planned += reads * each["bytes"][rank] // 2
+                planned += reads * each["bytes"][rank] // (4 if is_float32(each["name"]) else 2)
         assert found == planned
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.sharding.dims import LocalDims, check_tp, largest_tp
+from sidewinder.sharding.dims import LocalDims, attention_shares, check_tp, largest_tp
 from sidewinder.testing import TINY, tiny_config
 
 
@@ -90,14 +90,40 @@ def test_key_value_heads_go_with_their_queries():
 
 
 @pytest.mark.parametrize(
+    ("size", "kv_heads", "queries"),
+    [
+        (1, [(0, 2)], [12]),
+        (2, [(0, 1), (1, 2)], [6, 6]),
+        (3, [(0, 1), (0, 1), (1, 2)], [3, 3, 6]),
+        (4, [(0, 1), (0, 1), (1, 2), (1, 2)], [3, 3, 3, 3]),
+        (5, [(0, 1)] * 3 + [(1, 2)] * 2, [2, 2, 2, 3, 3]),
+        (12, [(0, 1)] * 6 + [(1, 2)] * 6, [1] * 12),
+    ],
+)
+def test_more_ranks_than_key_value_heads_share_them(size, kv_heads, queries):
+    config = tiny_config(
+        "bamba", num_attention_heads=12, num_key_value_heads=2, hidden_size=48, mamba_n_heads=12
+    )
+    ranks = all_ranks(config, size)
+    assert [(dims.kv_heads.start, dims.kv_heads.stop) for dims in ranks] == kv_heads
+    assert [dims.n_attention_heads_local for dims in ranks] == queries
+    _, shares = attention_shares(config.attention, size)
+    assert [share.start for share in shares] == [0, *(share.stop for share in shares[:-1])]
+    assert shares[-1].stop == 12
+
+
+@pytest.mark.parametrize(
     ("family", "overrides", "size", "valid"),
     [
         ("mamba2", {}, 9, "8 SSM heads.*1 to 8"),
-        ("zamba", {}, 5, "4 key-value heads.*1 to 4"),
-        ("zamba", {"num_key_value_heads": 1}, 2, "valid tp: 1"),
-        ("bamba", {}, 5, "8 SSM heads, 4 key-value heads, d_ff 44.*1 to 4"),
+        ("zamba", {}, 5, "4 attention heads.*1 to 4"),
+        ("zamba", {"num_attention_heads": 1, "num_key_value_heads": 1}, 2, "valid tp: 1"),
+        ("bamba", {}, 9, "8 SSM heads, 8 attention heads, d_ff 44.*1 to 8"),
         ("bamba", {"attn_layer_indices": []}, 9, "8 SSM heads, d_ff 44.*1 to 8"),
-        ("nemotron_h", {}, 5, "8 SSM heads, 4 key-value heads, d_ff 44.*1 to 4"),
+        ("bamba", {"num_attention_heads": 6, "num_key_value_heads": 2}, 7, "6 attention.*1 to 6"),
+        ("nemotron_h", {}, 9, "8 SSM heads, 8 attention heads, d_ff 44.*1 to 8"),
+        ("granite_experts", {"intermediate_size": 3}, 4, "' d_ff 3, d_ff 36 beside.*1 to 3"),
+        ("nemotron_experts", {"moe_shared_expert_intermediate_size": 2}, 3, "d_ff 2 bes.*1 to 2"),
         ("mamba", {}, 49, "48 channels.*1 to 48"),
         ("mamba", {"vocab_size": 9}, 10, "vocabulary 9.*1 to 9"),
         ("mamba", {}, 0, "1 to 48"),

@@ -25,7 +25,9 @@ BASES = {"mamba2": "mamba", "zamba": "mamba", "bamba": "mamba2"}
 def planned(family, overrides):
     config = tiny_config(family, tie_word_embeddings=False, **overrides)
     return {
-        re.sub(r"layers\.\d+", "layers.{i}", name): describe_rule(rule)
+        re.sub(r"experts\.\d+", "experts.{e}", re.sub(r"layers\.\d+", "layers.{i}", name)): (
+            describe_rule(rule)
+        )
         for name, rule in sharding_plan(config, 2).items()
     }
 
@@ -50,6 +52,22 @@ def test_what_nemotron_has_is_split_like_bamba():
     assert ours.items() <= planned("bamba", biases).items()
     assert {"layers.{i}.mixer.in_proj.bias", "layers.{i}.mlp.down.bias"} < ours.keys()
     assert not any("gate" in name or "pre_ff_norm" in name for name in ours)
+
+
+EXPERTS = [
+    ("granite_experts", {}),
+    ("nemotron_experts", {"mlp_bias": True}),
+]
+
+
+def test_the_table_of_experts_is_the_plan_of_both():
+    text = DOCS.read_text(encoding="utf-8").split("## Experts")[1].split("## ")[0]
+    table = dict(re.findall(r"^\| `([^`|]+)` \| ([^|]+) \|$", text, re.MULTILINE))
+    found = {}
+    for family, overrides in EXPERTS:
+        rules = planned(family, overrides)
+        found |= {name: rule for name, rule in rules.items() if ".experts." in name}
+    assert table == found
 
 
 def test_tables_are_the_plan():

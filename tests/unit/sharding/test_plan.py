@@ -16,7 +16,7 @@ from sidewinder.testing import TINY, tiny_config
 
 REPLICATED = (
     "norm.weight", "input_norm.weight", "pre_ff_norm.weight", "final_norm.weight",
-    "out_proj.bias", "linear.weight", "o.bias", "down.bias",
+    "out_proj.bias", "linear.weight", "o.bias", "down.bias", "router.weight", "router.bias",
 )  # fmt: skip
 
 PUBLISHED = {
@@ -40,10 +40,6 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes(name, size):
     config = parse_model_config(SHAPES[name])
-    if size == 8 and name.startswith("granite"):
-        with pytest.raises(ValueError, match=r"4 key-value heads.*valid tp: 1 to 4"):
-            sharding_plan(config, size)
-        return
     sizes = (config.d_model, config.n_layers, config.d_inner, config.d_state, config.dt_rank)
     assert (*sizes, config.vocab_size) == PUBLISHED[name]
     shapes, plan = parameter_shapes(config), sharding_plan(config, size)
@@ -80,6 +76,10 @@ def test_published_hybrid_and_heads():
     assert nemotron.attention is not None
     assert nemotron.attention.layers == (7, 18, 29, 40)
     assert len(nemotron.mixer_layers) == len(nemotron.mlp_layers) == 24
+    nano = parse_model_config(SHAPES["nemotron-3-nano-30b"])
+    assert (len(nano.mixer_layers), len(nano.attention_layers), len(nano.expert_layers)) == (
+        23, 6, 23,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,9 @@ def test_published_hybrid_and_heads():
         ("bamba-9b", "9.78B"),
         ("granite-4.0-h-350m", "0.34B"),
         ("granite-4.0-h-1b", "1.5B"),
+        ("granite-4.0-h-tiny", "6.94B"),
         ("nemotron-h-8b", "8.1B"),
+        ("nemotron-3-nano-30b", "31.6B"),
     ],
 )
 def test_published_numbers_of_parameters(name, published):

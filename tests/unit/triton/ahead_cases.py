@@ -7,10 +7,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sidewinder.model_config import RouterConfig
 from sidewinder.ops.causal_conv1d.triton import causal_conv1d
 from sidewinder.ops.codec.formats import CODECS
 from sidewinder.ops.codec.triton import decode, decode_add, decode_rms_norm, encode, reduce
 from sidewinder.ops.concat_rms_norm.triton import concat_rms_norm
+from sidewinder.ops.experts.matrices import ExpertMatrices
+from sidewinder.ops.experts.triton import experts
 from sidewinder.ops.gated_activation.reference import ACTIVATIONS
 from sidewinder.ops.gated_activation.triton import gated_activation
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
@@ -23,6 +26,7 @@ from sidewinder.ops.projected_scan.triton import projected_scan
 from sidewinder.ops.prompt_attention.triton import CANDIDATES as PROMPTS
 from sidewinder.ops.prompt_attention.triton import LARGE, SMALL, prompt_attention
 from sidewinder.ops.rms_norm.triton import rms_norm
+from sidewinder.ops.route.triton import route
 from sidewinder.ops.scaled_rows.triton import scaled_rows
 from sidewinder.ops.selective_scan.triton import selective_scan
 from sidewinder.ops.ssd_scan.triton import ssd_scan
@@ -144,6 +148,20 @@ def prompts(dtype: torch.dtype, configs: tuple[Config, ...]) -> None:
                 prompt_attention(q, pages.to(dtype), pages.to(dtype), index, 0.1)
 
 
+def experts_of(dtype: torch.dtype) -> None:
+    """Sizes of granite-4.0-h-tiny, few rows and many; and experts without gates."""
+    for n_experts, k, width, d_ff, gated in ((64, 6, 1536, 512, True), (128, 6, 2688, 1856, False)):
+        inner, outer = torch.empty(d_ff, width, dtype=dtype), torch.empty(width, d_ff, dtype=dtype)
+        ups = (inner,) * n_experts
+        matrices = ExpertMatrices(ups if gated else None, ups, (outer,) * n_experts)
+        bias = None if gated else torch.empty(n_experts)
+        config = RouterConfig(k, scores="softmax" if gated else "sigmoid", has_bias=not gated)
+        for rows in (1, 600):
+            x = torch.empty(rows, width, dtype=dtype)
+            chosen, shares = route(x, torch.empty(n_experts, width), bias, config)
+            experts(x, matrices, chosen, shares, "silu" if gated else "relu")
+
+
 def row(dtype: torch.dtype) -> None:
     for outputs, inputs in ((10240, 2560), (192, 5120), (5120, 160)):
         for index, config in enumerate(candidates(outputs, inputs)):
@@ -219,6 +237,7 @@ def _cases(dtype: torch.dtype, kind: str, capabilities: list[int]) -> dict[str, 
         "codecs": codecs,
         "attention": attention,
         "row": row,
+        "experts": experts_of,
         "projected": projected,
     }
     return {f"{name} {kind}": (partial(f, dtype), capabilities) for name, f in functions.items()}

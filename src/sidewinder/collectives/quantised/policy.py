@@ -1,9 +1,9 @@
 """Which codec each sum of a delta uses.
 
-A *site* is a row-parallel projection, by the name of its parameters: `layers.3.mixer.out_proj`,
-`shared.attention.o`. A codec belongs to a site and a phase, never to the size of a message: else a
-token's result would depend on the batch around it. A sequence with one token in a step decodes; one
-with more is being prefilled.
+A *site* is a row-parallel projection, or all of a layer's experts, by the name of its parameters:
+`layers.3.mixer.out_proj`, `shared.attention.o`, `layers.4.experts`. A codec belongs to a site and a
+phase, never to the size of a message: else a token's result would depend on the batch around it. A
+sequence with one token in a step decodes; one with more is being prefilled.
 """
 
 import json
@@ -148,6 +148,8 @@ def delta_calls(config: ModelConfig) -> dict[str, int]:
             calls[f"layers.{layer}.attention.o"] = 1
         if layer in config.mlp_layers:
             calls[f"layers.{layer}.mlp.down"] = 1
+        if layer in config.expert_layers:
+            calls[f"layers.{layer}.experts"] = 1
     if shared:
         calls |= {"shared.attention.o": config.n_mlp_calls, "shared.mlp.down": config.n_mlp_calls}
     return calls

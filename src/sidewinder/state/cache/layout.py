@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from sidewinder.config import ModelConfig
+from sidewinder.sharding.dims import attention_shares
 from sidewinder.sharding.plan import sharding_plan
-from sidewinder.sharding.shares import split_units
 from sidewinder.sharding.slicing import Bands, Rule, Split
 
 
@@ -22,7 +22,8 @@ def state_rules(config: ModelConfig, size: int) -> dict[str, Split | Bands]:
     ssm = _along(plan[f"{mixer}.D"], 1 if config.is_mamba2 else 2)
     rules = {"conv": conv, "ssm": ssm, "ssm_scale": ssm}
     if config.attention is not None:
-        heads = Split(2, "key-value head", split_units(config.attention.n_kv_heads, size))
+        kv_heads, _ = attention_shares(config.attention, size)
+        heads = Split(2, "key-value head", kv_heads)
         rules |= {"k": heads, "v": heads}
     return rules
 

@@ -1,0 +1,74 @@
+"""Mixture of experts on one rank: every rank has its channels of every expert.
+
+So any `tp` works, no token moves between ranks, and all of a layer is one sum: of the chosen
+experts' outputs and of the MLP beside them. All ranks choose alike, from the same stream with the
+same router.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sidewinder.collectives.base import Collectives, Pending
+from sidewinder.layers.attention import mlp_of
+from sidewinder.layers.weights import Weight, Weights
+from sidewinder.model_config import ExpertsConfig, MLPConfig
+from sidewinder.ops.experts import experts
+from sidewinder.ops.experts.matrices import ExpertMatrices
+from sidewinder.ops.route import route
+from sidewinder.state.batch import Sequences
+
+
+class MixtureOfExperts:
+    """`sum of share * expert(x) over the chosen experts, + shared(x)`.
+
+    Args:
+        config: the experts, and how they are chosen.
+        weights: `router` whole; `0`, `1`, ... and `shared`, each an MLP's.
+        collectives: all ranks.
+
+    Raises:
+        ValueError: for an activation that is not supported; lists those that are.
+    """
+
+    def __init__(self, config: ExpertsConfig, weights: Weights, collectives: Collectives) -> None:
+        self.config = config
+        self.name = weights.name
+        self.collectives = collectives
+        self.router = weights["router.weight"]
+        self.router_bias = weights.get("router.bias")
+        own = [weights.under(str(number)) for number in range(config.n_experts)]
+        self.matrices = ExpertMatrices(
+            gate=_all(own, "gate") if config.gated else None,
+            up=_all(own, "up"),
+            down=_all(own, "down"),
+        )
+        kind = MLPConfig(config.d_ff, config.activation, gated=config.gated)
+        self.activation = mlp_of(kind, own[0], collectives).activation
+        self.shared = None
+        if config.shared_d_ff:
+            self.shared = mlp_of(kind, weights.under("shared"), collectives)
+
+    def __call__(self, x: Tensor, seqs: Sequences) -> Tensor:
+        """The layer's delta `[T, d_model]` from the normed `x` `[T, d_model]`."""
+        partial = self._partial(x)
+        total = self.collectives.all_reduce_delta(partial, self.name, seqs.n_decodes)
+        return total if self.shared is None else self.shared.down.add_bias(total)
+
+    def start(self, x: Tensor, seqs: Sequences) -> Pending:
+        """The call, with its sum begun."""
+        partial = self._partial(x)
+        total = self.collectives.start_all_reduce_delta(partial, self.name, seqs.n_decodes)
+        if self.shared is None or self.shared.down.bias is None:
+            return total
+        return total.then(self.shared.down.add_bias)
+
+    def _partial(self, x: Tensor) -> Tensor:
+        """This rank's term of the sum."""
+        chosen, shares = route(x, self.router, self.router_bias, self.config.router)
+        partial = experts(x, self.matrices, chosen, shares, self.activation)
+        return partial if self.shared is None else partial + self.shared.partial(x)
+
+
+def _all(experts_weights: Sequence[Weights], name: str) -> tuple[Weight, ...]:
+    return tuple(weights.under(name).matrix("weight") for weights in experts_weights)

@@ -1,0 +1,66 @@
+"""The weights of a layer's experts."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from sidewinder.layers.weights import Weight
+
+ALIGNMENT = 64
+"""Bytes; of whatever torch allocates. Offsets are then multiples of 16 elements."""
+
+FEW_ROWS = 8
+"""On GPUs: up to so many, each row reads its experts' matrices by itself; what several read is in
+the second-level cache. More are grouped by expert first."""
+
+
+@dataclass(frozen=True)
+class ExpertMatrices:
+    """One rank's share of a layer's experts.
+
+    Attributes:
+        gate: `[f_local, d]` of every expert; None: experts without a gate.
+        up: `[f_local, d]` of every expert.
+        down: `[d, f_local]` of every expert.
+    """
+
+    gate: "tuple[Weight, ...] | None"
+    up: "tuple[Weight, ...]"
+    down: "tuple[Weight, ...]"
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """`d` and `f_local`."""
+        d, f_local = self.down[0].shape
+        return d, f_local
+
+    @property
+    def base(self) -> Tensor:
+        """What `offsets` count from."""
+        return _plain(self.up[0])
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """Where the matrices are: int64 `[3, E]` on their device, elements from `base` on, of gate
+        (or up again), up and down. All must be plain, contiguous tensors of one dtype."""
+        start, itemsize = _address(self.base), self.base.itemsize
+        parts = (self.gate or self.up, self.up, self.down)
+        table = [[(_address(each) - start) // itemsize for each in part] for part in parts]
+        return torch.tensor(table, dtype=torch.int64, device=self.base.device)
+
+
+def _plain(matrix: "Weight") -> Tensor:
+    assert isinstance(matrix, Tensor), "kernels take plain matrices"
+    return matrix
+
+
+def _address(weight: "Weight") -> int:
+    matrix = _plain(weight)
+    assert matrix.is_contiguous(), "rows lie one after another"
+    address = 0 if matrix.is_meta else matrix.data_ptr()
+    assert address % ALIGNMENT == 0, "kernels load several weights at once"
+    return address

@@ -1,0 +1,47 @@
+"""Triton kernel of a router's choice; `triton.py` launches it."""
+
+import triton
+import triton.language as tl
+
+from sidewinder.ops.triton_math import LOG2_E, exp2, reciprocal
+
+
+@triton.jit
+def choose_experts(
+    logits, bias, chosen, shares, n_experts, scale, least_sum,
+    CHOSEN: tl.constexpr, SOFTMAX: tl.constexpr, NORMALISED: tl.constexpr,
+    BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """One row: its CHOSEN best, one after the other.
+
+    Floor: bytes, those of the logits.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    e, k = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_K)
+    exists = e < n_experts
+    value = tl.load(logits + row * n_experts + e, mask=exists, other=float("-inf"))
+    if SOFTMAX:
+        scores = exp2((value - tl.max(value, 0)) * LOG2_E)
+        scores = scores / tl.sum(scores, 0)
+    else:
+        scores = reciprocal(1.0 + exp2(value * -LOG2_E))
+    rank_by = scores
+    if bias is not None:
+        rank_by += tl.load(bias + e, mask=exists, other=0.0)
+    # A number that is none counts as the least, so that whatever happens, experts are chosen that
+    # exist; its share is what it is.
+    rank_by = tl.where(exists & (rank_by == rank_by), rank_by, -3.0e38)
+    best_of, share_of = tl.zeros([BLOCK_K], dtype=tl.int32), tl.zeros([BLOCK_K], dtype=tl.float32)
+    left = exists
+    for number in range(CHOSEN):
+        top = tl.max(tl.where(left, rank_by, float("-inf")), 0)
+        best = tl.min(tl.where(left & (rank_by == top), e, BLOCK_E), 0)
+        share = tl.sum(tl.where(e == best, scores, 0.0), 0)
+        best_of = tl.where(k == number, best, best_of)
+        share_of = tl.where(k == number, share, share_of)
+        left = left & (e != best)
+    if NORMALISED:
+        share_of = share_of / (tl.sum(share_of, 0) + least_sum)
+    at = row * CHOSEN + k
+    tl.store(chosen + at, best_of, mask=k < CHOSEN)
+    tl.store(shares + at, share_of * scale, mask=k < CHOSEN)

@@ -1,0 +1,96 @@
+"""The Triton kernels of routers and experts, against their definitions."""
+
+from dataclasses import fields
+
+import pytest
+import torch
+from expert_cases import ROUTERS, SIZES, expert_arguments, router_arguments
+from triton_cases import DTYPES, TOLERANCE, here, launching, on_device, programs_backwards
+
+from sidewinder.model_config import RouterConfig
+from sidewinder.ops.experts import reference, triton
+from sidewinder.ops.experts.matrices import FEW_ROWS, ExpertMatrices
+from sidewinder.ops.route import reference as route_reference
+from sidewinder.ops.route import triton as route_triton
+from sidewinder.quantise import quantise
+from sidewinder.testing import assert_close
+
+
+def on_device_matrices(matrices: ExpertMatrices) -> ExpertMatrices:
+    """The same experts on the device under test."""
+    parts = {field.name: getattr(matrices, field.name) for field in fields(matrices)}
+    return ExpertMatrices(
+        **{name: None if part is None else tuple(map(here, part)) for name, part in parts.items()}
+    )
+
+
+@DTYPES
+@pytest.mark.parametrize("name", ROUTERS)
+@pytest.mark.parametrize(("rows", "width"), [(1, 5), (19, 66)], ids=str)
+def test_routes_are_the_references(dtype, name, rows, width):
+    arguments = router_arguments(name, rows, width, dtype)
+    expected, expected_shares = route_reference.route(**arguments)
+    chosen, shares = on_device(route_triton.route, **arguments)
+    assert torch.equal(chosen, expected)
+    assert torch.allclose(shares, expected_shares, atol=1e-5)
+
+
+def test_equal_scores_are_chosen_by_number():
+    x, weight = here(torch.ones(2, 3)), here(torch.zeros(40, 3))
+    chosen, shares = route_triton.route(x, weight, None, RouterConfig(3))
+    assert chosen.tolist() == [[0, 1, 2]] * 2
+    assert torch.allclose(shares.cpu(), torch.full((2, 3), 1 / 3))
+
+
+def test_rows_that_are_no_numbers_choose_experts_that_exist():
+    x = here(torch.tensor([[torch.nan, 1.0], [1.0, 1.0]]))
+    chosen, shares = route_triton.route(x, here(torch.ones(3, 2)), None, RouterConfig(2))
+    assert sorted(chosen[0].tolist()) == [0, 1]
+    assert shares[0].isnan().all()
+    assert shares[1].tolist() == [0.5, 0.5]
+
+
+@DTYPES
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, 70])
+def test_experts_are_the_references(dtype, name, rows):
+    arguments = expert_arguments(name, rows, dtype)
+    expected = reference.experts(**arguments)
+    arguments["matrices"] = on_device_matrices(arguments["matrices"])
+    with programs_backwards(rows == 70):
+        result = on_device(triton.experts, **arguments)
+    assert result.dtype == dtype
+    # In groups each expert's term is rounded before they are added.
+    assert_close("y", expected, result, 2 * TOLERANCE[dtype])
+
+
+def test_experts_that_nobody_chose_are_not_read():
+    arguments = expert_arguments("gated", 20, torch.float32)
+    arguments["chosen"][:] = torch.tensor([4, 1])
+    expected = reference.experts(**arguments)
+    for parts in (arguments["matrices"].gate, arguments["matrices"].up, arguments["matrices"].down):
+        for expert in (0, 2, 3):
+            parts[expert].fill_(torch.nan)
+    arguments["matrices"] = on_device_matrices(arguments["matrices"])
+    for rows in (20, 3):
+        some = arguments | {name: arguments[name][:rows] for name in ("x", "chosen", "shares")}
+        assert_close("y", expected[:rows], on_device(triton.experts, **some), 1e-5)
+
+
+def test_launches_know_nothing_of_what_was_chosen():
+    arguments = expert_arguments("ungated", 40, torch.float32)
+    arguments["matrices"] = on_device_matrices(arguments["matrices"])
+    grids = []
+    for chosen in (arguments["chosen"], torch.zeros_like(arguments["chosen"])):
+        with launching.recording() as launches:
+            on_device(triton.experts, **arguments | {"chosen": chosen})
+        grids.append([launch.grid for launch in launches])
+    assert grids[0] == grids[1] == [(16, 1), (16, 1)]
+
+
+def test_int8_is_refused():
+    arguments = expert_arguments("gated", 1, torch.float32)
+    matrices = arguments["matrices"]
+    int8 = ExpertMatrices(None, tuple(quantise(up, 32) for up in matrices.up), matrices.down)
+    with pytest.raises(ValueError, match="int8 are not supported on GPUs"):
+        triton.experts(**arguments | {"matrices": int8})
