@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sidewinder.checkpoint.config_values import UNLIMITED, ConfigValues
+from sidewinder.checkpoint.config_values import MOST_LAYERS, UNLIMITED, ConfigValues
 from sidewinder.checkpoint.files import stored_dtype
 from sidewinder.checkpoint.hybrid_readers import HYBRIDS
 from sidewinder.config import ModelConfig
@@ -65,7 +65,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} does not exist; a model folder needs its config.json")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers without end, nesting without end too
         raise ValueError(f"{file} is not valid JSON ({error}); fetch it again") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds no JSON object; fetch it again")
@@ -74,6 +74,8 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def _transformers_config(values: ConfigValues) -> ModelConfig:
     model_type = values.choice("model_type", None, SUPPORTED_MODEL_TYPES)
+    # Before any reader lists the layers.
+    values.size("num_hidden_layers", 1, maximum=MOST_LAYERS)
     if values.get("quantization_config") is not None:
         raise values.error("quantised checkpoints are not supported; use the unquantised weights")
     if model_type == "mamba2":
@@ -168,7 +170,7 @@ def _authors_config(values: ConfigValues) -> ModelConfig:
         layout="authors",
         vocab_size=-(-vocab_size // multiple) * multiple,
         d_model=d_model,
-        n_layers=values.size("n_layer", None),
+        n_layers=values.size("n_layer", None, maximum=MOST_LAYERS),
         d_inner=d_inner,
         d_state=ssm.size("d_state", 128 if mamba2 else 16),
         d_conv=ssm.size("d_conv", 4, minimum=2),

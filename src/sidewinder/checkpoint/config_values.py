@@ -8,6 +8,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 UNLIMITED = (0.0, math.inf)
 """What dt may be where a model does not clamp it."""
 
+LARGEST_SIZE = 1 << 24
+"""No width, vocabulary or count of heads comes near it; a config that says more is broken."""
+MOST_LAYERS = 1 << 12
+
 
 class ConfigValues:
     """The values of one JSON object. `source` names it in errors; a `null` counts as absent.
@@ -49,18 +53,26 @@ class ConfigValues:
             return default
         return value
 
-    def size(self, name: str, default: int | None, minimum: int = 1) -> int:
-        """An integer of at least `minimum`."""
+    def size(
+        self, name: str, default: int | None, minimum: int = 1, maximum: int = LARGEST_SIZE
+    ) -> int:
+        """An integer of at least `minimum` and at most `maximum`."""
         value = self._value(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise self.error(f"{name}={value!r} is not an integer of at least {minimum}")
+        if value > maximum:
+            raise self.error(f"{name}={value} is too large; at most {maximum} is supported")
         return value
 
     def scaled(self, name: str, default: float, width: int) -> int:
         """`width` times the (whole or fractional) factor `name`, as a positive integer."""
         factor = self.positive(name, default)
-        if int(factor * width) < 1:
+        if factor * width < 1:
             raise self.error(f"{name}={factor} times {width} is not a positive size")
+        if factor * width > LARGEST_SIZE:
+            raise self.error(
+                f"{name}={factor} times {width} is too large; at most {LARGEST_SIZE} is supported"
+            )
         return int(factor * width)
 
     def rank(self, name: str, d_model: int) -> int:
@@ -101,7 +113,10 @@ class ConfigValues:
                 raise self.error(f"{name}={value!r} is not a number") from None
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(f"{name}={value!r} is not a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise self.error(f"{name} has more digits than a number here can have") from None
 
     def flag(self, name: str, default: bool) -> bool:
         value = self._value(name, default)
@@ -141,8 +156,11 @@ class ConfigValues:
         )
 
     def _token(self, name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.error(f"{name}={value!r} is not a token id")
+        known = isinstance(value, int) and not isinstance(value, bool)
+        if not known or not 0 <= value < LARGEST_SIZE:
+            raise self.error(
+                f"{name}={value!r} is not a token id; those are 0 to {LARGEST_SIZE - 1}"
+            )
         return value
 
     def dtype(self) -> str:

@@ -183,6 +183,43 @@ def test_dtype_that_the_config_does_not_say_is_the_weights(tmp_path):
     assert load_model_config(folder).dtype == "float32"
 
 
+@pytest.mark.parametrize("family", TINY)
+def test_layers_without_end_are_refused_before_they_are_listed(family):
+    with pytest.raises(ValueError, match=r"num_hidden_layers=1000000000 .*at most 4096"):
+        parse_model_config({"model_type": family, "num_hidden_layers": 10**9})
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (AUTHORS | {"n_layer": 10**9}, "n_layer=1000000000 .*at most 4096"),
+        (
+            {"model_type": "mamba", "hidden_size": 1 << 25},
+            "hidden_size=33554432 .*at most 16777216",
+        ),
+        ({"model_type": "mamba", "vocab_size": HUGE}, "vocab_size=10.*at most 16777216"),
+        ({"model_type": "mamba", "expand": 1e308}, "expand=1e.308 times 768 .*at most 16777216"),
+        ({"model_type": "mamba", "expand": 1e6}, "expand=1000000.0 times 768 .*at most 16777216"),
+        ({"model_type": "mamba", "layer_norm_epsilon": HUGE}, "layer_norm_epsilon has more digits"),
+        ({"model_type": "mamba", "eos_token_id": HUGE}, "eos_token_id=10.*0 to 16777215"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_rejects_absurd_sizes(values, words):
+    with pytest.raises(ValueError, match=f"(?s)config.json: .*{words}"):
+        parse_model_config(values)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"hidden_size": ' + "9" * 5000 + "}"])
+def test_json_without_end_is_refused_by_the_files_name(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        load_model_config(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
