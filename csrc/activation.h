@@ -10,6 +10,7 @@ constexpr int64_t kGateColumns = 1024;  // of a tile
 
 // x times the probability that a normal variable is below it: max(x, 0) - |x| / 2 erfc(|x| / sqrt 2),
 // with erfc(u) = e^(-u u) t P(t) and t = 1 / (1 + u / 2), to 4e-7 of itself.
+// Of -infinity it is -0, the limit, where torch has NaN.
 inline Vec gelu(Vec x) {
     const Vec zero = splat(0.0f);
     const Vec size = min(splat(16.0f), max(x, zero - x));  // beyond, nothing is left of the tail

@@ -232,7 +232,7 @@ inline Vec in_register(Vec v) {
 
 inline float sum(Vec v) { return sum4(v, v, v, v)[0]; }
 
-// 2^t for -126 <= t < 128, to 2 units in the last place.
+// 2^t for -126 <= t <= 128, to 2 units in the last place.
 inline Vec exp2_in_range(Vec t) {
     const Vec magic = splat(0x1.8p23f);
     const Vec shifted = t + magic;  // low mantissa bits hold the nearest integer
@@ -249,8 +249,8 @@ inline Vec exp2_in_range(Vec t) {
 // 2^t for t <= 0. Underflow ends at the smallest normal number.
 inline Vec exp2_negative(Vec t) { return exp2_in_range(max(splat(-126.0f), t)); }
 
-// 2^t for any t. Overflow ends at the largest numbers.
-inline Vec exp2(Vec t) { return exp2_negative(min(splat(127.999f), t)); }
+// 2^t for any t; from 128 on it is infinity, exactly.
+inline Vec exp2(Vec t) { return exp2_negative(min(splat(128.0f), t)); }
 
 constexpr float kLog2E = 1.44269504f;
 

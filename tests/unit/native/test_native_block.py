@@ -91,6 +91,15 @@ def test_nan_stays_nan_and_infinity_infinity(level, activation):
 
 
 @LEVELS
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh", "relu"])
+def test_far_below_zero_it_is_what_torch_has(level, activation):
+    x = torch.tensor([[-math.inf, -3e38, -1e30, -200.0]])
+    with kernels_of(level):
+        result = native.gated_activation(x, torch.ones_like(x), activation)
+    torch.testing.assert_close(result, ACTIVATIONS[activation](x), equal_nan=True, rtol=0, atol=0)
+
+
+@LEVELS
 @DTYPES
 @pytest.mark.parametrize("rows", [1, 3, 700])
 def test_keys_and_values_are_stored_bit_for_bit(level, dtype, rows):
