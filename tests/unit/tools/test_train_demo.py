@@ -5,6 +5,7 @@ import json
 import lzma
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,16 @@ def test_causal_conv_equals_reference_with_gradients(length: int) -> None:
     ours = torch.autograd.grad(result, inputs, upstream)
     theirs = torch.autograd.grad(reference, inputs, upstream)
     assert all(relative_error(a, b) < 1e-4 for a, b in zip(ours, theirs, strict=True))
+
+
+@needs_compiler
+def test_the_kernels_leave_the_process_its_denormal_numbers() -> None:
+    """A library linked with -ffast-math takes them away, from threads that start later too."""
+    scan.kernels()
+    halve = functools.partial(torch.mul, torch.full((9,), 1e-40), 0.5)
+    with ThreadPoolExecutor(1) as thread:
+        assert (thread.submit(halve).result() > 0).all()
+    assert (halve() > 0).all()
 
 
 @needs_compiler
