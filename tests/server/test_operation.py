@@ -4,8 +4,8 @@ import gc
 import json
 
 import pytest
-from conftest import serving, wait_for
 from prometheus_client.parser import text_string_to_metric_families
+from running_server import serving, wait_for
 
 from sidewinder import __version__
 from sidewinder.server import run

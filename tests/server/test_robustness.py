@@ -9,7 +9,7 @@ import fuzz_server
 import httpx
 import pytest
 import soak
-from conftest import serving, wait_for
+from running_server import serving, wait_for
 from test_server_faults import open_request
 
 from sidewinder import LLM

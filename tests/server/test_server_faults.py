@@ -11,7 +11,7 @@ import time
 
 import httpx
 import pytest
-from conftest import serving, wait_for
+from running_server import serving, wait_for
 
 from sidewinder import LLM
 from sidewinder.server import run

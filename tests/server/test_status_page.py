@@ -4,7 +4,7 @@ import os
 import shutil
 
 import pytest
-from conftest import wait_for
+from running_server import wait_for
 
 BODY = {"prompt": "ab" * 40, "max_tokens": 20, "ignore_eos": True}
 BINARIES = [
