@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from sidewinder.ops.store_kv import store_kv
-from sidewinder.state.allocator import Allocator
 from sidewinder.state.batch import PackedBatch
 from sidewinder.state.decode_index import DecodeIndex
 from sidewinder.state.kv_index import KVIndex
@@ -20,7 +19,7 @@ class PagedKV:
         spec: sizes.
         n_pages, page_size: capacity; tokens per page.
         dtype, device: of the storage.
-        poison: fill free pages with NaN.
+        poison: fill them with NaN.
     """
 
     def __init__(
@@ -34,28 +33,11 @@ class PagedKV:
     ) -> None:
         shape = (spec.n_invocations, n_pages, page_size, *spec.kv)
         self.page_size = page_size
-        self.poison = poison
         self.k = torch.empty(shape, dtype=dtype, device=device)
         self.v = torch.empty(shape, dtype=dtype, device=device)
         if poison:
             self.k.fill_(torch.nan)
             self.v.fill_(torch.nan)
-        self._pages = Allocator(n_pages, "KV page")
-
-    @property
-    def n_free(self) -> int:
-        return self._pages.n_free
-
-    def allocate(self) -> int:
-        """A free page. Raises RuntimeError when all are in use."""
-        return self._pages.allocate()
-
-    def free(self, page: int) -> None:
-        """Give a page back. Raises ValueError if it is not in use."""
-        self._pages.free(page)
-        if self.poison:
-            self.k[:, page] = torch.nan
-            self.v[:, page] = torch.nan
 
     def index(self, batch: PackedBatch) -> KVIndex:
         """Places of the batch's tokens by its page tables."""

@@ -10,7 +10,6 @@ from torch import Tensor
 from sidewinder.config import ModelConfig
 from sidewinder.memory import empty
 from sidewinder.sharding.dims import LocalDims
-from sidewinder.state.allocator import Allocator
 from sidewinder.state.kv import PagedKV
 from sidewinder.state.spec import PAGE_SIZE, StateSpec
 
@@ -57,8 +56,8 @@ class StatePool:
         n_pages: hybrids: number of KV pages.
         page_size: hybrids: tokens per page.
         state_dtype: of the SSM state, float32 or bfloat16.
-        poison: fill what is undefined with NaN (at the start, and when a slot or page is freed), so
-            that a read of stale state shows; by default the environment variable SIDEWINDER_POISON.
+        poison: fill what is undefined with NaN (at the start, and what sequences enter), so that a
+            read of stale state shows; by default the environment variable SIDEWINDER_POISON.
 
     Raises:
         ValueError: for `n_slots` below 1, or a hybrid without pages.
@@ -93,35 +92,11 @@ class StatePool:
         if self.poison:
             self.conv.fill_(torch.nan)
             self.ssm.fill_(torch.nan)
-        self._slots = Allocator(n_slots, "state slot")
         self._layers = [LayerState(self.conv[i], self.ssm[i]) for i in range(spec.n_layers)]
-
-    @property
-    def n_free(self) -> int:
-        return self._slots.n_free
 
     def layer(self, index: int) -> LayerState:
         """The state of layer `index`, all slots."""
         return self._layers[index]
-
-    def allocate(self) -> int:
-        """A free slot. Raises RuntimeError when all are in use."""
-        return self._slots.allocate()
-
-    def free(self, slot: int) -> None:
-        """Give a slot back. Raises ValueError if it is not in use."""
-        self._slots.free(slot)
-        if self.poison:
-            self._fill(slot, torch.nan)
-
-    def reset(self, slot: int) -> None:
-        """Set the slot's state to zero: that of a sequence without tokens."""
-        self._fill(slot, 0.0)
-
-    def copy(self, source: int, target: int) -> None:
-        """Make `target`'s recurrent state that of `source` (KV pages are not touched)."""
-        self.conv[:, target] = self.conv[:, source]
-        self.ssm[:, target] = self.ssm[:, source]
 
     def snapshot(self, slot: int, device: torch.device | str | None = None) -> StateSnapshot:
         """Copy the slot's recurrent state, onto `device` (default: the pool's own)."""
@@ -144,12 +119,9 @@ class StatePool:
     def poison_entered(self, slot: int, start: int, pages: Sequence[int]) -> None:
         """Fill with NaN what a sequence enters that has `start` tokens: its slot, and new pages."""
         if start == 0:
-            self._fill(slot, torch.nan)
+            self.conv[:, slot] = torch.nan
+            self.ssm[:, slot] = torch.nan
         if self.kv is not None:
             entered = list(pages[-(-start // self.kv.page_size) :])
             self.kv.k[:, entered] = torch.nan
             self.kv.v[:, entered] = torch.nan
-
-    def _fill(self, slot: int, value: float) -> None:
-        self.conv[:, slot] = value
-        self.ssm[:, slot] = value

@@ -8,6 +8,7 @@ from sidewinder.engine.recorded import RecordedSteps
 from sidewinder.models.registry import build_model
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import pack
+from sidewinder.state.cache.pages import PagePool
 from sidewinder.state.pool import StatePool
 from sidewinder.testing import tiny_config
 
@@ -45,6 +46,7 @@ class Rank:
             StatePool(config, dims, SLOTS, dtype, n_pages=PAGES, page_size=PAGE_SIZE, poison=True)
             for _ in range(2)
         )
+        self.free_pages = PagePool(PAGES)
         self.pages = {slot: [] for slot in range(SLOTS)}
         self.recorded = RecordedSteps(self.model, self.pool, self.counter)
 
@@ -72,17 +74,15 @@ class Rank:
     def grown(self, slots, starts, tokens):
         """The slots' page tables, with a page more where it is needed."""
         for slot in slots:
-            while len(self.pages[slot]) * PAGE_SIZE < starts[slot] + tokens:
-                page = self.pool.kv.allocate()
-                assert page == self.plain.kv.allocate()
-                self.pages[slot].append(page)
+            needed = -(-(starts[slot] + tokens) // PAGE_SIZE)
+            self.pages[slot] += self.free_pages.take(needed - len(self.pages[slot]))
+            for pool in (self.pool, self.plain):
+                pool.poison_entered(slot, starts[slot], self.pages[slot])
         return [self.pages[slot] for slot in slots]
 
     def end(self, slot, starts):
-        """A sequence ends: its pages are poisoned, and others get them."""
-        for page in self.pages[slot]:
-            for pool in (self.pool, self.plain):
-                pool.kv.free(page)
+        """A sequence ends: others get its pages, which are poisoned then."""
+        self.free_pages.release(self.pages[slot])
         self.pages[slot], starts[slot] = [], 0
 
     def compare(self, slots, starts):

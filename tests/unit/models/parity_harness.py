@@ -16,6 +16,7 @@ from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.state.batch import pack
+from sidewinder.state.cache.pages import PagePool
 from sidewinder.state.pool import StatePool
 from sidewinder.testing import assert_close, run_ranks
 
@@ -75,7 +76,7 @@ def make_checkpoint(folder: Path, oracle: Any, lengths: list[int]) -> Checkpoint
 class Driver:
     """Feeds sequences through one rank's model step by step, in slots and pages of a small pool.
 
-    Slots and pages are poisoned when they are given back, and soon used again.
+    Slots and pages that were given back are soon used again, poisoned as the runner does it.
     """
 
     def __init__(self, model: Model, longest: int, dtype: torch.dtype) -> None:
@@ -91,6 +92,8 @@ class Driver:
             page_size=PAGE_SIZE,
             poison=True,
         )
+        self._slots = list(range(N_SLOTS))
+        self._pages = PagePool(pages)
 
     def run(self, sequences: list[list[int]], chunks: list[int]) -> list[Tensor]:
         """Logits of every token; each sequence's next part is as long as the next of `chunks`.
@@ -105,7 +108,7 @@ class Driver:
         while waiting or running:
             while waiting and len(running) < N_SLOTS:
                 number, tokens = waiting.pop(0)
-                running.append(_Running(number, tokens, self.pool.allocate()))
+                running.append(_Running(number, tokens, self._slots.pop()))
             for sequence in running:
                 sequence.size = min(chunks[turn % len(chunks)], sequence.left)
                 turn += 1
@@ -117,8 +120,10 @@ class Driver:
 
     def _step(self, running: list["_Running"]) -> tuple[Tensor, ...]:
         for sequence in running:
-            while self.pool.kv and len(sequence.pages) * PAGE_SIZE < sequence.done + sequence.size:
-                sequence.pages.append(self.pool.kv.allocate())
+            if self.pool.kv:
+                needed = -(-(sequence.done + sequence.size) // PAGE_SIZE)
+                sequence.pages += self._pages.take(needed - len(sequence.pages))
+            self.pool.poison_entered(sequence.slot, sequence.done, sequence.pages)
         batch = pack(
             [sequence.tokens[sequence.done :][: sequence.size] for sequence in running],
             [sequence.slot for sequence in running],
@@ -133,10 +138,8 @@ class Driver:
         sequence.done += sequence.size
         if sequence.left:
             return False
-        self.pool.free(sequence.slot)
-        if self.pool.kv:
-            for page in sequence.pages:
-                self.pool.kv.free(page)
+        self._slots.append(sequence.slot)
+        self._pages.release(sequence.pages)
         return True
 
 

@@ -49,23 +49,20 @@ def test_layers_are_views_of_the_pool(config):
     assert pool.conv[0].isnan().all()
 
 
-def test_reset_copy_snapshot_restore_and_poison_touch_one_slot(config):
+def test_snapshot_restore_and_poison_touch_one_slot(config):
     pool = make_pool(config)
-    slot, other = pool.allocate(), pool.allocate()
-    pool.reset(slot)
-    assert (pool.ssm[:, slot] == 0).all()
+    slot, other = 1, 0
     pool.ssm[:, slot] = torch.randn_like(pool.ssm[:, slot])
     pool.conv[:, slot] = torch.randn_like(pool.conv[:, slot])
     snapshot = pool.snapshot(slot)
     assert snapshot.n_bytes == pool.spec.slot_bytes(torch.float32, torch.float32)
-    pool.copy(slot, other)
-    pool.free(slot)
+    pool.restore(other, snapshot)
+    pool.poison_entered(slot, 1, [])
+    assert torch.equal(pool.ssm[:, slot], snapshot.ssm), "it goes on with its state"
+    pool.poison_entered(slot, 0, [])
     assert pool.ssm[:, slot].isnan().all()
     assert pool.conv[:, slot].isnan().all()
     assert torch.equal(pool.ssm[:, other], snapshot.ssm), "copies are the slot's own"
-    pool.reset(other)
-    pool.restore(other, snapshot)
-    assert torch.equal(pool.ssm[:, other], snapshot.ssm)
     assert torch.equal(pool.conv[:, other], snapshot.conv)
     assert pool.ssm[:, 2].isnan().all()
 
@@ -77,17 +74,6 @@ def test_poison_can_come_from_the_environment(config, monkeypatch):
     assert not make_pool(config, poison=None).poison
 
 
-def test_slots_run_out_and_are_freed_once(config):
-    pool = make_pool(config)
-    slots = [pool.allocate() for _ in range(3)]
-    assert pool.n_free == 0
-    with pytest.raises(RuntimeError, match="no free state slot: all 3"):
-        pool.allocate()
-    pool.free(slots[0])
-    with pytest.raises(ValueError, match="not in use"):
-        pool.free(slots[0])
-
-
 def test_a_pool_without_slots_or_a_hybrid_without_pages_is_refused(hybrid):
     dims = LocalDims.of(hybrid, TensorParallel())
     with pytest.raises(ValueError, match="0 slots"):
@@ -97,8 +83,8 @@ def test_a_pool_without_slots_or_a_hybrid_without_pages_is_refused(hybrid):
 
 
 def test_pages_hold_what_was_written_at_their_positions(hybrid):
-    kv = make_pool(hybrid).kv
-    first, second = [kv.allocate(), kv.allocate()], [kv.allocate()]
+    pool = make_pool(hybrid)
+    kv, first, second = pool.kv, [0, 1], [2]
     tables = [first[::-1], second]
     heads = kv.k.shape[3:]
     k, v = torch.randn(6, *heads), torch.randn(6, *heads)
@@ -110,10 +96,10 @@ def test_pages_hold_what_was_written_at_their_positions(hybrid):
     assert torch.equal(read_k, k[:5])
     assert torch.equal(read_v, v[:5])
     assert kv.k[0].isnan().all(), "another invocation was written"
-    kv.free(second[0])
+    assert not kv.k[1, second[0]].isnan().all()
+    pool.poison_entered(1, 4, [0, 2])
     assert kv.k[:, second[0]].isnan().all()
-    with pytest.raises(ValueError, match="not in use"):
-        kv.free(second[0])
+    assert torch.equal(kv.gather(tables[0], 5)[0][1], k[:5]), "pages that a sequence filled stay"
 
 
 def test_a_page_table_must_cover_the_sequence(hybrid):

@@ -191,10 +191,6 @@ class StateCache:
         covering = self._covering(pages, kept.n_tokens)
         self._tiers.ops.append(Restore(kept.id, slot, covering))
 
-    def adopt_kept(self, n_tokens: int) -> Kept:
-        """A new caller's state, which the ranks are to be given under its id."""
-        return Kept(next(self._ids), n_tokens)
-
     def release(self, kept: Kept) -> None:
         """Forget a caller's state."""
         self._tiers.ops.append(Drop(kept.id))
