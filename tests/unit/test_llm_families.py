@@ -64,6 +64,14 @@ def test_logits_equal_transformers(family):
         assert_close(f"logits of {len(prompt)}", oracle_logits(oracle, prompt), logits, TOLERANCE)
 
 
+def test_streamed_logits_are_the_same_rows_in_blocks(family):
+    _, _, llm = family
+    blocks = list(llm.stream_logits(PROMPTS[1]))
+    assert len(blocks) > 1
+    (whole,) = llm.logits([PROMPTS[1]])
+    torch.testing.assert_close(torch.cat(blocks), whole)
+
+
 def test_scores_equal_transformers(family):
     _, oracle, llm = family
     for prompt, scores in zip(PROMPTS, llm.score(PROMPTS), strict=True):

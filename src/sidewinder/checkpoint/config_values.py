@@ -156,12 +156,12 @@ class ConfigValues:
         )
 
     def _token(self, name: str, value: Any) -> int:
-        known = isinstance(value, int) and not isinstance(value, bool)
-        if not known or not 0 <= value < LARGEST_SIZE:
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        if not is_integer or not 0 <= value < LARGEST_SIZE:
             raise self.error(
                 f"{name}={value!r} is not a token id; those are 0 to {LARGEST_SIZE - 1}"
             )
-        return value
+        return int(value)
 
     def dtype(self) -> str:
         """The dtype of the stored weights (`dtype`, formerly `torch_dtype`), else float32."""
