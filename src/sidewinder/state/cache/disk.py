@@ -141,6 +141,8 @@ class DiskIndex:
         """Note on disk that a state was resumed, for the order of later runs."""
         try:
             os.utime(self.folder / f"{key}.json")
+        except FileNotFoundError:
+            pass  # Another process that shares the folder deleted it; a read would say so.
         except OSError as error:
             self.unwritable(f"{error.strerror}: {self.folder}")
 
@@ -172,15 +174,7 @@ class DiskIndex:
             )
 
     def _scan(self) -> None:
-        files: dict[str, _Files] = {}
-        for item in os.scandir(self.folder):
-            match = _OURS.fullmatch(item.name)
-            if match is None:
-                continue
-            own, stat = files.setdefault(match[1], _Files()), item.stat()
-            own.names.add(item.name)
-            own.n_bytes += stat.st_size
-            own.time_s = max(own.time_s, stat.st_mtime)
+        files = self._files()
         for key in sorted(files, key=lambda key: files[key].time_s):
             self._count(key, files[key].n_bytes)
             found = self._read_manifest(key, files[key].names)
@@ -193,6 +187,23 @@ class DiskIndex:
                 f"state_cache_dir: {len(self._strangers)} of {len(files)} states are of another "
                 "model or of other settings, or damaged, and are not used"
             )
+
+    def _files(self) -> dict[str, _Files]:
+        """Our files by key."""
+        files: dict[str, _Files] = {}
+        for name in os.listdir(self.folder):
+            match = _OURS.fullmatch(name)
+            if match is None:
+                continue
+            try:
+                stat = (self.folder / name).stat()
+            except FileNotFoundError:
+                continue  # Another process that shares the folder renamed or deleted it just now.
+            own = files.setdefault(match[1], _Files())
+            own.names.add(name)
+            own.n_bytes += stat.st_size
+            own.time_s = max(own.time_s, stat.st_mtime)
+        return files
 
     def _read_manifest(self, key: str, names: set[str]) -> Found | None:
         try:

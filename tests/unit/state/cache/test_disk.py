@@ -84,6 +84,20 @@ def test_files_of_others_are_left_alone(tmp_path):
     assert index.used == 0
 
 
+def test_what_another_process_deletes_does_not_end_the_writing(tmp_path):
+    index = DiskIndex(tmp_path, 10**6, "mine", 1)
+    key = put(index, (1, 2))
+    DiskIndex(tmp_path, 10**6, "mine", 1).delete(key)
+    index.used_now(key)
+    assert index.writable
+    put(index, (1, 2, 3))
+    # A file that is gone between the look at the folder and the look at the file.
+    (tmp_path / f"{key}.json.77.tmp").symlink_to(tmp_path / "gone")
+    later = DiskIndex(tmp_path, 10**6, "mine", 1)
+    assert later.writable
+    assert [found.tokens for found in later.found] == [(1, 2, 3)]
+
+
 def test_a_folder_that_cannot_be_made_is_said_once(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="no more states are written"):
