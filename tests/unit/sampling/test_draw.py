@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling_cases import random_logits
 
 from sidewinder.engine.plan import Admission
 from sidewinder.sampling import SamplingParams, draw, reference
@@ -14,10 +15,6 @@ from sidewinder.sampling.sampler import Sampler
 from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.sharding.shares import split_units
 from sidewinder.testing import run_ranks
-
-
-def random_logits(seed, rows=1, vocab=37, scale=3.0):
-    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale
 
 
 def sample_on_ranks(tp, logits, params, seed=11, steps=1):

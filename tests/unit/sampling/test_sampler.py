@@ -1,97 +1,15 @@
 """Sampling against plain definitions and transformers' own processors."""
 
-import json
 import math
-import re
-from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sampling_cases import VOCAB, random_logits, sampler_with
 
 from sidewinder.engine.plan import Admission
-from sidewinder.sampling import SamplingParams, StructuredOutput, filters, reference
+from sidewinder.sampling import SamplingParams, filters, reference
 from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
-
-VOCAB = 37
-
-
-def random_logits(seed, rows=1, vocab=VOCAB, scale=3.0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, vocab, generator=generator) * scale
-
-
-def sampler_with(*params, prompt=(), eos=(), seed=11):
-    sampler = Sampler(VOCAB)
-    for slot, own in enumerate(params):
-        sampler.admit(Admission(slot, own, seed, tuple(prompt), tuple(eos)))
-    return sampler
-
-
-# --- parameters --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"max_tokens": 0}, "max_tokens=0"),
-        ({"max_tokens": -3}, "max_tokens=-3"),
-        ({"max_tokens": 2.5}, "max_tokens=2.5"),
-        ({"max_tokens": True}, "max_tokens=True"),
-        ({"min_tokens": -1}, "min_tokens=-1"),
-        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens=9 is above max_tokens=8"),
-        ({"temperature": -0.1}, "temperature=-0.1"),
-        ({"temperature": math.nan}, "temperature=nan"),
-        ({"temperature": math.inf}, "temperature=inf"),
-        ({"temperature": "hot"}, "temperature='hot'"),
-        ({"top_k": 0}, "top_k=0"),
-        ({"top_p": 0.0}, "top_p=0.0"),
-        ({"top_p": 1.1}, "top_p=1.1"),
-        ({"min_p": -0.5}, "min_p=-0.5"),
-        ({"min_p": 2}, "min_p=2"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
-        ({"repetition_penalty": 1e-300}, "repetition_penalty=1e-300"),
-        ({"repetition_penalty": 1e6}, "repetition_penalty=1000000.0"),
-        ({"logit_bias": {-1: 0.0}}, "logit_bias=-1"),
-        ({"logit_bias": {"5": 0.0}}, "logit_bias='5'"),
-        ({"logit_bias": {5: 101}}, r"logit_bias\[5\]=101"),
-        ({"logit_bias": {5: math.nan}}, "not a finite number"),
-        ({"logit_bias": [5]}, "token id: number"),
-        ({"logit_bias": dict.fromkeys(range(2000), 1)}, "at most 1024"),
-        ({"structured_output": {"regex": "a"}}, "StructuredOutput"),
-        ({"structured_output": StructuredOutput(regex="a"), "min_tokens": 1}, "min_tokens=1"),
-        ({"presence_penalty": 2.5}, "presence_penalty=2.5"),
-        ({"frequency_penalty": -2.5}, "frequency_penalty=-2.5"),
-        ({"seed": 1.5}, "seed=1.5"),
-        ({"stop": ("",)}, "stop=''"),
-        ({"stop": [3]}, "stop=3"),
-        ({"stop": 3}, "stop=3"),
-        ({"stop_token_ids": [-1]}, "stop_token_ids=-1"),
-        ({"logprobs": -1}, "logprobs=-1"),
-        ({"prompt_logprobs": 1000}, "prompt_logprobs=1000"),
-        ({"ignore_eos": 1}, "ignore_eos=1"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-def test_params_reject(values, message):
-    with pytest.raises(ValueError, match=message):
-        SamplingParams(**values)
-
-
-def test_params_accept_one_stop_string():
-    assert SamplingParams(stop="end").stop == ("end",)
-    assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
-
-
-def test_every_option_is_documented():
-    text = (Path(__file__).parents[2] / "docs" / "generation.md").read_text()
-    table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    documented = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
-    assert {field.name for field in fields(SamplingParams)} <= documented
-
-
-# --- penalties ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.3])
@@ -115,9 +33,6 @@ def test_output_penalties_by_definition():
     ]
     result = filters.output_penalties(logits, counts, presence=0.5, frequency=0.25)
     torch.testing.assert_close(result, torch.tensor(expected))
-
-
-# --- the sampler -------------------------------------------------------------------------------
 
 
 def test_greedy_takes_the_lowest_id_on_ties():
@@ -219,9 +134,6 @@ def test_check_finite_names_the_first_row():
         check_finite(torch.tensor([1.0, -math.inf, math.nan]))
 
 
-# --- logprobs ----------------------------------------------------------------------------------
-
-
 def test_token_logprobs_by_definition():
     logits = random_logits(4, rows=3)
     reports = token_logprobs(logits, [0, 10, 36], n_top=4)
@@ -259,9 +171,6 @@ def test_logprobs_are_of_the_model_not_of_the_sampler():
     assert report.logprob == pytest.approx(float(torch.log_softmax(logits[0], 0)[token]), abs=1e-5)
 
 
-# --- biases and masks --------------------------------------------------------------------------
-
-
 def bits_of(*tokens):
     mask = np.zeros(VOCAB, dtype=bool)
     mask[list(tokens)] = True
@@ -291,32 +200,3 @@ def test_only_allowed_tokens_are_drawn(temperature):
         assert last == 30
         alone = sampler_with(params, params, params, seed=seed)
         assert alone.sample(logits[1:2], [1]) == [free]
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({}, "none given"),
-        ({"regex": "a", "choice": ["b"]}, "regex, choice given"),
-        ({"json": 3}, "not a JSON schema"),
-        ({"json": "{"}, "not a JSON schema"),
-        ({"json": False}, "not a JSON schema"),
-        ({"json": {"a": {1, 2}}}, "not a JSON schema"),
-        ({"json_object": 1}, "json_object=1"),
-        ({"regex": ""}, "regex=''"),
-        ({"regex": 5}, "regex=5"),
-        ({"choice": "ab"}, "choice='ab'"),
-        ({"choice": ["a", ""]}, "choice"),
-        ({"grammar": "x" * (1 << 21)}, "characters"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-def test_structured_outputs_reject(values, message):
-    with pytest.raises(ValueError, match=message):
-        StructuredOutput(**values)
-
-
-def test_equal_schemas_are_equal():
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
-    assert StructuredOutput(json=schema) == StructuredOutput(json=json.dumps(schema))
-    assert len({StructuredOutput(json=schema), StructuredOutput(json=json.dumps(schema))}) == 1
