@@ -10,9 +10,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sidewinder.agreement import Agreement, Comparison, Variant
-from sidewinder.collectives.base import Collectives
+from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.collectives.quantised.all_reduce import quantised
 from sidewinder.collectives.quantised.policy import EXACT, Policy, policy_of
+from sidewinder.collectives.wrapper import Wrapper
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.loading import load_weights
 from sidewinder.models.registry import build_model
@@ -25,7 +26,7 @@ MOST_AT_ONCE = 16
 """Policies that one pass over the text compares: each has a state, and a window's activations."""
 
 
-class SwitchedSums(Collectives):
+class SwitchedSums(Wrapper):
     """`inner`, with deltas summed by the policy that was chosen last: one model, many policies.
 
     Args:
@@ -34,10 +35,9 @@ class SwitchedSums(Collectives):
     """
 
     def __init__(self, inner: Collectives, config: ModelConfig) -> None:
-        self.tp = inner.tp
-        self.path = inner.path
+        super().__init__(inner)
         self._config = config
-        self._inner = self._chosen = inner
+        self._chosen = inner
 
     def choose(self, policy: Policy) -> None:
         """Sum by `policy` from now on."""
@@ -46,26 +46,11 @@ class SwitchedSums(Collectives):
     def all_reduce_delta(self, x: Tensor, site: str, n_decodes: int) -> Tensor:
         return self._chosen.all_reduce_delta(x, site, n_decodes)
 
+    def start_all_reduce_delta(self, x: Tensor, site: str, n_decodes: int) -> Pending:
+        return self._chosen.start_all_reduce_delta(x, site, n_decodes)
+
     def is_exact(self, site: str) -> bool:
         return self._chosen.is_exact(site)
-
-    def all_reduce(self, x: Tensor) -> Tensor:
-        return self._inner.all_reduce(x)
-
-    def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        return self._inner.all_gather(x, sizes)
-
-    def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
-        return self._inner.broadcast(x, root)
-
-    def barrier(self) -> None:
-        self._inner.barrier()
-
-    def subgroup(self, partition: Sequence[Sequence[int]]) -> Collectives:
-        return self._inner.subgroup(partition)
-
-    def close(self) -> None:
-        self._inner.close()
 
 
 class Comparer:

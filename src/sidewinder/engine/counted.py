@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending
+from sidewinder.collectives.wrapper import Wrapper
 
 
 class CallCounter:
@@ -14,7 +15,7 @@ class CallCounter:
         self.calls = 0
 
 
-class CountedCollectives(Collectives):
+class CountedCollectives(Wrapper):
     """`inner` with every call counted; subgroups share the counter.
 
     Args:
@@ -23,11 +24,7 @@ class CountedCollectives(Collectives):
     """
 
     def __init__(self, inner: Collectives, counter: CallCounter) -> None:
-        self.tp = inner.tp
-        self.path = inner.path
-        self.capturable = inner.capturable
-        self.overlaps = inner.overlaps
-        self._inner = inner
+        super().__init__(inner)
         self._counter = counter
 
     def all_reduce(self, x: Tensor) -> Tensor:
@@ -54,10 +51,6 @@ class CountedCollectives(Collectives):
         self._count()
         return self._inner.start_all_to_all(x)
 
-    @property
-    def waited_s(self) -> float:
-        return self._inner.waited_s
-
     def is_exact(self, site: str) -> bool:
         return self._inner.is_exact(site)
 
@@ -79,9 +72,6 @@ class CountedCollectives(Collectives):
 
     def subgroup(self, partition: Sequence[Sequence[int]]) -> Collectives:
         return CountedCollectives(self._inner.subgroup(partition), self._counter)
-
-    def close(self) -> None:
-        self._inner.close()
 
     def _count(self) -> None:
         if self.tp.size > 1:

@@ -6,13 +6,12 @@ of ranks). The choice depends on the number of ranks alone, since the two round 
 rank decodes the same bytes, its own included, so that all hold the same bits.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.collectives.quantised.policy import Policy
+from sidewinder.collectives.wrapper import Wrapper
 from sidewinder.config import ModelConfig
 from sidewinder.ops.codec import Codec, decode, decode_rms_norm, encode, reduce
 
@@ -32,7 +31,7 @@ def quantised(inner: Collectives, policy: Policy, config: ModelConfig) -> Collec
     return QuantisedCollectives(inner, policy)
 
 
-class QuantisedCollectives(Collectives):
+class QuantisedCollectives(Wrapper):
     """`inner`, but `all_reduce_delta` sends few bits where the policy says so.
 
     Args:
@@ -41,11 +40,8 @@ class QuantisedCollectives(Collectives):
     """
 
     def __init__(self, inner: Collectives, policy: Policy) -> None:
-        self.tp = inner.tp
+        super().__init__(inner)
         self.path = f"{inner.path}; deltas {policy}"
-        self.capturable = inner.capturable
-        self.overlaps = inner.overlaps
-        self._inner = inner
         self._bulk = inner.bulk()
         self._policy = policy
 
@@ -126,37 +122,3 @@ class QuantisedCollectives(Collectives):
     def _start_gather(self, message: Tensor) -> Pending:
         """Every rank's `[1, bytes]`, end to end."""
         return self._bulk.start_all_gather(message, [message.shape[1]] * self.tp.size)
-
-    @property
-    def waited_s(self) -> float:
-        return self._inner.waited_s
-
-    def start_all_reduce(self, x: Tensor) -> Pending:
-        return self._inner.start_all_reduce(x)
-
-    def start_all_gather(self, x: Tensor, sizes: Sequence[int]) -> Pending:
-        return self._inner.start_all_gather(x, sizes)
-
-    def start_all_to_all(self, x: Tensor) -> Pending:
-        return self._inner.start_all_to_all(x)
-
-    def all_reduce(self, x: Tensor) -> Tensor:
-        return self._inner.all_reduce(x)
-
-    def all_gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
-        return self._inner.all_gather(x, sizes)
-
-    def all_to_all(self, x: Tensor) -> Tensor:
-        return self._inner.all_to_all(x)
-
-    def broadcast(self, x: Tensor, root: int = 0) -> Tensor:
-        return self._inner.broadcast(x, root)
-
-    def barrier(self) -> None:
-        self._inner.barrier()
-
-    def subgroup(self, partition: Sequence[Sequence[int]]) -> Collectives:
-        return self._inner.subgroup(partition)
-
-    def close(self) -> None:
-        self._inner.close()
