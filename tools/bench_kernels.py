@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from page_blocks import fill
 from torch import Tensor
 
 from sidewinder.bench.machine import machine_info
@@ -32,8 +33,6 @@ from sidewinder.state import batch
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "kernels.json"
 PAGE = ROOT / "docs" / "kernels.md"
-BEGIN = "<!-- tools/bench_kernels.py writes from here -->\n"
-END = "<!-- to here -->\n"
 
 D_MODEL, D_INNER, D_STATE, D_CONV = 1536, 3072, 16, 4
 LAYERS = 24
@@ -178,11 +177,9 @@ def table(result: Row) -> Iterator[str]:
 
 
 def report() -> None:
-    """Write the table between the page's markers."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    lines = "".join(table(json.loads(RESULTS.read_text())))
-    PAGE.write_text(before + BEGIN + lines + END + after)
+    """Write the table into the page."""
+    text = "".join(table(json.loads(RESULTS.read_text())))
+    PAGE.write_text(fill(PAGE.read_text(), "single kernels", text.splitlines()))
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from page_blocks import fill
+
 from sidewinder.bench.collectives import bench_all_reduce
 from sidewinder.bench.machine import machine_info
 from sidewinder.parallel.protocol import Transport
@@ -24,8 +26,6 @@ from sidewinder.parallel.protocol import Transport
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "all-reduce-codecs.json"
 PAGE = ROOT / "docs" / "quantised-all-reduce.md"
-BEGIN = "<!-- tools/bench_transports.py writes from here -->\n"
-END = "<!-- to here, too -->\n"
 TRANSPORTS: tuple[Transport, ...] = ("shared memory", "tcp")
 CODECS = ("exact", "int8", "int6", "int4")
 SIZES = tuple(1024 << step for step in range(16))
@@ -90,8 +90,8 @@ def engines_table(report: Row) -> Iterator[str]:
 
 
 def write_page(report: Row) -> None:
-    """Replace what stands between the markers."""
-    body = "".join([
+    """Write the tables into the page."""
+    text = "".join([
         "**Messages** between two ranks: median, and bus bandwidth in GB/s of activations.\n\n",
         *messages_table(report), "\n**Error** of a sum over two ranks, by distribution of its "
         "terms (of \"outliers\", every 128th channel is 50 times as large and is not "
@@ -99,8 +99,7 @@ def write_page(report: Row) -> None:
         f"\n**An engine** over shared memory: {MODEL}, batch 16, prompt 512, 64 new tokens.\n\n",
         *engines_table(report),
     ])  # fmt: skip
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(before + BEGIN + body + END + rest.partition(END)[2])
+    PAGE.write_text(fill(PAGE.read_text(), "transports", text.splitlines()))
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from card_tables import GPU_RESULT
-from project_paper import TABLES, fill
+from page_blocks import fill
+from project_paper import TABLES
 
 from sidewinder.projection.links import Link, fitted_link
 from sidewinder.projection.measured import compare, fit

@@ -23,14 +23,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "unit" / "triton"), str(ROOT)]
+sys.path.insert(0, str(ROOT / "tests" / "unit" / "triton"))
 
 from ahead import source_of  # noqa: E402
 from ahead_cases import scan  # noqa: E402
+from page_blocks import fill  # noqa: E402
 
 from sidewinder.ops import tuning  # noqa: E402
 from sidewinder.ops.launching import Launch, recording  # noqa: E402
-from tools.project_paper import fill  # noqa: E402
 
 PROGRAMS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 LANES, SPECIAL_CYCLES = 32, 8

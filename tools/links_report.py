@@ -2,8 +2,7 @@
 
     .venv/bin/python tools/links_report.py
 
-Everything between the two markers in the page is replaced. Plots need matplotlib (the `bench`
-extra).
+Plots need matplotlib (the `bench` extra).
 """
 
 import json
@@ -11,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from page_blocks import fill
+
 from sidewinder.bench.shapes import SHAPES
 from sidewinder.ops.codec import CODECS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "shaped-links.json"
 PAGE = ROOT / "docs" / "shaped-links.md"
-BEGIN = "<!-- tools/links_report.py writes from here -->\n"
-END = "<!-- to here -->\n"
 HEADERS = 1514 / 1448
 """Bytes of a full Ethernet frame over those of TCP's payload in it."""
 USUAL_SHAPE = "mamba-790m"
@@ -233,14 +232,12 @@ def main() -> None:
     every = [Run(session, link) for session in sessions for link in session["links"]]
     every.sort(key=lambda run: (run.ranks, run.rate))
     runs = [run for run in every if run.engines]
-    body = "".join([
+    text = "".join([
         "**Messages alone**: median, and bus bandwidth of the activations in Gb/s.\n\n",
         *messages(every), "\n**Codecs**, nothing hidden.\n\n", *codecs(runs),
         "\n**Hidden sums.**\n\n", *hiding(runs),
     ])  # fmt: skip
-    page = PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
-    PAGE.write_text(before + BEGIN + body + END + rest.partition(END)[2])
+    PAGE.write_text(fill(PAGE.read_text(), "links", text.splitlines()))
     draw(every, ROOT / "docs" / "plots")
 
 

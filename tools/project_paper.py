@@ -8,13 +8,13 @@ Efficiencies are those of cards whose suite is in benchmarks/results, and assume
 
 import argparse
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from card_tables import calibration_of, constants_lines, gpu_table
+from page_blocks import fill
 
 from sidewinder.bench.shapes import SHAPES
 from sidewinder.checkpoint.config_readers import parse_model_config
@@ -229,15 +229,6 @@ TABLES = {
     "links": link_table,
 }
 """The page's blocks by name."""
-
-
-def fill(page: str, name: str, rows: Iterator[str]) -> str:
-    """`page` with the block `name` replaced."""
-    block = f"<!-- begin {name} -->\n" + "\n".join(rows) + f"\n<!-- end {name} -->"
-    pattern = re.compile(f"<!-- begin {name} -->.*?<!-- end {name} -->", re.DOTALL)
-    filled, count = pattern.subn(lambda _: block, page)
-    assert count == 1, f"the page has {count} blocks {name}"
-    return filled
 
 
 def main() -> None:

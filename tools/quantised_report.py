@@ -2,8 +2,7 @@
 
     .venv/bin/python tools/quantised_report.py
 
-Everything between the two markers in the page is replaced. Plots need matplotlib (the `bench`
-extra).
+Plots need matplotlib (the `bench` extra).
 """
 
 import argparse
@@ -12,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from page_blocks import fill
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "quantised-accuracy.json"
 PAGE = ROOT / "docs" / "quantised-all-reduce.md"
-BEGIN = "<!-- tools/quantised_report.py writes from here -->\n"
-END = "<!-- to here -->\n"
 VARIANTS = ("-axes", "-float32")
 """Ends the names of models with a residual stream along its principal axes, and in float32."""
 BITS = {"int8": 8.125, "int6": 6.5, "int4": 4.5}
@@ -194,10 +193,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args()
     report = Report(json.loads(args.results.read_text()))
-    before, _, rest = args.page.read_text().partition(BEGIN)
-    assert END in rest, f"{args.page} lacks the markers"
-    after = rest.partition(END)[2]
-    args.page.write_text(before + BEGIN + "\n" + "\n".join(sections(report)) + "\n" + END + after)
+    args.page.write_text(fill(args.page.read_text(), "accuracy", ["", *sections(report)]))
     draw(report, args.page.parent / "plots")
 
 

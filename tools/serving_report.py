@@ -2,8 +2,7 @@
 
     .venv/bin/python tools/serving_report.py
 
-Everything between the two markers in the page is replaced. A round in which other processes took
-more than a tenth of a core is left out, and counted.
+A round in which other processes took more than a tenth of a core is left out, and counted.
 """
 
 import json
@@ -12,11 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from page_blocks import fill
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "serving-throughput.json"
 PAGE = ROOT / "docs" / "serving.md"
-BEGIN = "<!-- tools/serving_report.py writes from here -->\n"
-END = "<!-- to here -->\n"
 HEAD = """\
 | model | tp | setting | load | offline | server | ratio: median, range | event loop | client | between events |
 |---|---|---|---|---|---|---|---|---|---|
@@ -88,10 +87,8 @@ def table(runs: Sequence[Row]) -> Iterator[str]:
 
 def main() -> None:
     """Run from the command line."""
-    page = PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
     runs = json.loads(RESULTS.read_text())
-    PAGE.write_text(before + BEGIN + "".join(table(runs)) + END + rest.partition(END)[2])
+    PAGE.write_text(fill(PAGE.read_text(), "throughput", "".join(table(runs)).splitlines()))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from project_paper import fill
+from page_blocks import fill
 
 Suite = dict[str, Any]
 Row = dict[str, Any]

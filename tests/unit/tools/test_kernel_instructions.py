@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("triton")
 
-from tools.kernel_instructions import RESULT, loops, operation, table
-from tools.project_paper import fill
+from kernel_instructions import RESULT, loops, operation, table
+from page_blocks import fill
 
 ROOT = Path(__file__).parents[3]
 

@@ -6,6 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from card_tables import GPU_RESULT, RESULTS
+from check_projection import card_report, fitted_results
+from page_blocks import fill
+from project_paper import TABLES
 
 from sidewinder.bench.shapes import SHAPES
 from sidewinder.projection.calibration import Calibration
@@ -18,9 +22,6 @@ from sidewinder.projection.measured import (
     setting_of_result,
 )
 from sidewinder.projection.model import project
-from tools.card_tables import GPU_RESULT, RESULTS
-from tools.check_projection import card_report, fitted_results
-from tools.project_paper import TABLES, fill
 
 ROOT = Path(__file__).parents[3]
 LINK = Link("memory", "memory", 4e9, 2e-6)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import suite_tables
+from page_blocks import fill
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULT = ROOT / "benchmarks" / "results" / "gpu-suite-nvidia-h100-80gb-hbm3.json"
@@ -17,7 +18,7 @@ RESULT = ROOT / "benchmarks" / "results" / "gpu-suite-nvidia-h100-80gb-hbm3.json
 def test_pages_show_the_committed_result(page, block):
     text = (ROOT / "docs" / page).read_text()
     rows = suite_tables.PAGES[page][block](json.loads(RESULT.read_text()))
-    assert suite_tables.fill(text, block, rows) == text
+    assert fill(text, block, rows) == text
 
 
 def test_what_was_not_measured_is_not_shown_as_a_figure():
