@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import socket
 import threading
 import time
 
@@ -13,6 +15,7 @@ from sidewinder.server.config import ServerConfig
 
 NAME = "tiny"
 SERVER = run.Server
+ENDLESS = {"prompt": "ab", "max_tokens": 10**6, "ignore_eos": True}
 
 
 class RunningServer:
@@ -73,3 +76,13 @@ def serving(llm, **options):
         yield server
     finally:
         server.stop()
+
+
+def open_request(server, **fields):
+    """Send a request by hand and return the socket, its answer unread."""
+    body = json.dumps(ENDLESS | fields).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head += "Content-Type: application/json\r\n\r\n"
+    connection = socket.create_connection(("127.0.0.1", httpx.URL(server.url).port), timeout=10)
+    connection.sendall(head.encode() + body)
+    return connection

@@ -9,8 +9,7 @@ import fuzz_server
 import httpx
 import pytest
 import soak
-from running_server import serving, wait_for
-from test_server_faults import open_request
+from running_server import open_request, serving, wait_for
 
 from sidewinder import LLM
 
