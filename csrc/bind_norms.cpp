@@ -112,6 +112,20 @@ void bind_scaled_rows(nb::module_& m) {
     }, nb::arg("x"), nb::arg("mean_squares"), nb::arg("eps"), nb::arg("y"));
 }
 
+void bind_add_rows(nb::module_& m) {
+    m.def("add_rows", [](Handle x, Handle y, Handle total) {
+        const View in("x", x);
+        const int64_t rows = in.shaped({-1, -1}).size(0), width = in.size(1);
+        AddRowsArgs args{};
+        args.x = real_rows(in, {rows, width});
+        args.y = real_rows(View("y", y), {rows, width});
+        args.total = real_rows(View("total", total), {rows, width});
+        args.rows = rows;
+        args.width = width;
+        launch(kernels().add_rows, args);
+    }, nb::arg("x"), nb::arg("y"), nb::arg("total"));
+}
+
 void bind_gated_activation(nb::module_& m) {
     m.def("gated_activation", [](Handle gate, Handle up, int activation, Handle y) {
         const View in("gate", gate);
@@ -135,6 +149,7 @@ void bind_norms(nb::module_& m) {
     bind_gated_squares(m);
     bind_with_scalar(m);
     bind_scaled_rows(m);
+    bind_add_rows(m);
     bind_gated_activation(m);
 }
 

@@ -102,6 +102,11 @@ struct ScaledRowsArgs {
     float eps;
 };
 
+struct AddRowsArgs {
+    Rows x, y, total;
+    int64_t rows, width;
+};
+
 // In the order of `gated_activation`'s names.
 enum class Activation : int { gelu = 0, gelu_tanh = 1, relu = 2, silu = 3 };
 
@@ -155,6 +160,7 @@ struct Kernels {
     void (*gated_squares)(const GatedSquaresArgs&);
     void (*with_scalar)(const WithScalarArgs&);
     void (*scaled_rows)(const ScaledRowsArgs&);
+    void (*add_rows)(const AddRowsArgs&);
     void (*gated_activation)(const GatedActivationArgs&);
     void (*paged_attention)(const AttentionArgs&);
     void (*linear)(const LinearArgs&);

@@ -21,7 +21,8 @@ constexpr void (*linear_packed)(const LinearArgs&) = nullptr;
 extern const Kernels table;
 const Kernels table{SW_LEVEL_NAME,   causal_conv1d, selective_scan, ssd_scan,
                     rms_norm,        gated_rms_norm, gated_squares, with_scalar,
-                    scaled_rows,     gated_activation, paged_attention, linear,
+                    scaled_rows,     add_rows,
+                    gated_activation, paged_attention, linear,
                     linear_packed,   rank_sum,      codec_encode,   codec_reduce,
                     codec_decode,    codec_decode_norm};
 

@@ -138,6 +138,20 @@ inline void with_scalar(const WithScalarArgs& a) {
     });
 }
 
+inline void add_rows(const AddRowsArgs& a) {
+    parallel(a.rows, 1 + (1 << 15) / a.width, [&](int64_t begin, int64_t end) {
+        const int64_t padded = round_up(a.width, kLanes);
+        float* x = static_cast<float*>(scratch(Scratch::range, 2 * padded * sizeof(float)));
+        float* y = x + padded;
+        for (int64_t t = begin; t < end; ++t) {
+            load_row(x, at(a.x, t), a.x.dtype, a.width);
+            load_row(y, at(a.y, t), a.y.dtype, a.width);
+            for (int64_t i = 0; i < a.width; i += kLanes) store(x + i, load(x + i) + load(y + i));
+            store_row(at(a.total, t), a.total.dtype, x, a.width);
+        }
+    });
+}
+
 inline void scaled_rows(const ScaledRowsArgs& a) {
     parallel(a.rows, 1 + (1 << 15) / a.width, [&](int64_t begin, int64_t end) {
         const int64_t padded = round_up(larger(a.width, a.parts), kLanes);

@@ -5,6 +5,7 @@ writes it in place at the slots of the batch's sequences.
 """
 
 from sidewinder.ops import (
+    add_rows,
     causal_conv1d,
     concat_rms_norm,
     gated_activation,
@@ -24,6 +25,7 @@ from sidewinder.ops import (
 )
 
 __all__ = [
+    "add_rows",
     "causal_conv1d",
     "concat_rms_norm",
     "gated_activation",

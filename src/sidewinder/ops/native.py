@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from sidewinder.ops import dispatch, extension, native_attention
+from sidewinder.ops.add_rows import add_rows as add_operator
+from sidewinder.ops.add_rows import reference as torch_add
 from sidewinder.ops.causal_conv1d import causal_conv1d as conv_operator
 from sidewinder.ops.causal_conv1d import vectorized as torch_conv
 from sidewinder.ops.concat_rms_norm import operator as concat_norm_operator
@@ -223,6 +225,15 @@ def scaled_rows(x: Tensor, mean_squares: Tensor, eps: float) -> Tensor:
     return y
 
 
+def add_rows(x: Tensor, y: Tensor) -> Tensor:
+    """As `reference.add_rows`."""
+    if not x.is_cpu:
+        return torch_add.add_rows(x, y)
+    total = empty(x.shape, x.dtype)
+    _native.add_rows(x, y, total)
+    return total
+
+
 def new_recording() -> Any:
     """A `_native.Recording`: of this thread's native calls, to be made again."""
     return _native.Recording()
@@ -281,6 +292,7 @@ def _register() -> None:
     with_scalar_operator.register("native", with_scalar)
     scaled_rows_operator.register("native", scaled_rows)
     linear_operator.register("native", linear)
+    add_operator.register("native", add_rows)
     native_attention.register()
 
 

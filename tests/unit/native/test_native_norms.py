@@ -6,6 +6,7 @@ from native_cases import DTYPES, LEVELS, TOLERANCE, _native, kernels_of
 from ops_cases import make_case
 
 from sidewinder.ops import native
+from sidewinder.ops.add_rows import reference as add_reference
 from sidewinder.ops.gated_rms_norm import reference as gated_reference
 from sidewinder.ops.gated_squares import reference as squares_reference
 from sidewinder.ops.rms_norm import reference
@@ -84,6 +85,19 @@ def test_a_message_with_a_scalar_is_the_reference(level, dtype, tokens, width, r
     with kernels_of(level):
         result = native.with_scalar(*arguments)
     assert torch.equal(result, message_reference.with_scalar(*arguments))
+
+
+@LEVELS
+@DTYPES
+@settings(max_examples=15)
+@given(st.integers(1, 5), st.integers(1, 140), st.integers(0, 99))
+def test_a_sum_of_two_is_the_reference(level, dtype, tokens, width, seed):
+    case = make_case([tokens], seed)
+    x, y = case.strided(tokens, width, dtype=dtype), case.strided(tokens, width, dtype=dtype)
+    with kernels_of(level):
+        total = native.add_rows(x, y)
+    assert total.is_contiguous()
+    assert torch.equal(total, add_reference.add_rows(x, y))
 
 
 @LEVELS

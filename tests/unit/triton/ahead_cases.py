@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.model_config import RouterConfig
+from sidewinder.ops.add_rows.triton import add_rows
 from sidewinder.ops.causal_conv1d.triton import causal_conv1d
 from sidewinder.ops.codec.formats import CODECS
 from sidewinder.ops.codec.triton import decode, decode_add, decode_rms_norm, encode, reduce
@@ -113,6 +114,7 @@ def norms(dtype: torch.dtype) -> None:
     message = with_scalar(_rows(2560, dtype), torch.empty(T, 1), 5120, 1, 2)
     scaled_rows(message[:, :2560], message[:, 2560:], 1e-5)
     scaled_rows(_rows(2560, dtype), torch.empty(T, 1), 1e-5)
+    add_rows(_rows(3072, dtype), _rows(3072, dtype))
     hidden, both = _rows(3712, dtype), torch.empty(7424, dtype=dtype)
     concat_rms_norm(hidden, hidden, both, 1e-5)
     concat_rms_norm(hidden, hidden, both, 1e-5, hidden)

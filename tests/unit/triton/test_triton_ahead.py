@@ -27,6 +27,7 @@ KERNELS = {
     "paged_attention": ["attend_split", "join_splits"],
     "prompt_attention": ["weigh", "average"],
     "store_kv": ["store_rows"],
+    "add_rows": ["add"],
 }
 SHARED_BYTES, HOPPERS_BYTES = 99 << 10, 227 << 10
 """What a program may use on every GPU from Ampere on, of which workstation cards have least; and on

@@ -5,6 +5,8 @@ import torch
 from ops_cases import make_case
 from triton_cases import DTYPES, TOLERANCE, here, launching, on_device
 
+from sidewinder.ops.add_rows import reference as add_reference
+from sidewinder.ops.add_rows import triton as add_triton
 from sidewinder.ops.gated_rms_norm import reference as gated_reference
 from sidewinder.ops.gated_rms_norm import triton as gated_triton
 from sidewinder.ops.gated_squares import reference as squares_reference
@@ -76,6 +78,16 @@ def test_gated_squares_are_the_reference(dtype, width, norm_before_gate):
     assert (squares.dtype, squares.shape) == (torch.float32, (3, 1))
     assert_close("u", expected, result, TOLERANCE[dtype])
     assert_close("squares", expected_squares, squares, TOLERANCE[torch.float32])
+
+
+@DTYPES
+@pytest.mark.parametrize("width", [1, 77, 1500, 2048], ids=lambda n: f"{n} columns")
+def test_a_sum_of_two_is_the_reference(dtype, width):
+    case = make_case([3], seed=width)
+    x, y = case.strided(3, width, dtype=dtype), case.strided(3, width, dtype=dtype)
+    total = on_device(add_triton.add_rows, x=x, y=y)
+    assert total.dtype == dtype
+    assert torch.equal(add_reference.add_rows(x, y), total)
 
 
 @DTYPES
