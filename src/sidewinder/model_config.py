@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 Family = Literal[
-    "mamba", "falcon_mamba", "mamba2", "zamba", "bamba", "granitemoehybrid", "nemotron_h"
+    "mamba",
+    "falcon_mamba",
+    "mamba2",
+    "zamba",
+    "bamba",
+    "granitemoehybrid",
+    "nemotron_h",
+    "falcon_h1",
 ]
 Layout = Literal["transformers", "authors"]
 
@@ -32,6 +39,8 @@ class AttentionConfig:
         scale: of the scores.
         shared: these layers call one block, of one set of weights, beside their own mixer (Zamba
             v1); otherwise each has attention of its own instead of a mixer.
+        parallel: not instead of the mixer but beside it: both read one norm, and what both make
+            is one delta (Falcon-H1).
         use_bias: of the projections q, k, v and o.
         rotary: how positions enter queries and keys; None: not at all.
     """
@@ -42,6 +51,7 @@ class AttentionConfig:
     head_dim: int
     scale: float
     shared: bool = False
+    parallel: bool = False
     use_bias: bool = False
     rotary: RotaryConfig | None = None
 
@@ -112,6 +122,27 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True)
+class WeightMultipliers:
+    """What a checkpoint leaves out of its weights (maximal update parametrisation): they are
+    multiplied by these when they are read, so that no step has anything to multiply.
+
+    Attributes:
+        mixer_in, mixer_out: of what enters the mixer's `in_proj`, and of what `out_proj` makes.
+        mixer_bands: of what `in_proj` makes, bias included: its bands z, x, B, C, dt.
+        attention_in, attention_out: of what enters q, k and v, and of what `o` makes.
+        mlp_gate, mlp_down: of what the MLP's gate and `down` make.
+    """
+
+    mixer_in: float = 1.0
+    mixer_out: float = 1.0
+    mixer_bands: tuple[float, ...] = (1.0,) * 5
+    attention_in: float = 1.0
+    attention_out: float = 1.0
+    mlp_gate: float = 1.0
+    mlp_down: float = 1.0
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """One model's architecture. Sizes are global; a rank's are in `sharding.dims.LocalDims`.
 
@@ -139,6 +170,7 @@ class ModelConfig:
         embedding_multiplier: of the embedding, where it enters the residual stream.
         residual_multiplier: of every delta, where it enters the residual stream.
         logits_divisor: of the logits.
+        weight_multipliers: of the weights, where they are read from a checkpoint (Falcon-H1).
     """
 
     family: Family
@@ -171,6 +203,7 @@ class ModelConfig:
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
     logits_divisor: float = 1.0
+    weight_multipliers: WeightMultipliers = WeightMultipliers()
 
     @property
     def head_dim(self) -> int:
@@ -181,6 +214,11 @@ class ModelConfig:
     def is_mamba2(self) -> bool:
         """Whether the mixers are Mamba-2's; otherwise they are of a Mamba-1 kind."""
         return self.dt_rank == 0
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether layers have attention beside their mixer, and one delta of both."""
+        return self.attention is not None and self.attention.parallel
 
     @property
     def attention_layers(self) -> tuple[int, ...]:
@@ -204,7 +242,7 @@ class ModelConfig:
     @property
     def mixer_layers(self) -> tuple[int, ...]:
         """Indices of the layers with an SSM mixer, in order; each of these has a state."""
-        instead = {*self.attention_layers}
+        instead = {*(() if self.is_parallel else self.attention_layers)}
         if self.single_parts:
             instead |= {*self.mlp_layers, *self.expert_layers}
         return tuple(layer for layer in range(self.n_layers) if layer not in instead)

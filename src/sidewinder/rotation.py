@@ -97,7 +97,9 @@ def fold_rotation(
     if config.attention is not None and config.attention.shared:
         # The block reads the stream and the embedding side by side, and its own sums are rotated
         # too; a layer's `linear` reads the second of them and writes the stream.
-        _fold_attention(fold, "shared.input_norm.weight", "shared.attention")
+        inputs = [f"shared.attention.{name}.weight" for name in "qkv"]
+        fold.reads("shared.input_norm.weight", inputs)
+        fold.writes("shared.attention.o")
         _fold_mlp(fold, "shared.pre_ff_norm.weight", ["shared.mlp"])
         for layer in config.attention.layers:
             fold.replace(f"layers.{layer}.linear.weight", rotate)
@@ -106,13 +108,17 @@ def fold_rotation(
 
 
 def _fold_layer(fold: "_Fold", config: ModelConfig, layer: int) -> None:
-    """Mixer or attention, and the layer's own MLP, which may be all there is."""
-    prefix = f"layers.{layer}"
+    """Mixer, attention or both behind one norm, and the layer's own MLP, which may be all there
+    is."""
+    prefix, inputs = f"layers.{layer}", []
     if layer in config.mixer_layers:
-        fold.reads(f"{prefix}.norm.weight", [f"{prefix}.mixer.in_proj.weight"])
+        inputs = [f"{prefix}.mixer.in_proj.weight"]
         fold.writes(f"{prefix}.mixer.out_proj")
-    elif layer in config.attention_layers:
-        _fold_attention(fold, f"{prefix}.norm.weight", f"{prefix}.attention")
+    if layer in config.attention_layers:
+        inputs += [f"{prefix}.attention.{name}.weight" for name in "qkv"]
+        fold.writes(f"{prefix}.attention.o")
+    if inputs:
+        fold.reads(f"{prefix}.norm.weight", inputs)
     second = f"{prefix}.norm.weight" if config.single_parts else f"{prefix}.pre_ff_norm.weight"
     if layer in config.mlp_layers:
         _fold_mlp(fold, second, [f"{prefix}.mlp"])
@@ -124,11 +130,6 @@ def _fold_layer(fold: "_Fold", config: ModelConfig, layer: int) -> None:
         ]
         mlps = [f"{prefix}.experts.{name}" for name in names]
         _fold_mlp(fold, second, mlps, [f"{prefix}.experts.router.weight"])
-
-
-def _fold_attention(fold: "_Fold", norm: str, prefix: str) -> None:
-    fold.reads(norm, [f"{prefix}.{name}.weight" for name in "qkv"])
-    fold.writes(f"{prefix}.o")
 
 
 def _fold_mlp(fold: "_Fold", norm: str, mlps: Sequence[str], others: Sequence[str] = ()) -> None:

@@ -69,6 +69,17 @@ TINY: dict[str, dict[str, Any]] = {
         "head_dim": 6, "mamba_num_heads": 8, "mamba_head_dim": 6, "n_groups": 2,
         "ssm_state_size": 7, "chunk_size": 8, "time_step_min": 0.05, "tie_word_embeddings": False,
     },
+    "falcon_h1": {
+        "model_type": "falcon_h1", "vocab_size": 111, "hidden_size": 40, "num_hidden_layers": 3,
+        "intermediate_size": 44, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "head_dim": 6, "mamba_d_ssm": 48, "mamba_n_heads": 8, "mamba_n_groups": 2,
+        "mamba_d_state": 7, "mamba_d_conv": 4, "mamba_chunk_size": 8,
+        "embedding_multiplier": 1.5, "lm_head_multiplier": 0.4, "key_multiplier": 0.6,
+        "attention_in_multiplier": 1.3, "attention_out_multiplier": 0.7,
+        "ssm_in_multiplier": 1.25, "ssm_out_multiplier": 0.6,
+        "ssm_multipliers": [0.7, 1.4, 0.8, 1.2, 0.9], "mlp_multipliers": [0.9, 0.6],
+        "tie_word_embeddings": False,
+    },
 }  # fmt: skip
 """Default tiny configuration of each family, as keyword arguments of transformers' config."""
 

@@ -20,7 +20,9 @@ PARAMS = [
 OPTIONS = {"device": "cpu", "dtype": "float32", "threads": 1, "max_step_tokens": 7}
 
 
-@pytest.fixture(scope="module", params=["falcon_mamba", "zamba", "bamba", "nemotron_h"])
+@pytest.fixture(
+    scope="module", params=["falcon_mamba", "zamba", "bamba", "nemotron_h", "falcon_h1"]
+)
 def pair(request, tmp_path_factory):
     """The same model on one rank and on two."""
     folder = tmp_path_factory.mktemp(request.param)

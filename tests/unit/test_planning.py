@@ -27,6 +27,7 @@ CASES = [
     ("zamba", {}), ("zamba", {"n_mamba_heads": 4}), ("zamba", {"n_mamba_heads": 1}),
     ("bamba", {}), ("bamba", {"mamba_n_groups": 1}), ("bamba", {"attn_layer_indices": []}),
     ("granitemoehybrid", {}), ("nemotron_h", {}), ("nemotron_h", {"n_groups": 4}),
+    ("falcon_h1", {}), ("falcon_h1", {"mamba_n_groups": 1, "mamba_rms_norm": True}),
 ]  # fmt: skip
 
 

@@ -26,6 +26,8 @@ CASES = [
     ("granitemoehybrid", {"attention_bias": True, "mamba_proj_bias": True}),
     ("granitemoehybrid", {"tie_word_embeddings": False}),
     ("nemotron_h", {"mlp_bias": True, "use_bias": True}),
+    ("falcon_h1", {"mlp_bias": True, "attention_bias": True, "tie_word_embeddings": True}),
+    ("falcon_h1", {"mamba_proj_bias": True, "projectors_bias": True, "mamba_rms_norm": True}),
     ("bamba", {"tie_word_embeddings": True, "hidden_size": 24, "mamba_n_groups": 1}),
 ]
 

@@ -132,6 +132,40 @@ _NEMOTRON_3_NANO = _NEMOTRON_H_8B | {
 }
 
 
+def _falcon_h1(
+    d_model: int,
+    n_layers: int,
+    d_ff: int,
+    heads: tuple[int, int],
+    ssm_heads: int,
+    head_dims: tuple[int, int] = (128, 128),
+    vocab_size: int = 65537,
+    d_state: int = 256,
+    n_groups: int = 1,
+) -> dict[str, Any]:
+    """`heads`: of queries, of keys and values; `head_dims`: of attention, of the mixer."""
+    return {
+        "model_type": "falcon_h1",
+        "vocab_size": vocab_size,
+        "hidden_size": d_model,
+        "num_hidden_layers": n_layers,
+        "intermediate_size": d_ff,
+        "num_attention_heads": heads[0],
+        "num_key_value_heads": heads[1],
+        "head_dim": head_dims[0],
+        "mamba_d_ssm": ssm_heads * head_dims[1],
+        "mamba_n_heads": ssm_heads,
+        "mamba_d_head": head_dims[1],
+        "mamba_n_groups": n_groups,
+        "mamba_d_state": d_state,
+        "mamba_rms_norm": False,
+        "rope_theta": 1e11,
+        "embedding_multiplier": 5.656854249492381,
+        "lm_head_multiplier": 0.0390625,
+        "tie_word_embeddings": False,
+    }
+
+
 SHAPES: dict[str, dict[str, Any]] = {
     "mamba-130m": _mamba(768, 24),
     "mamba-370m": _mamba(1024, 48),
@@ -151,11 +185,20 @@ SHAPES: dict[str, dict[str, Any]] = {
     "granite-4.0-h-tiny": _GRANITE_H_TINY,
     "nemotron-h-8b": _NEMOTRON_H_8B,
     "nemotron-3-nano-30b": _NEMOTRON_3_NANO,
+    "falcon-h1-0.5b": _falcon_h1(1024, 36, 2048, (8, 2), 24, (64, 64), 32784, 128),
+    "falcon-h1-1.5b": _falcon_h1(2048, 24, 4608, (8, 2), 48, (128, 64)),
+    "falcon-h1-1.5b-deep": _falcon_h1(1280, 66, 3072, (6, 2), 24, (128, 64)),
+    "falcon-h1-3b": _falcon_h1(2560, 32, 6144, (10, 2), 32),
+    "falcon-h1-7b": _falcon_h1(3072, 44, 12288, (12, 2), 24, vocab_size=130049),
+    "falcon-h1-34b": _falcon_h1(5120, 72, 21504, (20, 4), 32, vocab_size=261120, n_groups=2),
 }
 """Name to config.json. The `-790m` shapes of Falcon-Mamba and Zamba are not published: they are
 these families at mamba-790m's width, for comparing families at one size. Granite's sizes are those
 of the model cards; where the 1b's four layers attend, and its multipliers, no speed depends on.
-Nemotron-H's are the defaults of its class, its order of layers that of NVIDIA's recipe."""
+Nemotron-H's are the defaults of its class, its order of layers that of NVIDIA's recipe. Falcon-H1's
+depths, widths, heads and states are those of transformers' page about it; the MLPs' widths and the
+34b's groups are those that make the published numbers of parameters; no speed depends on the
+multipliers, as long as embedding and logits have one."""
 
 
 def is_shape(model: str) -> bool:

@@ -95,6 +95,16 @@ class ConfigValues:
             raise self.error(f"{name}={value!r} is not a positive number")
         return value
 
+    def multipliers(self, name: str, count: int) -> tuple[float, ...]:
+        """So many positive finite numbers in a list; ones if absent."""
+        value = self._value(name, [1.0] * count)
+        if not isinstance(value, list) or len(value) != count:
+            raise self.error(f"{name}={value!r} is not a list of {count} numbers")
+        numbers = tuple(self._number(name, each) for each in value)
+        if not all(0 < each < math.inf for each in numbers):
+            raise self.error(f"{name}={value!r} must be {count} positive numbers")
+        return numbers
+
     def non_negative(self, name: str, default: float) -> float:
         """A finite number of at least zero."""
         value = self._number(name, self._value(name, default))

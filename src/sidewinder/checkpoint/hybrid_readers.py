@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from sidewinder.checkpoint.config_values import UNLIMITED, ConfigValues
+from sidewinder.checkpoint.falcon_h1 import falcon_h1
 from sidewinder.checkpoint.mamba2_hybrids import bamba, granite
 from sidewinder.checkpoint.nemotron import nemotron_h
 from sidewinder.config import ModelConfig
@@ -96,5 +97,6 @@ HYBRIDS: dict[str, Callable[[ConfigValues], ModelConfig]] = {
     "bamba": bamba,
     "granitemoehybrid": granite,
     "nemotron_h": nemotron_h,
+    "falcon_h1": falcon_h1,
 }
 """By `model_type`."""

@@ -133,6 +133,33 @@ class OneOf:
 
 
 @dataclass(frozen=True)
+class Multiplied:
+    """Stored as `inner` says, and ours is a multiple of it: in float32, to be rounded once.
+
+    Attributes:
+        inner: how it is stored.
+        multipliers: `(end, multiplier)` of bands along `dim`, one after another. A range must lie
+            within one band.
+    """
+
+    inner: Layout
+    multipliers: tuple[tuple[int, float], ...]
+
+    @property
+    def dim(self) -> int:
+        return self.inner.dim
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        return self.inner.stored_shape(shape)
+
+    def read(self, view: View, start: int, stop: int) -> Tensor:
+        end, multiplier = next(band for band in self.multipliers if start < band[0])
+        assert stop <= end, "a range crosses from one multiplier to another"
+        part = self.inner.read(view, start, stop)
+        return part if multiplier == 1 else part.float() * multiplier
+
+
+@dataclass(frozen=True)
 class HeadRows:
     """Stored `[heads, head_dim, ...]`, ours `[heads * head_dim, ...]`."""
 

@@ -57,7 +57,8 @@ def granite(values: ConfigValues) -> ModelConfig:
     if attention is not None:
         attention = replace(attention, scale=values.positive("attention_multiplier", 1.0))
         if positions == "rope":
-            attention = replace(attention, rotary=_whole_rotary(values, attention.head_dim))
+            rotary = whole_rotary(values, attention.head_dim, "Granite")
+            attention = replace(attention, rotary=rotary)
     experts, shared = _granite_experts(values, config.n_layers), _granite_mlp(values)
     return replace(
         config,
@@ -114,7 +115,7 @@ def _hybrid(values: ConfigValues, family: Family, vocab_size: int, norm_eps: flo
     values.choice("hidden_act", "silu", ("silu", "swish"))
     d_model, n_layers = values.size("hidden_size", 4096), values.size("num_hidden_layers", 32)
     d_inner = values.scaled("mamba_expand", 2, d_model)
-    n_heads = _mamba2_heads(values, d_inner)
+    n_heads = mamba2_heads(values, d_inner)
     return ModelConfig(
         family=family,
         layout="transformers",
@@ -143,15 +144,15 @@ def _hybrid(values: ConfigValues, family: Family, vocab_size: int, norm_eps: flo
     )
 
 
-def _mamba2_heads(values: ConfigValues, d_inner: int) -> int:
+def mamba2_heads(values: ConfigValues, d_inner: int) -> int:
     """The number of SSM heads, which `mamba_d_head` must agree with; "auto" does."""
     n_heads = values.divisor("mamba_n_heads", 128, "the inner width", d_inner)
     if values.get("mamba_d_head") not in (None, "auto"):
         head_dim = values.size("mamba_d_head", None)
         if n_heads * head_dim != d_inner:
             raise values.error(
-                f"mamba_n_heads ({n_heads}) times mamba_d_head ({head_dim}) must be mamba_expand "
-                f"times hidden_size ({d_inner})"
+                f"mamba_n_heads ({n_heads}) times mamba_d_head ({head_dim}) must be the inner "
+                f"width ({d_inner})"
             )
     return n_heads
 
@@ -163,7 +164,7 @@ def _attention(values: ConfigValues, d_model: int, n_layers: int) -> AttentionCo
     if not layers:
         return None
     n_heads = values.size("num_attention_heads", 32)
-    head_dim = _head_dim(values, d_model, n_heads)
+    head_dim = head_dim_of(values, d_model, n_heads)
     return AttentionConfig(
         layers=layers,
         n_heads=n_heads,
@@ -174,7 +175,7 @@ def _attention(values: ConfigValues, d_model: int, n_layers: int) -> AttentionCo
     )
 
 
-def _head_dim(values: ConfigValues, d_model: int, n_heads: int) -> int:
+def head_dim_of(values: ConfigValues, d_model: int, n_heads: int) -> int:
     if values.get("head_dim") is not None:
         return values.size("head_dim", None)
     if d_model % n_heads:
@@ -248,12 +249,12 @@ def _rotary(values: ConfigValues, head_dim: int, share: float) -> RotaryConfig:
     return RotaryConfig(theta, width)
 
 
-def _whole_rotary(values: ConfigValues, head_dim: int) -> RotaryConfig:
-    """Granite's rotary positions, which turn all channels whatever the file says."""
+def whole_rotary(values: ConfigValues, head_dim: int, family: str) -> RotaryConfig:
+    """The rotary positions of families that turn all channels whatever the file says."""
     rotary = _rotary(values, head_dim, 1.0)
     if rotary.width != head_dim:
         raise values.error(
             f"partial_rotary_factor turns {rotary.width} of a head's {head_dim} channels, and in "
-            "Granite all of them turn; leave it out"
+            f"{family} all of them turn; leave it out"
         )
     return rotary

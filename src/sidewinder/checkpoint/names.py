@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sidewinder.checkpoint.falcon_h1 import multipliers_of
 from sidewinder.checkpoint.layouts import (
     Convolution,
     HeadColumns,
@@ -9,6 +10,7 @@ from sidewinder.checkpoint.layouts import (
     HeadTransposed,
     Interleaved,
     Layout,
+    Multiplied,
     OneOf,
     Plain,
     RowsOf,
@@ -246,6 +248,13 @@ def _nemotron_keys(name: str) -> tuple[str, ...]:
     return f"backbone.{name}", f"model.{name}"
 
 
+def _falcon_h1_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
+    """As Bamba, and every layer has all parts; stored without their multipliers."""
+    keys, layout = _mamba2_hybrid(config, name, _BAMBA)
+    multipliers = multipliers_of(config, name)
+    return keys, Multiplied(layout, multipliers) if multipliers else layout
+
+
 def _mamba2_mixer(part: str) -> tuple[str, Layout]:
     if part == "conv.weight":
         return "conv1d.weight", Convolution()
@@ -257,5 +266,6 @@ _FINDERS = {
     "bamba": _bamba_source,
     "granitemoehybrid": _granite_source,
     "nemotron_h": _nemotron_source,
+    "falcon_h1": _falcon_h1_source,
 }
 """By family; the others are named alike."""

@@ -72,6 +72,17 @@ class Attention:
         """The call, with its sum begun."""
         return self.o.start(self._attended(x, kv, invocation, index, rotation), seqs)
 
+    def partial(
+        self,
+        x: Tensor,
+        kv: PagedKV,
+        invocation: int,
+        index: KVIndex | DecodeIndex,
+        rotation: Rotation | None = None,
+    ) -> Tensor:
+        """This rank's term of the call's sum, `[T, d_model]`."""
+        return self.o.partial(self._attended(x, kv, invocation, index, rotation))
+
     def _attended(
         self,
         x: Tensor,

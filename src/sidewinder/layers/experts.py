@@ -13,6 +13,7 @@ from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.layers.attention import mlp_of
 from sidewinder.layers.weights import Weight, Weights
 from sidewinder.model_config import ExpertsConfig, MLPConfig
+from sidewinder.ops.add_rows import add_rows
 from sidewinder.ops.experts import experts
 from sidewinder.ops.experts.matrices import ExpertMatrices
 from sidewinder.ops.route import route
@@ -67,7 +68,7 @@ class MixtureOfExperts:
         """This rank's term of the sum."""
         chosen, shares = route(x, self.router, self.router_bias, self.config.router)
         partial = experts(x, self.matrices, chosen, shares, self.activation)
-        return partial if self.shared is None else partial + self.shared.partial(x)
+        return partial if self.shared is None else add_rows(partial, self.shared.partial(x))
 
 
 def _all(experts_weights: Sequence[Weights], name: str) -> tuple[Weight, ...]:

@@ -8,8 +8,11 @@ The norm's groups are the model's; ranks may cut them. Four ways, chosen once at
   linear, so the unnormalised values are projected, the sum of squares travels with the partial sum,
   and the factor is applied afterwards: still one collective (two if the partial sum is quantised).
 - `CutGroupsOutput`: groups cut between ranks: one small float32 sum of squares per group first.
+  So, too, one group over all ranks where the mixer's sum is also attention's (Falcon-H1), which the
+  factor must not scale.
 """
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import torch
@@ -20,6 +23,7 @@ from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.linear import RowParallelLinear
 from sidewinder.layers.weights import Weights
+from sidewinder.ops.gated_activation import gated_activation
 from sidewinder.ops.gated_rms_norm import gated_rms_norm
 from sidewinder.ops.gated_squares import gated_squares
 from sidewinder.ops.scaled_rows import scaled_rows
@@ -50,36 +54,16 @@ def gated_output(
     shares = channel_shares(config, dims.tp.size)
     if all(share.start % group_size == 0 == share.stop % group_size for share in shares):
         return WholeGroupsOutput(config, weight, out_proj)
-    if config.n_groups == 1:
+    if config.n_groups == 1 and not config.is_parallel:
         return OneGroupOutput(config, weight, out_proj)
     channels = torch.arange(dims.channels.start, dims.channels.stop, device=weight.device)
     return CutGroupsOutput(config, weight, out_proj, channels // group_size)
 
 
-class GateOutput:
-    """No norm: `out_proj(x * silu(z))`."""
+class NormedOutput(ABC):
+    """Where all of the norm comes before the projection."""
 
     def __init__(self, out_proj: RowParallelLinear) -> None:
-        self.out_proj = out_proj
-
-    def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
-        return self.out_proj(self._gated(x, z), seqs)
-
-    def start(self, x: Tensor, z: Tensor, seqs: Sequences) -> Pending:
-        return self.out_proj.start(self._gated(x, z), seqs)
-
-    def _gated(self, x: Tensor, z: Tensor) -> Tensor:
-        return (x.float() * F.silu(z.float())).to(x.dtype)
-
-
-class WholeGroupsOutput:
-    """Every rank normalises its own groups."""
-
-    def __init__(self, config: ModelConfig, weight: Tensor, out_proj: RowParallelLinear) -> None:
-        self.weight = weight
-        self.eps = config.norm_eps
-        self.group_size = config.d_inner // config.n_groups
-        self.norm_before_gate = config.norm_before_gate
         self.out_proj = out_proj
 
     def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
@@ -87,6 +71,32 @@ class WholeGroupsOutput:
 
     def start(self, x: Tensor, z: Tensor, seqs: Sequences) -> Pending:
         return self.out_proj.start(self._normed(x, z), seqs)
+
+    def partial(self, x: Tensor, z: Tensor) -> Tensor:
+        """This rank's term of the call's sum, `[T, d_model]`."""
+        return self.out_proj.partial(self._normed(x, z))
+
+    @abstractmethod
+    def _normed(self, x: Tensor, z: Tensor) -> Tensor:
+        """What is projected, `[T, d_inner_local]`."""
+
+
+class GateOutput(NormedOutput):
+    """No norm: `out_proj(x * silu(z))`."""
+
+    def _normed(self, x: Tensor, z: Tensor) -> Tensor:
+        return gated_activation(z, x, "silu")
+
+
+class WholeGroupsOutput(NormedOutput):
+    """Every rank normalises its own groups."""
+
+    def __init__(self, config: ModelConfig, weight: Tensor, out_proj: RowParallelLinear) -> None:
+        super().__init__(out_proj)
+        self.weight = weight
+        self.eps = config.norm_eps
+        self.group_size = config.d_inner // config.n_groups
+        self.norm_before_gate = config.norm_before_gate
 
     def _normed(self, x: Tensor, z: Tensor) -> Tensor:
         return gated_rms_norm(x, z, self.weight, self.eps, self.group_size, self.norm_before_gate)
@@ -135,7 +145,7 @@ class OneGroupOutput:
         return self.out_proj.add_bias(scaled_rows(total, mean_squares, self.eps))
 
 
-class CutGroupsOutput:
+class CutGroupsOutput(NormedOutput):
     """Groups cut between ranks: their sums of squares are summed before the norm.
 
     Args:
@@ -149,19 +159,13 @@ class CutGroupsOutput:
         out_proj: RowParallelLinear,
         channel_group: Tensor,
     ) -> None:
+        super().__init__(out_proj)
         self.weight = weight.float()
         self.eps = config.norm_eps
         self.n_groups = config.n_groups
         self.group_size = config.d_inner // config.n_groups
         self.norm_before_gate = config.norm_before_gate
-        self.out_proj = out_proj
         self.channel_group = channel_group
-
-    def __call__(self, x: Tensor, z: Tensor, seqs: Sequences) -> Tensor:
-        return self.out_proj(self._normed(x, z), seqs)
-
-    def start(self, x: Tensor, z: Tensor, seqs: Sequences) -> Pending:
-        return self.out_proj.start(self._normed(x, z), seqs)
 
     def _normed(self, x: Tensor, z: Tensor) -> Tensor:
         normalised, scaled = _gate(x, z, self.weight, self.norm_before_gate)

@@ -50,16 +50,24 @@ class RowParallelLinear:
         self.name = weights.name
 
     def __call__(self, x: Tensor, seqs: Sequences) -> Tensor:
-        return self.add_bias(self.sum(self.partial(x), seqs))
+        return self.delta(self.partial(x), seqs)
 
     def start(self, x: Tensor, seqs: Sequences) -> Pending:
         """The call, with its sum begun."""
-        total = self.start_sum(self.partial(x), seqs)
-        return total if self.bias is None else total.then(self.add_bias)
+        return self.start_delta(self.partial(x), seqs)
 
     def partial(self, x: Tensor) -> Tensor:
         """This rank's term of the sum, `[T, o]`."""
         return linear(x, self.weight)
+
+    def delta(self, partial: Tensor, seqs: Sequences) -> Tensor:
+        """The sum over ranks of what `partial` returned, with the bias."""
+        return self.add_bias(self.sum(partial, seqs))
+
+    def start_delta(self, partial: Tensor, seqs: Sequences) -> Pending:
+        """`delta`, its sum begun."""
+        total = self.start_sum(partial, seqs)
+        return total if self.bias is None else total.then(self.add_bias)
 
     def sum(self, partial: Tensor, seqs: Sequences) -> Tensor:
         """The sum over ranks of what `partial` returned, `[T, o]`."""

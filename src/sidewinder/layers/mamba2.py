@@ -53,7 +53,7 @@ class Mamba2Mixer:
 
     def __call__(self, hidden: Tensor, state: LayerState, seqs: Sequences) -> Tensor:
         """The layer's delta `[T, d_model]` from the normed `hidden` `[T, d_model]`."""
-        return self.output(*self._scanned(hidden, state, seqs), seqs)
+        return self.output(*self.scanned(hidden, state, seqs), seqs)
 
     def start(
         self,
@@ -63,9 +63,9 @@ class Mamba2Mixer:
         midway: Callable[[], None] = nothing,
     ) -> Pending:
         """The call, with the sum of its delta begun; does `midway` about half way there."""
-        return self.output.start(*self._scanned(hidden, state, seqs, midway), seqs)
+        return self.output.start(*self.scanned(hidden, state, seqs, midway), seqs)
 
-    def _scanned(
+    def scanned(
         self,
         hidden: Tensor,
         state: LayerState,

@@ -4,6 +4,8 @@ residual += mixer(norm(residual)), or attention(norm(residual)) with rotary posi
 residual += mlp(norm(residual))
 
 Instead of the MLP there may be a mixture of experts. In Nemotron-H a layer is one of these lines.
+Where mixer and attention stand side by side (Falcon-H1), they read one norm, and the first line
+adds what both make.
 
 Where deltas have a multiplier m (Granite), the stream here is the model's divided by m: the deltas
 enter as they are, the embedding times 1/m, and a norm of it is the model's with eps / m^2.
@@ -24,6 +26,7 @@ from sidewinder.layers.attention import MLP, Attention, mlp_of
 from sidewinder.layers.experts import MixtureOfExperts
 from sidewinder.layers.mamba2 import Mamba2Mixer
 from sidewinder.layers.overlap import PLAIN, Overlap
+from sidewinder.layers.parallel_block import ParallelBlock
 from sidewinder.layers.rotary import Rotary, Rotation
 from sidewinder.layers.weights import Weight
 from sidewinder.models.base import Index, Model
@@ -43,10 +46,11 @@ class Part:
         module: what it is.
         site: its row-parallel projection, or all its experts, by the name of its parameters.
         place: which of the mixers it is, or of the attentions: where its state or its keys are.
+            (Where they stand side by side, every layer has both.)
     """
 
     norm: Tensor
-    module: Mamba2Mixer | Attention | MLP | MixtureOfExperts
+    module: Mamba2Mixer | Attention | ParallelBlock | MLP | MixtureOfExperts
     site: str
     place: int = 0
 
@@ -82,13 +86,17 @@ class Bamba(Model):
     def _layer(self, index: int) -> Iterator[Part]:
         config, name = self.config, f"layers.{index}"
         weights, norm = self.weights.under(name), self.weights[f"{name}.norm.weight"]
+        mixer = attention = None
         if index in config.mixer_layers:
-            place = config.mixer_layers.index(index)
             mixer = Mamba2Mixer(config, self.dims, weights.under("mixer"), self.collectives)
-            yield Part(norm, mixer, f"{name}.mixer.out_proj", place)
-        elif index in config.attention_layers and config.attention is not None:
-            place = config.attention_layers.index(index)
+        if index in config.attention_layers and config.attention is not None:
             attention = Attention(config.attention, weights.under("attention"), self.collectives)
+        if mixer is not None:
+            module = mixer if attention is None else ParallelBlock(mixer, attention)
+            place = config.mixer_layers.index(index)
+            yield Part(norm, module, f"{name}.mixer.out_proj", place)
+        elif attention is not None:
+            place = config.attention_layers.index(index)
             yield Part(norm, attention, f"{name}.attention.o", place)
         second = norm if config.single_parts else weights["pre_ff_norm.weight"]
         if index in config.mlp_layers and config.mlp is not None:
@@ -132,9 +140,12 @@ class Bamba(Model):
 
 def _beside(part: Part, step: Step) -> tuple[Any, ...]:
     """What the module of a part is called with after the normed stream."""
+    if isinstance(part.module, MLP):
+        return (step.seqs,)
     if isinstance(part.module, Mamba2Mixer):
         return step.pool.layer(part.place), step.seqs
+    assert step.pool.kv is not None, "the pool of a model that attends has KV pages"
     if isinstance(part.module, Attention):
-        assert step.pool.kv is not None, "the pool of a model that attends has KV pages"
         return step.pool.kv, part.place, step.index, step.seqs, step.rotation
-    return (step.seqs,)
+    attends = step.pool.kv, part.place, step.index, step.rotation
+    return step.pool.layer(part.place), step.seqs, attends

@@ -8,6 +8,7 @@ from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.weights import Weight
 from sidewinder.models.bamba import Bamba
 from sidewinder.models.base import Model
+from sidewinder.models.falcon_h1 import FalconH1
 from sidewinder.models.falcon_mamba import FalconMamba
 from sidewinder.models.granite_hybrid import GraniteHybrid
 from sidewinder.models.mamba import Mamba
@@ -24,6 +25,7 @@ MODELS: dict[str, type[Model]] = {
     "bamba": Bamba,
     "granitemoehybrid": GraniteHybrid,
     "nemotron_h": NemotronH,
+    "falcon_h1": FalconH1,
 }
 
 

@@ -133,9 +133,9 @@ class Counter(HybridCounter):
             flops = 2.0 * tokens * (chunk * (groups + width) + 2 * width * config.d_state)
             special = tokens * heads * (chunk + 3.0)
             yield Work("scan", "ssd", layers, moved, flops, special, kernels_before=SSD_PASSES)
-        yield self.rows("gated norm", layers, 3 * width)
+        yield self.rows("gated norm" if config.gated_norm else "gate", layers, 3 * width)
         yield self.gemm("out_proj", layers, config.d_model, width)
-        if config.gated_norm and config.n_groups == 1 < dims.tp.size:
+        if config.gated_norm and config.n_groups == 1 < dims.tp.size and not config.is_parallel:
             yield from self.norm_over_ranks()
 
     def norm_over_ranks(self) -> Iterator[Work]:

@@ -19,8 +19,12 @@ class HybridCounter(KernelCounter):
         if attention is not None and attention.shared:
             yield from self.block(attention)
         elif attention is not None:
-            yield self.norm("norm", len(attention.layers))
-            yield from self.projected_attention(attention, self.config.d_model)
+            calls, d = len(attention.layers), self.config.d_model
+            if attention.parallel:
+                yield self.rows("mixer and attention", calls, 3 * d)
+            else:
+                yield self.norm("norm", calls)
+            yield from self.projected_attention(attention, d)
         if mlp is not None:
             shared = attention is not None and attention.shared
             name, calls = "norm before the MLP", self.config.n_mlp_calls
@@ -53,7 +57,7 @@ class HybridCounter(KernelCounter):
         yield self.rows("KV write", calls, 4 * kv_width)
         yield from self.attention(calls, width, kv_width)
         yield self.gemm("o", calls, d, width)
-        if attention.use_bias:
+        if attention.use_bias and not (attention.parallel and self.config.use_bias):
             yield self.rows("o bias", calls, 3 * d)
 
     def rotation(self, calls: int, widths: tuple[int, int]) -> Iterator[Work]:

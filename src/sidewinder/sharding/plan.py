@@ -76,15 +76,15 @@ def _entries(config: ModelConfig, size: int) -> Iterator[Entry]:
 
 
 def _layer(config: ModelConfig, layer: int, size: int) -> Iterator[Entry]:
-    """Norm and mixer, attention, MLP or experts; where these follow in every layer, a norm before
-    them."""
+    """Norm and mixer, attention (or both side by side), MLP or experts; where these follow in every
+    layer, a norm before them."""
     attention, mlp, experts = config.attention, config.mlp, config.experts
     yield "norm.weight", (config.d_model,), Replicate()
     if layer in config.mixer_layers:
         mixer = _mamba2_mixer if config.is_mamba2 else _mamba1_mixer
         for name, shape, rule in mixer(config, size):
             yield f"mixer.{name}", shape, rule
-    elif layer in config.attention_layers and attention is not None:
+    if layer in config.attention_layers and attention is not None:
         yield from _attention(config, attention, config.d_model, size)
     has_mlp, has_experts = layer in config.mlp_layers, layer in config.expert_layers
     if (has_mlp or has_experts) and not config.single_parts:

@@ -49,7 +49,7 @@ def collectives_of(config: ModelConfig, size: int, dtype: torch.dtype) -> list[C
         return Collective(name, "all_reduce", count, "token", ranks, elements, elements * itemsize)
 
     found = [all_reduce("embedding sum", 1, width)]
-    if config.attention is not None:
+    if config.attention is not None and not config.is_parallel:
         found.append(all_reduce("attention.o sum", len(config.attention.layers), width))
     if config.n_mlp_calls:
         found.append(all_reduce("mlp.down sum", config.n_mlp_calls, width))
@@ -73,11 +73,12 @@ def collectives_of(config: ModelConfig, size: int, dtype: torch.dtype) -> list[C
 
 
 def _mamba2_collectives(config: ModelConfig, size: int, dtype: torch.dtype) -> Iterator[Collective]:
-    """The gated norm's three cases (docs/sharding.md), and the sum of `out_proj`."""
+    """The gated norm's three cases (docs/sharding.md), and the sum of `out_proj`, with the terms of
+    attention beside the mixer."""
     group_size = config.d_inner // config.n_groups
     cut = any(share.stop % group_size for share in channel_shares(config, size))
     elements, layers = config.d_model, len(config.mixer_layers)
-    if config.gated_norm and cut and config.n_groups == 1:
+    if config.gated_norm and cut and config.n_groups == 1 and not config.is_parallel:
         # Sums of squares ride along: one column in float32, two per rank in 16 bits.
         elements += 1 if dtype == torch.float32 else 2 * size
     elif config.gated_norm and cut:

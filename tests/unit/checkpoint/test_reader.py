@@ -78,6 +78,18 @@ def expected_nemotron(stored, layer):
     return expected_mamba2(stored, layer)
 
 
+def expected_falcon_h1(stored, layer):
+    """Of the mixer; in float32, as the stored model is."""
+    mixer = f"model.layers.{layer}.mamba."
+    bands = zip([48, 48, 14, 14, 8], TINY["falcon_h1"]["ssm_multipliers"], strict=True)
+    rows = torch.cat([torch.full((width, 1), 1.25 * by) for width, by in bands])
+    return {
+        "in_proj.weight": stored[mixer + "in_proj.weight"] * rows,
+        "dt_bias": stored[mixer + "dt_bias"],
+        "out_proj.weight": stored[mixer + "out_proj.weight"] * 0.6,
+    }
+
+
 EXPECTED = {
     "mamba": expected_mamba,
     "falcon_mamba": expected_mamba,
@@ -88,6 +100,7 @@ EXPECTED = {
     "nemotron_h": expected_nemotron,
     "granite_experts": expected_mamba2_hybrid,
     "nemotron_experts": expected_nemotron,
+    "falcon_h1": expected_falcon_h1,
 }
 
 
@@ -119,6 +132,8 @@ VARIANTS = [
     ("nemotron_h", {"mlp_bias": True, "use_bias": True, "tie_word_embeddings": True}),
     ("granite_experts", {"tie_word_embeddings": False}),
     ("nemotron_experts", {"mlp_bias": True}),
+    ("falcon_h1", {"mamba_rms_norm": True, "mamba_proj_bias": True, "projectors_bias": True}),
+    ("falcon_h1", {"mamba_n_groups": 1, "attention_bias": True, "mlp_bias": True}),
     ("bamba", {"mamba_n_groups": 1, "num_key_value_heads": 8, "tie_word_embeddings": True}),
 ]
 

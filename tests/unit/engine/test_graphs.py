@@ -118,7 +118,7 @@ def test_padded_equals_unpadded(family, tp, kind):
         assert found_tokens == tokens
 
 
-@pytest.mark.parametrize("family", ["mamba", "zamba", "bamba", "nemotron_h"])
+@pytest.mark.parametrize("family", ["mamba", "zamba", "bamba", "nemotron_h", "falcon_h1"])
 def test_padding_touches_the_spare_slot_and_page_only(family):
     config = tiny_config(family)
 

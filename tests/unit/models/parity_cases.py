@@ -103,6 +103,24 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "num_hidden_layers": 3, "mamba_num_heads": 10, "mamba_head_dim": 4, "n_groups": 5,
          "conv_kernel": 3, "vocab_size": 53, "time_step_min": 0.001},
     ),
+    "falcon-h1": ("falcon_h1", {}),
+    "falcon-h1-normed": (
+        "falcon_h1",
+        {"hidden_size": 33, "head_dim": 10, "mamba_d_ssm": None, "mamba_expand": 2,
+         "mamba_n_heads": 6, "mamba_d_head": 11, "mamba_n_groups": 1, "mamba_rms_norm": True,
+         "mamba_norm_before_gate": False, "attention_bias": True, "mlp_bias": True,
+         "mamba_proj_bias": True, "projectors_bias": True, "mamba_conv_bias": False,
+         "rms_norm_eps": 0.1, "time_step_limit": (0.05, 0.3), "intermediate_size": 29,
+         "rope_parameters": {"rope_type": "default", "rope_theta": 1e11},
+         "tie_word_embeddings": True},
+    ),
+    "falcon-h1-norm-first": (
+        "falcon_h1",
+        {"head_dim": 4, "hidden_size": 48, "num_key_value_heads": 8, "mamba_d_conv": 2,
+         "mamba_d_ssm": 30, "mamba_n_heads": 10, "mamba_n_groups": 5, "mamba_rms_norm": True,
+         "mamba_norm_before_gate": True, "vocab_size": 53, "num_hidden_layers": 2,
+         "attention_bias": True},
+    ),
     "bamba-without-attention": (
         "bamba", {"attn_layer_indices": None, "num_hidden_layers": 2, "mamba_n_groups": 4},
     ),
@@ -179,6 +197,22 @@ def random_case(family: str, seed: int) -> dict[str, Any]:
             "head_dim": draw.randrange(4, 12), "intermediate_size": draw.randrange(8, 50),
             "use_bias": draw.random() < 0.5, "use_conv_bias": draw.random() < 0.5,
             "mlp_bias": draw.random() < 0.5, "time_step_min": draw.choice([0.001, 0.1]),
+        }  # fmt: skip
+    if family == "falcon_h1":
+        groups, per_group, head_dim = draw.choice([(1, 5, 4), (2, 3, 4), (5, 1, 6), (3, 2, 2)])
+        kv_heads, per_kv, bias = draw.choice([4, 5]), draw.choice([1, 3]), draw.random() < 0.5
+        return common | {
+            "hidden_size": draw.randrange(9, 50), "num_hidden_layers": draw.randrange(1, 4),
+            "mamba_d_ssm": groups * per_group * head_dim, "mamba_n_heads": groups * per_group,
+            "mamba_n_groups": groups, "mamba_d_state": draw.randrange(1, 8),
+            "mamba_d_conv": draw.randrange(2, 5), "mamba_rms_norm": draw.random() < 0.5,
+            "mamba_norm_before_gate": draw.random() < 0.5, "mamba_proj_bias": bias,
+            "projectors_bias": bias, "mamba_conv_bias": draw.random() < 0.5,
+            "num_attention_heads": kv_heads * per_kv, "num_key_value_heads": kv_heads,
+            "head_dim": 2 * draw.randrange(2, 6), "attention_bias": draw.random() < 0.5,
+            "mlp_bias": draw.random() < 0.5, "intermediate_size": draw.randrange(8, 50),
+            "ssm_multipliers": [draw.uniform(0.3, 1.5) for _ in range(5)],
+            "mlp_multipliers": [draw.uniform(0.3, 1.5) for _ in range(2)],
         }  # fmt: skip
     common |= {
         "conv_kernel": draw.randrange(2, 5), "state_size": draw.randrange(1, 9),

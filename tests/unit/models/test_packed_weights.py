@@ -24,6 +24,7 @@ CASES = [
     ("bamba", SHORT | {"attention_bias": True, "mlp_bias": True, "attn_layer_indices": [1]}),
     ("granitemoehybrid", SHORT | {"layer_types": ["mamba", "attention", "mamba"]}),
     ("nemotron_h", {"mlp_bias": True, "use_bias": True}),
+    ("falcon_h1", {"mlp_bias": True, "attention_bias": True}),
 ]
 
 

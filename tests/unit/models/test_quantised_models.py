@@ -26,6 +26,8 @@ CASES = [
     ("bamba", {"mamba_n_groups": 1}),
     ("granitemoehybrid", {}),
     ("nemotron_h", {"mlp_bias": True}),
+    ("falcon_h1", {}),
+    ("falcon_h1", {"mamba_n_groups": 1, "mamba_rms_norm": True, "attention_bias": True}),
 ]
 
 
@@ -80,6 +82,7 @@ def test_only_deltas_are_quantised(family, overrides, size):
         ("bamba", {"mamba_n_groups": 4}),
         ("granitemoehybrid", {"mamba_n_groups": 4}),
         ("nemotron_h", {"n_groups": 4}),
+        ("falcon_h1", {}),
     ],
 )
 def test_deltas_are_decoded_added_and_normed_in_one_pass(monkeypatch, family, overrides, size):
@@ -97,7 +100,7 @@ def test_deltas_are_decoded_added_and_normed_in_one_pass(monkeypatch, family, ov
     assert len(fused) == size * len(delta_sites(config))
 
 
-@pytest.mark.parametrize("family", ["mamba", "bamba", "nemotron_h"])
+@pytest.mark.parametrize("family", ["mamba", "bamba", "nemotron_h", "falcon_h1"])
 def test_so_are_those_of_single_sites(monkeypatch, tmp_path, family):
     fused, one_pass = [], all_reduce.decode_rms_norm
 

@@ -40,7 +40,8 @@ def test_matrices_are_those_that_a_decode_step_reads(family, tp, fuses):
 
 
 @pytest.mark.parametrize(
-    "name", ["mamba-2.8b", "mamba2-2.7b", "zamba-7b", "bamba-9b", "nemotron-h-8b"]
+    "name",
+    ["mamba-2.8b", "mamba2-2.7b", "zamba-7b", "bamba-9b", "nemotron-h-8b", "falcon-h1-7b"],
 )
 def test_a_decode_step_moves_weights_and_twice_the_state(name):
     config = parse_model_config(SHAPES[name])
@@ -49,6 +50,17 @@ def test_a_decode_step_moves_weights_and_twice_the_state(name):
     moved = sum(w.count * w.bytes for w in counted(config, 1, Step(batch, batch, batch)))
     floor = rank["decode_weight_bytes"] + 2 * batch * rank["state_bytes_per_sequence"]
     assert floor < moved < 1.06 * floor, "activations of 16 rows are small beside weights and state"
+
+
+def test_attention_beside_a_mixer_joins_before_the_sum_and_nothing_is_scaled_after_it():
+    one_group = {"mamba_n_groups": 1, "mamba_rms_norm": True, "attention_bias": True}
+    for changes in ({}, one_group, one_group | {"mamba_proj_bias": True, "projectors_bias": True}):
+        config = tiny_config("falcon_h1", **changes)
+        work = {w.name: w.count for w in counted(config, 2, Step(4, 4, 4, 4.0))}
+        assert work["mixer and attention"] == work["norm"] == config.n_layers
+        assert not {"scale", "squares join the sum", "mean of squares"} & work.keys()
+        biases = work.get("o bias", 0) + work.get("out_proj bias", 0)
+        assert biases == (config.n_layers if changes else 0), "one of both"
 
 
 def test_prefill_operations_are_two_per_weight_and_token():

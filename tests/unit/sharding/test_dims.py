@@ -122,6 +122,7 @@ def test_more_ranks_than_key_value_heads_share_them(size, kv_heads, queries):
         ("bamba", {"attn_layer_indices": []}, 9, "8 SSM heads, d_ff 44.*1 to 8"),
         ("bamba", {"num_attention_heads": 6, "num_key_value_heads": 2}, 7, "6 attention.*1 to 6"),
         ("nemotron_h", {}, 9, "8 SSM heads, 8 attention heads, d_ff 44.*1 to 8"),
+        ("falcon_h1", {}, 9, "8 SSM heads, 8 attention heads, d_ff 44.*1 to 8"),
         ("granite_experts", {"intermediate_size": 3}, 4, "' d_ff 3, d_ff 36 beside.*1 to 3"),
         ("nemotron_experts", {"moe_shared_expert_intermediate_size": 2}, 3, "d_ff 2 bes.*1 to 2"),
         ("mamba", {}, 49, "48 channels.*1 to 48"),

@@ -13,7 +13,7 @@ MODELS = {
     "## Mamba, Falcon-Mamba": ("mamba", {"use_bias": True}),
     "## Mamba-2": ("mamba2", {"use_bias": True}),
     "## Zamba": ("zamba", {"mamba_proj_bias": True}),
-    "## Bamba, Granite and Nemotron-H": (
+    "## Bamba, Granite, Nemotron-H and Falcon-H1": (
         "bamba",
         {"mamba_proj_bias": True, "attention_bias": True, "mlp_bias": True},
     ),
@@ -68,6 +68,14 @@ def test_the_table_of_experts_is_the_plan_of_both():
         rules = planned(family, overrides)
         found |= {name: rule for name, rule in rules.items() if ".experts." in name}
     assert table == found
+
+
+def test_falcon_h1_is_split_like_bamba():
+    """With mixer and attention in every layer, and a gated norm only where the model has one."""
+    biases = {"mamba_proj_bias": True, "attention_bias": True, "mlp_bias": True}
+    ours = planned("falcon_h1", biases | {"projectors_bias": True, "mamba_rms_norm": True})
+    assert ours == planned("bamba", biases)
+    assert "layers.{i}.mixer.norm.weight" not in planned("falcon_h1", {})
 
 
 def test_tables_are_the_plan():

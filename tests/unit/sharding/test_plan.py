@@ -33,6 +33,12 @@ PUBLISHED = {
     "granite-4.0-h-350m": (768, 32, 1536, 128, 0, 100352),
     "granite-4.0-h-1b": (1536, 40, 3072, 128, 0, 100352),
     "nemotron-h-8b": (4096, 52, 8192, 128, 0, 131072),
+    "falcon-h1-0.5b": (1024, 36, 1536, 128, 0, 32784),
+    "falcon-h1-1.5b": (2048, 24, 3072, 256, 0, 65537),
+    "falcon-h1-1.5b-deep": (1280, 66, 1536, 256, 0, 65537),
+    "falcon-h1-3b": (2560, 32, 4096, 256, 0, 65537),
+    "falcon-h1-7b": (3072, 44, 3072, 256, 0, 130049),
+    "falcon-h1-34b": (5120, 72, 4096, 256, 0, 261120),
 }
 
 
@@ -80,6 +86,10 @@ def test_published_hybrid_and_heads():
     assert (len(nano.mixer_layers), len(nano.attention_layers), len(nano.expert_layers)) == (
         23, 6, 23,
     )  # fmt: skip
+    falcon = parse_model_config(SHAPES["falcon-h1-34b"])
+    assert (falcon.n_heads, falcon.head_dim, falcon.n_groups) == (32, 128, 2)
+    assert falcon.attention is not None
+    assert falcon.mixer_layers == falcon.attention_layers == falcon.mlp_layers == tuple(range(72))
 
 
 @pytest.mark.parametrize(
@@ -91,6 +101,12 @@ def test_published_hybrid_and_heads():
         ("granite-4.0-h-tiny", "6.94B"),
         ("nemotron-h-8b", "8.1B"),
         ("nemotron-3-nano-30b", "31.6B"),
+        ("falcon-h1-0.5b", "0.52B"),
+        ("falcon-h1-1.5b", "1.55B"),
+        ("falcon-h1-1.5b-deep", "1.55B"),
+        ("falcon-h1-3b", "3.15B"),
+        ("falcon-h1-7b", "7.59B"),
+        ("falcon-h1-34b", "33.6B"),
     ],
 )
 def test_published_numbers_of_parameters(name, published):
@@ -102,7 +118,11 @@ def test_published_numbers_of_parameters(name, published):
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("family", TINY)
 def test_only_listed_parameters_are_replicated(family, size):
-    biased = {"attention_bias": True, "mlp_bias": True} if family in ("bamba", "nemotron_h") else {}
+    biased = (
+        {"attention_bias": True, "mlp_bias": True}
+        if family in ("bamba", "nemotron_h", "falcon_h1")
+        else {}
+    )
     config = tiny_config(family, **biased)
     for name, rule in sharding_plan(config, size).items():
         gated = config.is_mamba2 and name.endswith("mixer.norm.weight")

@@ -42,8 +42,19 @@ def test_prefill_and_decode_steps(tmp_path, family):
         ("bamba", {}),
         ("granitemoehybrid", {}),
         ("nemotron_h", {"n_groups": 4}),
+        ("falcon_h1", {}),
+        ("falcon_h1", {"mamba_n_groups": 1, "mamba_rms_norm": True, "attention_bias": True}),
     ],
-    ids=["mamba2", "mamba2, one group", "zamba", "bamba", "granite", "nemotron"],
+    ids=[
+        "mamba2",
+        "mamba2, one group",
+        "zamba",
+        "bamba",
+        "granite",
+        "nemotron",
+        "falcon-h1",
+        "falcon-h1, one group",
+    ],
 )
 def test_two_ranks(tmp_path, family, changes):
     checkpoint = make_checkpoint(tmp_path, tiny_oracle(family, **changes), [5])

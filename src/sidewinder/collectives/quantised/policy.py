@@ -1,9 +1,10 @@
 """Which codec each sum of a delta uses.
 
 A *site* is a row-parallel projection, or all of a layer's experts, by the name of its parameters:
-`layers.3.mixer.out_proj`, `shared.attention.o`, `layers.4.experts`. A codec belongs to a site and a
-phase, never to the size of a message: else a token's result would depend on the batch around it. A
-sequence with one token in a step decodes; one with more is being prefilled.
+`layers.3.mixer.out_proj` (whose sum may be that of attention beside the mixer, too),
+`shared.attention.o`, `layers.4.experts`. A codec belongs to a site and a phase, never to the size
+of a message: else a token's result would depend on the batch around it. A sequence with one token
+in a step decodes; one with more is being prefilled.
 """
 
 import json
