@@ -132,70 +132,6 @@ void bind_ssd(nb::module_& m) {
        nb::arg("fresh"), nb::arg("dt_min"), nb::arg("dt_max"), nb::arg("head_group"), nb::arg("y"));
 }
 
-void check_group_size(int64_t size) {
-    if (size != 32 && size != 64 && size != 128) {
-        throw std::invalid_argument("group_size: 32, 64 or 128");
-    }
-}
-
-void bind_linear(nb::module_& m) {
-    m.def("linear", [](Handle x, Handle weight, Handle scales, Handle bias, Handle y,
-                       int64_t group_size) {
-        const View in("x", x), matrix("weight", weight), factors("scales", scales);
-        const int64_t rows = in.shaped({-1, -1}).size(0), inputs = in.size(1);
-        const int64_t outputs = matrix.shaped({-1, inputs}).size(0);
-        LinearArgs args{};
-        args.x = real_rows(in, {rows, inputs});
-        args.weight = matrix.of({Element::f32, Element::bf16, Element::i8}).rows();
-        if (args.weight.dtype == DType::i8) {
-            check_group_size(group_size);
-            const int64_t groups = (inputs + group_size - 1) / group_size;
-            args.scales = factors.shaped({outputs, groups}).of({Element::f32}).rows();
-        }
-        args.bias = optional_rows(View("bias", bias), {outputs});
-        args.y = real_rows(View("y", y), {rows, outputs});
-        args.rows = rows;
-        args.inputs = inputs;
-        args.outputs = outputs;
-        args.group_size = group_size;
-        launch(kernels().linear, args);
-    }, nb::arg("x"), nb::arg("weight"), nb::arg("scales").none(), nb::arg("bias").none(),
-       nb::arg("y"), nb::arg("group_size") = 32);
-
-    // Weights are int32 [panels, units, kPanel]; a unit's lane is 2 bfloat16 or 4 int8 plus 128.
-    m.def("linear_packed", [](Handle x, Handle weight, Handle scales, Handle bias, Handle y,
-                              int64_t group_size) {
-        if (kernels().linear_packed == nullptr) {
-            throw std::invalid_argument(std::string(kernels().isa) + " has no packed weights");
-        }
-        const View in("x", x), matrix("weight", weight), factors("scales", scales), out("y", y);
-        const int64_t rows = in.shaped({-1, -1}).size(0), inputs = in.size(1);
-        const int64_t outputs = real(out.shaped({rows, -1})).size(1);
-        const int64_t panels = (outputs + kPanel - 1) / kPanel, each = factors.present() ? 4 : 2;
-        const View& packed = matrix.shaped({panels, (inputs + each - 1) / each, kPanel});
-        LinearArgs args{};
-        args.x = real_rows(in, {rows, inputs});
-        args.weight = packed.of({Element::i32}).packed_from(1).rows();
-        if (factors.present()) {
-            check_group_size(group_size);
-            const int64_t groups = (inputs + group_size - 1) / group_size;
-            args.scales =
-                factors.shaped({panels, groups, kPanel}).of({Element::bf16}).packed_from(1).rows();
-        } else {
-            in.of({Element::bf16});
-        }
-        args.bias = optional_rows(View("bias", bias), {outputs});
-        args.y = real_rows(out, {rows, outputs});
-        args.rows = rows;
-        args.inputs = inputs;
-        args.outputs = outputs;
-        args.group_size = group_size;
-        launch(kernels().linear_packed, args);
-    }, nb::arg("x"), nb::arg("weight"), nb::arg("scales").none(), nb::arg("bias").none(),
-       nb::arg("y"), nb::arg("group_size") = 32);
-    m.def("has_packed", [] { return kernels().linear_packed != nullptr; });
-}
-
 }  // namespace
 
 void bind_kernels(nb::module_& m) {
@@ -209,7 +145,6 @@ void bind_kernels(nb::module_& m) {
     bind_conv(m);
     bind_selective_scan(m);
     bind_ssd(m);
-    bind_linear(m);
 }
 
 }  // namespace sidewinder

@@ -6,6 +6,7 @@
 namespace sidewinder {
 
 void bind_kernels(nanobind::module_& m);
+void bind_linear_maps(nanobind::module_& m);
 void bind_norms(nanobind::module_& m);
 void bind_attention(nanobind::module_& m);
 void bind_collectives(nanobind::module_& m);

@@ -136,6 +136,30 @@ struct LinearArgs {
     int64_t rows, inputs, outputs, group_size;
 };
 
+// `chosen` int32 and `shares` [rows, n_chosen]; `weight` is float32, `bias` null or [experts]. Groups
+// divide the experts, and those chosen have n_chosen experts at least.
+struct RouteArgs {
+    Rows x, weight;
+    const float* bias;
+    int32_t* chosen;
+    float* shares;
+    int64_t rows, width, experts, n_chosen, groups, groups_chosen;
+    bool softmax, normalised;
+    float scale, least_sum;
+};
+
+// Matrices of every expert, which `multiply` takes once it has x, y and rows. `gate` may be null: each
+// channel of `up` is its own.
+struct ExpertArgs {
+    Rows x, y;
+    const int32_t* chosen;  // [rows, n_chosen]
+    const float* shares;
+    const LinearArgs *gate, *up, *down;
+    void (*multiply)(const LinearArgs&);
+    int64_t rows, width, inner, experts, n_chosen;
+    Activation activation;
+};
+
 // Outputs of a panel of packed weights (linear_packed.h).
 constexpr int64_t kPanel = 64;
 
@@ -166,6 +190,8 @@ struct Kernels {
     void (*linear)(const LinearArgs&);
     // Weights in panels: `weight` and `scales` have one row per panel. Null where a level has none.
     void (*linear_packed)(const LinearArgs&);
+    void (*route)(const RouteArgs&);
+    void (*experts)(const ExpertArgs&);
     void (*rank_sum)(const RankSumArgs&);
     void (*codec_encode)(const EncodeArgs&);
     void (*codec_reduce)(const ReduceArgs&);

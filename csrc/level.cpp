@@ -7,6 +7,7 @@
 #if defined(SW_AVX512_BF16)
 #include "linear_packed_i8.h"
 #endif
+#include "experts.h"
 #include "norm.h"
 #include "rank_sum.h"
 #include "scan.h"
@@ -23,7 +24,8 @@ const Kernels table{SW_LEVEL_NAME,   causal_conv1d, selective_scan, ssd_scan,
                     rms_norm,        gated_rms_norm, gated_squares, with_scalar,
                     scaled_rows,     add_rows,
                     gated_activation, paged_attention, linear,
-                    linear_packed,   rank_sum,      codec_encode,   codec_reduce,
+                    linear_packed,   route,          experts,
+                    rank_sum,      codec_encode,   codec_reduce,
                     codec_decode,    codec_decode_norm};
 
 }  // namespace sidewinder::SW_LEVEL

@@ -4,6 +4,7 @@
 NB_MODULE(_native, m) {
     m.doc() = "Native CPU code of Sidewinder.";
     sidewinder::bind_kernels(m);
+    sidewinder::bind_linear_maps(m);
     sidewinder::bind_norms(m);
     sidewinder::bind_attention(m);
     sidewinder::bind_collectives(m);

@@ -167,7 +167,7 @@ class Buffer {
     size_t size_ = 0;
 };
 
-thread_local Buffer buffers[2];
+thread_local Buffer buffers[3];
 
 }  // namespace
 

@@ -26,8 +26,9 @@ inline void parallel(int64_t n, int64_t grain, const Body& body) {
 }
 
 // Memory of the calling thread, 64-byte aligned, kept between calls; contents are arbitrary. Each
-// purpose has its own, so that a caller and the range it runs itself do not collide.
-enum class Scratch : int { call = 0, range = 1 };
+// purpose has its own, so that a caller and the range it runs itself do not collide, nor experts and
+// the linear maps that they call.
+enum class Scratch : int { call = 0, range = 1, experts = 2 };
 void* scratch(Scratch purpose, size_t bytes);
 
 }  // namespace sidewinder

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sidewinder.bench.machine import machine_info
 from sidewinder.memory import empty
-from sidewinder.ops import native
+from sidewinder.ops import native, native_linear
 from sidewinder.ops.workspace import Workspace, results_in
 from sidewinder.packing import pack as pack_weight
 from sidewinder.quantise import quantise
@@ -98,7 +98,7 @@ def linear_rows(junk: Tensor) -> Iterator[Row]:
     """in_proj `[2 d_inner, d_model]` in every format."""
     outputs = 2 * D_INNER
     plain = [torch.randn(outputs, D_MODEL).to(torch.bfloat16) for _ in range(LAYERS)]
-    packs = native.takes_packed(torch.device("cpu"))
+    packs = native_linear.takes_packed(torch.device("cpu"))
     ours = [pack_weight(weight) if packs else weight for weight in plain]
     integers = [quantise(weight.float(), 64) for weight in plain]
     ours_int8 = [pack_weight(weight) if packs else weight for weight in integers]
@@ -107,7 +107,7 @@ def linear_rows(junk: Tensor) -> Iterator[Row]:
         x = torch.randn(rows, D_MODEL).to(torch.bfloat16)
         flops = 2 * rows * outputs * D_MODEL
         for name, weights in (("linear, bfloat16", ours), ("linear, int8", ours_int8)):
-            calls = [partial(native.linear, x, weight) for weight in weights]
+            calls = [partial(native_linear.linear, x, weight) for weight in weights]
             size = n_bytes if weights is ours else integers[0].nbytes
             yield row_of(name, rows, recorded(calls), junk, flops, size)
         calls = [partial(torch.nn.functional.linear, x, weight) for weight in plain]

@@ -33,6 +33,36 @@ def linear_packed(
     y: Tensor,
     group_size: int = 32,
 ) -> None: ...
+def route(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    softmax: bool,
+    normalised: bool,
+    scale: float,
+    least_sum: float,
+    groups: int,
+    groups_chosen: int,
+    chosen: Tensor,
+    shares: Tensor,
+) -> None: ...
+
+class ExpertSet:
+    """The matrices of a layer's experts: `(weight, scales or None, group_size)` of each."""
+
+    def __init__(
+        self,
+        gate: list[tuple[Tensor, Tensor | None, int]] | None,
+        up: list[tuple[Tensor, Tensor | None, int]],
+        down: list[tuple[Tensor, Tensor | None, int]],
+        width: int,
+        inner: int,
+        packed: bool,
+    ) -> None: ...
+
+def experts(
+    x: Tensor, matrices: ExpertSet, chosen: Tensor, shares: Tensor, activation: int, y: Tensor
+) -> None: ...
 def set_threads(n: int) -> None: ...
 def threads() -> int: ...
 def causal_conv1d(

@@ -16,7 +16,7 @@ from sidewinder.layers.overlap import overlap_of
 from sidewinder.layers.weights import Weight
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
-from sidewinder.ops import native
+from sidewinder.ops import native_linear
 from sidewinder.packing import pack_weights
 from sidewinder.parallel.devices import DTYPES, torch_device
 from sidewinder.parallel.group import TensorParallel
@@ -56,7 +56,7 @@ def load_weights(
     if engine.weight_dtype == "int8":
         prepared, tied = quantise_weights(weights, tied), False
     del weights
-    if native.takes_packed(device):
+    if native_linear.takes_packed(device):
         return pack_weights(prepared, tied)
     return prepared
 
@@ -67,9 +67,15 @@ def load_model(
     """This rank's part of the model, whose collectives `counter` counts, and its bytes.
 
     Raises:
-        ValueError: if the checkpoint or `tp` does not fit, or memory is too small.
+        ValueError: if the checkpoint or `tp` does not fit, memory is too small, or the device takes
+            no such weights.
     """
     tp, device, dtype = collectives.tp, torch_device(engine.device), DTYPES[engine.dtype]
+    if model.experts is not None and engine.weight_dtype == "int8" and device.type != "cpu":
+        raise ValueError(
+            "weight_dtype='int8' of models with experts is only supported on CPUs; leave it out, "
+            "or use device='cpu'"
+        )
     needed = shard_bytes(model, tp, torch.int8 if engine.weight_dtype == "int8" else dtype)
     needed = max(gather_integer(needed, device, collectives))
     check_weights_fit(needed, least_free_bytes(device, collectives))

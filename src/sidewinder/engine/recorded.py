@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.decode_graphs import FEWEST_PAGES
 from sidewinder.models.base import Model
-from sidewinder.ops import native
+from sidewinder.ops import native, native_linear
 from sidewinder.ops.launching import power_of_two
 from sidewinder.ops.linear import linear
 from sidewinder.ops.workspace import Workspace, results_in
@@ -83,7 +83,7 @@ class RecordedSteps:
         """Whether a step is one that can be repeated."""
         rows, dtype = batch.seqs.n_seqs, self._model.final_norm.dtype
         only_decodes = batch.seqs.n_decodes == rows <= LARGEST_BATCH
-        ours = linear.cpu_backend == "native" and native.multiplies(rows, dtype)
+        ours = linear.cpu_backend == "native" and native_linear.multiplies(rows, dtype)
         return only_decodes and ours and not self.refused
 
     def forward(self, batch: PackedBatch) -> Tensor:

@@ -140,7 +140,7 @@ class Bamba(Model):
 
 def _beside(part: Part, step: Step) -> tuple[Any, ...]:
     """What the module of a part is called with after the normed stream."""
-    if isinstance(part.module, MLP):
+    if isinstance(part.module, MLP | MixtureOfExperts):
         return (step.seqs,)
     if isinstance(part.module, Mamba2Mixer):
         return step.pool.layer(part.place), step.seqs

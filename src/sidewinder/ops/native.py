@@ -5,14 +5,13 @@ strides and dtypes (`ValueError`) and runs the kernel. Tensors on other devices 
 implementation.
 """
 
-import functools
 import logging
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sidewinder.ops import dispatch, extension, native_attention
+from sidewinder.ops import dispatch, extension, native_attention, native_linear
 from sidewinder.ops.add_rows import add_rows as add_operator
 from sidewinder.ops.add_rows import reference as torch_add
 from sidewinder.ops.causal_conv1d import causal_conv1d as conv_operator
@@ -26,8 +25,6 @@ from sidewinder.ops.gated_rms_norm import gated_rms_norm as gated_norm_operator
 from sidewinder.ops.gated_rms_norm import vectorized as torch_gated_norm
 from sidewinder.ops.gated_squares import gated_squares as gated_squares_operator
 from sidewinder.ops.gated_squares import vectorized as torch_gated_squares
-from sidewinder.ops.linear import linear as linear_operator
-from sidewinder.ops.linear import vectorized as torch_linear
 from sidewinder.ops.rms_norm import operator as norm_operator
 from sidewinder.ops.rms_norm import vectorized as torch_norm
 from sidewinder.ops.scaled_rows import reference as torch_scaled_rows
@@ -40,15 +37,9 @@ from sidewinder.ops.with_scalar import reference as torch_with_scalar
 from sidewinder.ops.with_scalar import with_scalar as with_scalar_operator
 from sidewinder.ops.with_scalar.reference import scalar_columns
 from sidewinder.ops.workspace import empty
-from sidewinder.packing import PackedWeight
-from sidewinder.quantise import Int8Weight
 from sidewinder.state.batch import Sequences
 
 _native = extension.module
-
-SMALL_ROWS = 32
-"""Rows up to which the portable kernel beats torch's matrix product in float32."""
-
 
 _ACTIVATION_NUMBERS = {name: number for number, name in enumerate(ACTIVATIONS)}
 
@@ -239,46 +230,6 @@ def new_recording() -> Any:
     return _native.Recording()
 
 
-def takes_packed(device: torch.device) -> bool:
-    """Whether matrices should be packed at load (`packing.pack_weights`)."""
-    ours = device.type == "cpu" and linear_operator.cpu_backend == "native"
-    return ours and bool(_native.has_packed())
-
-
-def linear(
-    x: Tensor, weight: Tensor | Int8Weight | PackedWeight, bias: Tensor | None = None
-) -> Tensor:
-    """As `reference.linear`: our kernel, or torch's matrix product where that is faster."""
-    if not x.is_cpu:
-        return torch_linear.linear(x, weight, bias)
-    if isinstance(weight, PackedWeight):
-        if weight.scales is None and x.dtype != torch.bfloat16:
-            return torch_linear.linear(x, weight, bias)
-        y = empty((x.shape[0], weight.shape[0]), x.dtype)
-        _native.linear_packed(x, weight.data, weight.scales, bias, y, weight.group_size)
-        return y
-    if isinstance(weight, Int8Weight):
-        y = empty((x.shape[0], weight.values.shape[0]), x.dtype)
-        _native.linear(x, weight.values, weight.scales, bias, y, weight.group_size)
-        return y
-    if x.dtype == weight.dtype and not multiplies(x.shape[0], x.dtype):
-        return torch_linear.linear(x, weight, bias)
-    y = empty((x.shape[0], weight.shape[0]), x.dtype)
-    _native.linear(x, weight, None, bias, y)
-    return y
-
-
-def multiplies(rows: int, dtype: torch.dtype) -> bool:
-    """Whether plain matrices in `dtype` are multiplied with so many rows here, not by torch."""
-    return dtype != torch.float32 or rows <= SMALL_ROWS or not _is_portable()
-
-
-@functools.cache
-def _is_portable() -> bool:
-    """Narrow vectors: only there is torch's product worth that a row depends on its batch."""
-    return isa() == "portable"
-
-
 def _register() -> None:
     _native.set_tensor_type(Tensor, Tensor.__dlpack_c_exchange_api__)
     conv_operator.register("native", causal_conv1d)
@@ -291,8 +242,8 @@ def _register() -> None:
     gated_squares_operator.register("native", gated_squares)
     with_scalar_operator.register("native", with_scalar)
     scaled_rows_operator.register("native", scaled_rows)
-    linear_operator.register("native", linear)
     add_operator.register("native", add_rows)
+    native_linear.register()
     native_attention.register()
 
 

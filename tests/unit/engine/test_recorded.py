@@ -12,7 +12,7 @@ from shared_memory_cases import on_ranks
 
 from sidewinder.collectives.base import SingleRank
 from sidewinder.engine.recorded import LARGEST_BATCH, RecordedSteps, recorded_steps
-from sidewinder.ops import dispatch, native
+from sidewinder.ops import dispatch, native, native_linear
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.state.batch import pack
 from sidewinder.testing import run_ranks
@@ -117,9 +117,12 @@ def test_who_is_served():
 @torch.inference_mode()
 def test_a_large_batch_of_narrow_vectors_leaves_the_others_recorded(monkeypatch):
     """Without wide vectors torch multiplies float32 from some rows on, which is not repeated."""
-    monkeypatch.setattr(native, "_is_portable", lambda: True)
-    monkeypatch.setattr(recorded_cases, "SLOTS", native.SMALL_ROWS + 1)
-    rank, starts = Rank("mamba2", SingleRank()), dict.fromkeys(range(native.SMALL_ROWS + 1), 0)
+    monkeypatch.setattr(native_linear, "_is_portable", lambda: True)
+    monkeypatch.setattr(recorded_cases, "SLOTS", native_linear.SMALL_ROWS + 1)
+    rank, starts = (
+        Rank("mamba2", SingleRank()),
+        dict.fromkeys(range(native_linear.SMALL_ROWS + 1), 0),
+    )
     batches = [0], list(starts), [0], list(starts)[1:]
     assert [rank.check(slots, starts) for slots in batches] == [True, False, True, True]
     assert not rank.recorded.refused

@@ -7,7 +7,7 @@ import torch
 from native_cases import ALL_LEVELS, LEVELS, _native, kernels_of
 from ops_cases import make_case
 
-from sidewinder.ops import dispatch, native
+from sidewinder.ops import dispatch, native, native_linear
 
 
 def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -49,7 +49,7 @@ WITHOUT_NATIVE = """
 import sys
 sys.modules["sidewinder._native"] = None
 import torch
-from sidewinder.ops import dispatch, native
+from sidewinder.ops import dispatch, native, native_linear, native_linear
 from sidewinder.ops.linear import linear
 assert not native.is_available() and native.isa() is None
 native.set_threads(2)
@@ -119,5 +119,7 @@ def test_offsets_beyond_32_bits():
     rows = memory.as_strided((2, 32), (far, 1))
     rows.copy_(case.randn(2, 32))
     wide = torch.ones(3, 32)
-    assert torch.equal(native.linear(rows, wide), native.linear(rows.contiguous(), wide))
+    assert torch.equal(
+        native_linear.linear(rows, wide), native_linear.linear(rows.contiguous(), wide)
+    )
     assert _native.isa()

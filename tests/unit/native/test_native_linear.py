@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from native_cases import DTYPES, LEVELS, _native, kernels_of
 from ops_cases import make_case
 
-from sidewinder.ops import native
+from sidewinder.ops import native_linear
 from sidewinder.quantise import GROUP_SIZES, quantise
 from sidewinder.testing import assert_close
 
@@ -61,7 +61,7 @@ def test_int8_linear_is_the_product_with_the_dequantised_weight(
     if bias is not None:
         expected = expected + bias.double()
     with kernels_of(level):
-        result = native.linear(x, weight, bias)
+        result = native_linear.linear(x, weight, bias)
     if rows > 8:
         assert_close("y", expected, result, 3e-6)
         return
@@ -91,7 +91,7 @@ def test_a_number_that_is_not_finite_spoils_its_row_only(level, kind, rows, valu
     x[rows - 1, 150] = value
     weight = {"f32": wide, "bf16": wide.bfloat16(), "int8": quantise(wide)}[kind]
     with kernels_of(level):
-        y = native.linear(x, weight)
+        y = native_linear.linear(x, weight)
     assert not y[rows - 1].isfinite().any()
     assert y[: rows - 1].isfinite().all()
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from native_cases import ALL_LEVELS, TOLERANCE, _native, _runs_here, kernels_of
 from ops_cases import make_case
 
-from sidewinder.ops import native
+from sidewinder.ops import native_linear
 from sidewinder.packing import pack
 from sidewinder.quantise import GROUP_SIZES, quantise
 from sidewinder.testing import assert_close
@@ -33,7 +33,7 @@ def test_bf16_is_the_exact_product(rows, inputs, outputs, biased, seed):
         expected = expected + bias.double()
     packed = pack(weight)
     with kernels_of(LEVEL):
-        result = native.linear(x, packed, bias)
+        result = native_linear.linear(x, packed, bias)
     assert_close("y", expected, result, TOLERANCE[torch.bfloat16])
 
 
@@ -52,7 +52,7 @@ def test_int8_is_the_product_with_the_dequantised_weight(
         expected = expected + bias.double()
     packed = pack(weight)
     with kernels_of(LEVEL):
-        result = native.linear(x, packed, bias)
+        result = native_linear.linear(x, packed, bias)
     # x is rounded to 16 bits: each value by 2^-16 of its group's largest at most, and a little.
     rounding = 1.01 * 2**-16 * x.double().abs().amax(1) * wide.abs().sum(1).max()
     assert ((result.double() - expected).abs().amax(1) <= rounding + 1e-5).all()
@@ -67,10 +67,10 @@ def test_a_row_is_the_same_in_every_batch_and_on_any_number_of_threads(rounded, 
     weight = case.randn(90, 301, dtype=torch.bfloat16)
     packed = pack(quantise(weight) if rounded else weight)
     with kernels_of(LEVEL):
-        alone = torch.cat([native.linear(row[None], packed) for row in x[:40]])
+        alone = torch.cat([native_linear.linear(row[None], packed) for row in x[:40]])
     with kernels_of(LEVEL, threads):
         for rows in (1, 2, 3, 5, 6, 7, 12, 13, 40, 1100):
-            result = native.linear(x[:rows], packed)
+            result = native_linear.linear(x[:rows], packed)
             n = min(rows, 40)
             assert torch.equal(result[:n], alone[:n]), f"{rows} rows"
 
@@ -82,10 +82,10 @@ def test_parts_give_parts_of_the_result():
     weight = case.randn(200, 96, dtype=torch.bfloat16)
     packed, cut = pack(weight), pack(weight[:, 32:64])
     with kernels_of(LEVEL):
-        whole = native.linear(x, packed)
-        assert torch.equal(native.linear(x, packed.rows(slice(64, 200))), whole[:, 64:])
-        part = native.linear(x[:, 32:64], packed.columns(slice(32, 64)))
-        assert torch.equal(part, native.linear(x[:, 32:64], cut))
+        whole = native_linear.linear(x, packed)
+        assert torch.equal(native_linear.linear(x, packed.rows(slice(64, 200))), whole[:, 64:])
+        part = native_linear.linear(x[:, 32:64], packed.columns(slice(32, 64)))
+        assert torch.equal(part, native_linear.linear(x[:, 32:64], cut))
 
 
 @here
@@ -96,9 +96,9 @@ def test_what_is_not_finite_stays_in_its_row(rounded, bad):
     x, weight = case.randn(7, 70, dtype=torch.bfloat16), case.randn(65, 70, dtype=torch.bfloat16)
     packed = pack(quantise(weight) if rounded else weight)
     with kernels_of(LEVEL):
-        clean = native.linear(x, packed)
+        clean = native_linear.linear(x, packed)
         x[3, 69] = bad
-        result = native.linear(x, packed)
+        result = native_linear.linear(x, packed)
     assert not result[3].isfinite().any()
     keep = [0, 1, 2, 4, 5, 6]
     assert torch.equal(result[keep], clean[keep])
@@ -107,7 +107,7 @@ def test_what_is_not_finite_stays_in_its_row(rounded, bad):
 @here
 def test_no_rows_are_no_work():
     packed = pack(torch.ones(3, 5).bfloat16())
-    assert native.linear(torch.ones(0, 5).bfloat16(), packed).shape == (0, 3)
+    assert native_linear.linear(torch.ones(0, 5).bfloat16(), packed).shape == (0, 3)
 
 
 @here

@@ -7,7 +7,7 @@ import torch
 from native_cases import LEVELS, _native, kernels_of
 from ops_cases import make_case
 
-from sidewinder.ops import native
+from sidewinder.ops import native, native_linear
 from sidewinder.quantise import quantise
 
 
@@ -32,8 +32,8 @@ def _everything(seed: int = 3) -> list[torch.Tensor]:
         ),
         native.rms_norm(x, vector, 1e-5),
         native.gated_rms_norm(x, z, vector, 1e-5, 100),
-        *(native.linear(x[:rows], weight.bfloat16()) for rows in (1, 4, 40)),
-        *(native.linear(x[:rows], quantise(weight)) for rows in (1, 40)),
+        *(native_linear.linear(x[:rows], weight.bfloat16()) for rows in (1, 4, 40)),
+        *(native_linear.linear(x[:rows], quantise(weight)) for rows in (1, 40)),
         conv[slots], ssm[slots], ssd[slots],
     ]  # fmt: skip
 

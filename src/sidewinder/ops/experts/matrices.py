@@ -18,7 +18,7 @@ FEW_ROWS = 8
 the second-level cache. More are grouped by expert first."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExpertMatrices:
     """One rank's share of a layer's experts.
 
