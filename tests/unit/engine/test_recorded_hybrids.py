@@ -20,6 +20,8 @@ HYBRIDS = (
     "zamba, first layer",
     "granitemoehybrid",
     "nemotron_h",
+    "granite_experts",
+    "nemotron_experts",
 )
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 

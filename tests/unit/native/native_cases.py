@@ -49,7 +49,8 @@ def kernels_of(level: str, threads: int = 1) -> Iterator[None]:
 
 
 def _poisoned(*args: object, **kwargs: object) -> Tensor:
-    return _empty(*args, **kwargs).fill_(torch.nan)  # type: ignore[call-overload]
+    made: Tensor = _empty(*args, **kwargs)  # type: ignore[call-overload]
+    return made.fill_(torch.nan if made.is_floating_point() else torch.iinfo(made.dtype).max)
 
 
 _empty = torch.empty
