@@ -21,11 +21,19 @@ class Objectives:
 
     Attributes:
         ttft_s, tpot_s, e2e_s: most seconds; None does not matter.
+
+    Raises:
+        ValueError: for a time that no request can meet.
     """
 
     ttft_s: float | None = None
     tpot_s: float | None = None
     e2e_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, seconds in vars(self).items():
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise ValueError(f"{name}={seconds} must be a positive number of seconds, or None")
 
     def met(self, answer: Answer) -> bool:
         """Whether a request met them; one that failed did not."""

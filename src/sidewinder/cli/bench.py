@@ -1,7 +1,6 @@
 """`sidewinder bench`: latency and throughput, beside the machine's ceilings."""
 
 import argparse
-import json
 import sys
 import tempfile
 import textwrap
@@ -15,12 +14,17 @@ from sidewinder.bench.shapes import SHAPES, is_shape, write_shape
 from sidewinder.bench.speed import Load, measure
 from sidewinder.checkpoint.hub import resolve_model
 from sidewinder.cli import bench_collectives, bench_serve
-from sidewinder.cli.options import add_engine_options, add_json_option, engine_options, print_json
+from sidewinder.cli.options import (
+    add_engine_options,
+    add_result_options,
+    check_output,
+    engine_options,
+    give_result,
+)
 from sidewinder.config import ModelConfig, load_model_config
 from sidewinder.llm import LLM
 from sidewinder.parallel.cores import threads_per_rank
 from sidewinder.parallel.devices import DTYPES
-from sidewinder.writable import check_file
 
 DESCRIPTION = f"""\
 Measure one engine (latency, throughput), its sums over ranks (collectives), or a server (serve).
@@ -60,8 +64,7 @@ def _add_load_options(parser: argparse.ArgumentParser, batch: int) -> None:
     load.add_argument(
         "--no-ceilings", action="store_true", help="skip measuring the machine itself"
     )
-    load.add_argument("--output", type=Path, metavar="FILE", help="write the raw result here, too")
-    add_json_option(parser)
+    add_result_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -69,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit status."""
     load = Load(args.prompt_tokens, args.output_tokens, args.batch)
     options = engine_options(args)
-    if args.output:
-        check_file(args.output, "--output")
+    check_output(args)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "outputs have token ids and no text")  # as all do here
         model = args.model
@@ -90,12 +92,7 @@ def run(args: argparse.Namespace) -> int:
         result["ceilings"] = _ceilings(config, engine, load)
         result["percent_of_ceiling"] = _percent(result, load)
     result |= {"machine": machine_info(), "command": sys.argv}
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
-    if args.json:
-        print_json(result)
-    else:
-        _print(result)
+    give_result(args, result, _print)
     return 0
 
 

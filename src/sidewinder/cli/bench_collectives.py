@@ -1,15 +1,12 @@
 """`sidewinder bench collectives`: all-reduce by message size, by nccl-tests' definitions."""
 
 import argparse
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from sidewinder.bench.collectives import bench_all_reduce
-from sidewinder.cli.options import add_json_option, print_json
+from sidewinder.cli.options import add_result_options, check_output, give_result
 from sidewinder.collectives.quantised.policy import CODEC_NAMES, EXACT
-from sidewinder.writable import check_file
 
 DESCRIPTION = """\
 Time all-reduces among fresh CPU ranks. algbw = bytes / time, busbw = algbw * 2(W-1)/W; the time of
@@ -32,10 +29,7 @@ def add_parser(kinds: Any) -> None:
     parser.add_argument("--min-bytes", type=int, default=1 << 10, metavar="B")
     parser.add_argument("--max-bytes", type=int, default=1 << 24, metavar="B")
     parser.add_argument("--calls", type=int, default=1000, metavar="N", help="per size (1000)")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the raw result here, too"
-    )
-    add_json_option(parser)
+    add_result_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -50,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
             f"--min-bytes {args.min_bytes} and --max-bytes {args.max_bytes} hold no size; "
             "use 0 < min <= max"
         )
-    if args.output:
-        check_file(args.output, "--output")
+    check_output(args)
     sizes = [args.min_bytes]
     while sizes[-1] * 2 <= args.max_bytes:
         sizes.append(sizes[-1] * 2)
@@ -59,12 +52,7 @@ def run(args: argparse.Namespace) -> int:
         args.tp, args.transport, sizes, args.dtype, args.calls, codec=args.codec
     )
     result["command"] = sys.argv
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
-    if args.json:
-        print_json(result)
-    else:
-        _print(result)
+    give_result(args, result, _print)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from dataclasses import fields
@@ -13,7 +12,7 @@ from sidewinder.bench.machine import machine_info
 from sidewinder.bench.serve import Objectives, bench_serve
 from sidewinder.bench.serve_load import ServeLoad
 from sidewinder.bench.serve_plot import plot
-from sidewinder.cli.options import add_json_option, print_json
+from sidewinder.cli.options import add_result_options, check_output, give_result
 from sidewinder.writable import check_file
 
 DESCRIPTION = """\
@@ -61,10 +60,7 @@ def add_parser(kinds: Any) -> None:
             f"--slo-{name}-ms", type=float, metavar="MS", help=f"objective: most {name.upper()}"
         )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the distributions as SVG")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the raw result here, too"
-    )
-    add_json_option(parser)
+    add_result_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -73,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
     load = ServeLoad(**{name: getattr(args, name) for name, _, _ in _LOAD_OPTIONS})
     if args.passes < 1:
         raise ValueError(f"--passes {args.passes} is not a count; use 1 or more")
-    for option in ("output", "plot"):
-        if (file := getattr(args, option)) is not None:
-            check_file(file, f"--{option}")
+    check_output(args)
+    if args.plot:
+        check_file(args.plot, "--plot")
     limits = [getattr(args, f"slo_{name}_ms") for name in ("ttft", "tpot", "e2e")]
     objectives = Objectives(*(None if limit is None else limit / 1e3 for limit in limits))
     result = asyncio.run(
@@ -93,12 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         args.plot.write_text(plot(result), encoding="utf-8")
     del result["answers"]
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
-    if args.json:
-        print_json(result)
-    else:
-        _print(result)
+    give_result(args, result, _print)
     return 1 if any(each["failed"] for each in result["passes"]) else 0
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +14,7 @@ from sidewinder.checkpoint.config_readers import parse_model_config
 from sidewinder.checkpoint.hub import resolve_model
 from sidewinder.config import EngineConfig, ModelConfig, load_model_config
 from sidewinder.sampling import SamplingParams
+from sidewinder.writable import check_file
 
 _ENGINE_DEFAULTS = {field.name: field.default for field in fields(EngineConfig)}
 _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
@@ -103,6 +104,32 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int) -> No
     )
     group.add_argument("--ignore-eos", action="store_true", help="go on after the end token")
     parser.set_defaults(default_max_tokens=max_tokens)
+
+
+def add_result_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--output`, a file for the raw result, and `--json`."""
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="write the raw result here, too"
+    )
+    add_json_option(parser)
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Raise ValueError now if `--output` cannot be written, not after the measurement."""
+    if args.output:
+        check_file(args.output, "--output")
+
+
+def give_result(
+    args: argparse.Namespace, result: dict[str, Any], show: Callable[[dict[str, Any]], None]
+) -> None:
+    """Write the result where `--output` says, and print it: as `--json`, or by `show`."""
+    if args.output:
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
+    if args.json:
+        print_json(result)
+    else:
+        show(result)
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """`sidewinder plan`: who holds what, what crosses ranks, and how fast that would be elsewhere."""
 
 import argparse
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,8 @@ def _link(args: argparse.Namespace) -> Link:
     for option, value in (("--link-gbps", args.link_gbps), ("--link-us", args.link_us)):
         if value is None:
             continue
-        if value <= 0:
-            raise ValueError(f"{option} {value} is not positive")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{option} {value} is not a positive number")
         given = (
             {"bytes_per_s": value * 1e9}
             if option == "--link-gbps"

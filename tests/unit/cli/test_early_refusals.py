@@ -119,6 +119,13 @@ def test_files_of_a_load_come_before_its_server(option, capsys):
     assert "127.0.0.1" not in said
 
 
+@pytest.mark.parametrize("limit", ["nan", "0", "-5"])
+def test_objectives_that_no_request_meets(limit, capsys):
+    command = ["bench", "serve", "--url", "http://127.0.0.1:9", f"--slo-ttft-ms={limit}"]
+    assert main(command) == BAD_USAGE
+    assert "ttft_s=" in capsys.readouterr().err
+
+
 def test_token_ids_in_and_out_of_a_shape_without_weights(bare, capsys):
     common = ["--load-format", "random", "--max-tokens", "4", "--temperature", "0", "--ignore-eos"]
     assert main(["generate", bare, "--prompt-ids", "5,6,7", *common]) == DONE

@@ -50,6 +50,8 @@ def test_a_link_of_ones_own(capsys):
         (["--gpu", "a100", "--link", "string"], "known: pcie3"),
         (["--gpu", "a100", "--link", "pcie4", "--batch", "0"], "--batch 0"),
         (["--gpu", "a100", "--link", "pcie4", "--link-us", "0"], "--link-us 0"),
+        (["--gpu", "a100", "--link", "pcie4", "--link-us", "nan"], "--link-us nan"),
+        (["--gpu", "a100", "--link", "pcie4", "--link-gbps", "inf"], "--link-gbps inf"),
         (["--gpu", "a100", "--link", "pcie4", "--calibration", "/nowhere"], "/nowhere"),
         (["--link", "pcie4"], "--link is of a projection; say for which --gpu"),
         (["--batch", "4"], "--batch is of a projection"),
