@@ -41,6 +41,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """Values of the options that are one of a few words."""
 
+LARGEST = 2**63 - 1
+"""Of options that count something: what comes of more fits no memory, and no float."""
+MOST_TIMEOUT_S = 10**6
+"""Operating systems take no wait without end: eleven days."""
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -141,7 +146,7 @@ class EngineConfig:
         self._check_integer("max_step_tokens")
         for name in ("threads", "max_model_len", "kv_cache_tokens"):
             self._check_integer(name, optional=True)
-        self._check_integer("seed", optional=True, minimum=0, maximum=2**63 - 1)
+        self._check_integer("seed", optional=True, minimum=0)
         self._check_state_cache()
         self._check_scheduling()
         for name, choices in CHOICES.items():
@@ -155,8 +160,11 @@ class EngineConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not True or False")
         self._check_budget()
-        if not _is_number(self.timeout_s) or not 0 < self.timeout_s < math.inf:
-            raise ValueError(f"timeout_s={self.timeout_s!r} is not a positive number of seconds")
+        if not _is_number(self.timeout_s) or not 0 < self.timeout_s <= MOST_TIMEOUT_S:
+            raise ValueError(
+                f"timeout_s={self.timeout_s!r} is not a positive number of seconds, at most "
+                f"{MOST_TIMEOUT_S}"
+            )
 
     def _check_budget(self) -> None:
         budget = self.all_reduce_kl
@@ -195,19 +203,16 @@ class EngineConfig:
         if not isinstance(value, str) or not value:
             raise ValueError(f"{name}={value!r} must be a folder, hub id or name, and not empty")
 
-    def _check_integer(
-        self, name: str, optional: bool = False, minimum: int = 1, maximum: int | None = None
-    ) -> None:
+    def _check_integer(self, name: str, optional: bool = False, minimum: int = 1) -> None:
         value = getattr(self, name)
         if value is None and optional:
             return
         is_integer = isinstance(value, int) and not isinstance(value, bool)
-        if not is_integer or value < minimum or (maximum is not None and value > maximum):
-            upper = "" if maximum is None else f" and at most {maximum}"
+        if not is_integer or value < minimum:
             either = ", or None" if optional else ""
-            raise ValueError(
-                f"{name}={value!r} must be an integer of at least {minimum}{upper}{either}"
-            )
+            raise ValueError(f"{name}={value!r} must be an integer of at least {minimum}{either}")
+        if value > LARGEST:
+            raise ValueError(f"{name}={value} is too large; use at most {LARGEST}")
 
 
 def _is_number(value: object) -> bool:

@@ -47,6 +47,8 @@ def test_defaults_are_valid():
         ({"load_format": "gguf"}, ["load_format='gguf'", "auto or random"]),
         ({"timeout_s": 0}, ["timeout_s=0", "positive"]),
         ({"timeout_s": math.inf}, ["timeout_s=inf"]),
+        ({"timeout_s": 10**12}, ["timeout_s=1000000000000", "at most 1000000"]),
+        ({"kv_cache_tokens": 10**30}, ["kv_cache_tokens=10", "at most 9223372036854775807"]),
         ({"timeout_s": math.nan}, ["timeout_s=nan"]),
         ({"timeout_s": "60"}, ["timeout_s='60'"]),
     ],

@@ -207,7 +207,12 @@ def _check_number(
     name: str, value: object, low: float, high: float | None = None, open_low: bool = False
 ) -> None:
     limits = _limits(low, high, open_low)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or _is_endless(value):
         raise ValueError(f"{name}={value!r} is not a finite number; use a value {limits}")
     if value < low or (open_low and value == low) or (high is not None and value > high):
         raise ValueError(f"{name}={value} is out of range; use a value {limits}")
+
+
+def _is_endless(value: float) -> bool:
+    """Of integers false without `isfinite`, which makes floats of them that may not be."""
+    return isinstance(value, float) and not math.isfinite(value)

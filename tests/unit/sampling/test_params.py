@@ -24,6 +24,7 @@ from sidewinder.sampling import SamplingParams, StructuredOutput
         ({"temperature": math.nan}, "temperature=nan"),
         ({"temperature": math.inf}, "temperature=inf"),
         ({"temperature": "hot"}, "temperature='hot'"),
+        ({"top_p": 10**400}, "top_p=10.*is out of range"),
         ({"top_k": 0}, "top_k=0"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"top_p": 1.1}, "top_p=1.1"),
