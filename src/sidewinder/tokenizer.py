@@ -12,6 +12,11 @@ REPLACEMENT = "\ufffd"
 CONTEXT_TOKENS = 6
 """Prompt tokens before the output that decide how its first token is written (leading spaces)."""
 
+MOST_PENDING = 16
+"""Tokens without a whole character after which none is on its way: a character has four at most."""
+UNDECIDED = 3
+"""Replacement characters at the end of such a text that the next tokens may still change."""
+
 
 class Tokenizer:
     """A model's tokenizer, loaded when it is first needed.
@@ -133,7 +138,7 @@ class Detokenizer:
 
     The new text is the difference of two decodings that start a few tokens back, because how a
     token is written can depend on those before it. What ends in the middle of a character decodes
-    to replacement characters: these stay back until the character is complete.
+    to replacement characters: these stay back until the character is complete, or cannot be.
 
     Args:
         tokenizer: decodes token ids.
@@ -165,6 +170,8 @@ class Detokenizer:
         self._n_emitted = max(self._n_emitted, len(certain))
         if piece and len(certain) == len(text):
             self._start_window_at_last_piece()
+        elif len(self._window) - self._n_before > MOST_PENDING:
+            piece += self._shorten_window(text)
         return piece
 
     def finish(self) -> str:
@@ -179,6 +186,21 @@ class Detokenizer:
         self._window = self._window[self._n_before :]
         self._n_before = len(self._window)
         self._n_emitted = len(self._decode())
+
+    def _shorten_window(self, text: str) -> str:
+        """Give up on the older ones of many tokens without a whole character, or without any text:
+        a model may go on with them, and all would be decoded again with each new one.
+
+        Returns what of `text` is certain then.
+        """
+        pending = self._window[self._n_before :]
+        self._window = self._window[: self._n_before] + pending[-MOST_PENDING // 2 :]
+        rest = self._decode()
+        n_open = len(rest) - len(rest.rstrip(REPLACEMENT))
+        n_held = min(UNDECIDED, n_open, len(text) - self._n_emitted)
+        piece = text[self._n_emitted : len(text) - n_held]
+        self._n_emitted = len(rest) - n_held
+        return piece
 
     def _decode(self) -> str:
         if not self._window:

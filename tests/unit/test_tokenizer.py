@@ -117,6 +117,44 @@ def test_an_unfinished_character_comes_out_at_the_end(tokenizer):
     assert "".join(pieces) == tokenizer.decode(tokens[:-1])
 
 
+BYTES = "é日🙂"
+
+
+@given(st.data())
+def test_parts_of_characters_without_end_join_to_the_full_decode(tokenizer, data):
+    """Also of whole ones far behind them."""
+    parts = [token for token in tokenizer.encode(BYTES) if tokenizer.decode([token]) == REPLACEMENT]
+    assert len(set(parts)) > 5
+    stuck = data.draw(st.lists(st.sampled_from(parts), min_size=20, max_size=80))
+    tokens = [*tokenizer.encode("é"), *stuck, *tokenizer.encode(BYTES + " end"), *stuck]
+    assert "".join(pieces_of(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+class Empty:
+    """A toy tokenizer: 0 has no text, as ids beyond a vocabulary; others are a letter each."""
+
+    special_ids = frozenset[int]()
+
+    def decode(self, ids, skip_special_tokens=True):  # noqa: ARG002
+        self.longest = max(len(ids), getattr(self, "longest", 0))
+        return "".join(chr(96 + i) for i in ids if i)
+
+
+def test_parts_of_characters_stream_and_cost_no_more_each_time(tokenizer):
+    token = tokenizer.encode("🙂")[1]
+    detokenizer = Detokenizer(tokenizer, tokenizer.encode("the self"))
+    pieces = [detokenizer.push(token) for _ in range(500)]
+    assert len("".join(pieces)) > 490
+    assert "".join([*pieces, detokenizer.finish()]) == REPLACEMENT * 500
+    assert len(detokenizer._window) < 40
+
+
+def test_tokens_without_text_cost_no_more_each_time():
+    toy = Empty()
+    assert "".join(pieces_of(toy, [1, *[0] * 500, 2])) == "ab"
+    assert toy.longest < 40
+
+
 class SpacedWords:
     """A toy tokenizer that writes a space between words, as sentencepiece does."""
 
