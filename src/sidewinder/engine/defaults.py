@@ -7,6 +7,9 @@ from typing import Any
 
 from sidewinder.config import ModelConfig
 
+MOST_TEMPERATURE = 1e6
+"""All tokens are equally likely long before it."""
+
 
 @dataclass(frozen=True)
 class GenerationDefaults:
@@ -32,8 +35,10 @@ def generation_defaults(folder: Path, config: ModelConfig) -> GenerationDefaults
     temperature = values.get("temperature")
     eos = values.get("eos_token_id")
     temperature = 1.0 if temperature is None else temperature
-    if not _is(temperature, int | float) or temperature < 0:
-        raise ValueError(f"{file}: temperature={temperature!r} is not a number of 0 or more")
+    if not _is(temperature, int | float) or not 0 <= temperature <= MOST_TEMPERATURE:
+        raise ValueError(
+            f"{file}: temperature={temperature!r} is not a number from 0 to {MOST_TEMPERATURE:g}"
+        )
     ids = tuple(eos) if isinstance(eos, list) else (() if eos is None else (eos,))
     if not all(_is(token, int) for token in ids):
         raise ValueError(f"{file}: eos_token_id={eos!r} is not a token id or a list of them")
@@ -49,7 +54,7 @@ def _is(value: object, kind: Any) -> bool:
 def _read(file: Path) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers without end, nesting without end too
         raise ValueError(f"{file} is not valid JSON ({error}); fetch it again") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds no JSON object; fetch it again")

@@ -1,6 +1,7 @@
 """What `generation_config.json` sets."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -38,6 +39,9 @@ def test_ids_beyond_the_vocabulary_never_end_a_text(tmp_path):
     [
         ({"temperature": -1}, "temperature=-1"),
         ({"temperature": "hot"}, "temperature='hot'"),
+        ({"temperature": math.nan}, "temperature=nan is not a number from 0 to 1e"),
+        ({"temperature": math.inf}, "temperature=inf"),
+        ({"temperature": 10**400}, "temperature=10"),
         ({"eos_token_id": "end"}, "eos_token_id='end'"),
         ([1], "no JSON object"),
     ],
