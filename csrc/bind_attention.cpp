@@ -1,4 +1,5 @@
-// Attention and the storing of keys and values as Python functions: as bind_kernels.cpp.
+// Attention, the storing of keys and values and their positions as Python functions: as
+// bind_kernels.cpp.
 #include <cstring>
 #include <stdexcept>
 
@@ -59,6 +60,27 @@ void bind_store(nb::module_& m) {
     }, nb::arg("k"), nb::arg("v"), nb::arg("keys"), nb::arg("values"), nb::arg("places"));
 }
 
+void bind_rotary(nb::module_& m) {
+    m.def("rotary", [](Handle q, Handle k, Handle positions, Handle frequencies) {
+        const View queries("q", q), keys("k", k), where("positions", positions);
+        const View speeds("frequencies", frequencies);
+        RotaryArgs args{};
+        args.rows = queries.shaped({-1, -1, -1}).size(0);
+        args.heads = queries.size(1);
+        args.width = queries.size(2);
+        args.kv_heads = keys.shaped({args.rows, -1, args.width}).size(1);
+        args.pairs = speeds.shaped({-1}).of({Element::f32}).size(0);
+        if (args.pairs < 1 || 2 * args.pairs > args.width) {
+            throw std::invalid_argument("frequencies: one for every pair of a head's channels");
+        }
+        args.q = real_rows(queries, {args.rows, args.heads, args.width});
+        args.k = real_rows(keys, {args.rows, args.kv_heads, args.width});
+        args.positions = where.shaped({args.rows}).of({Element::i64}).data<int64_t>();
+        args.frequencies = speeds.data<float>();
+        launch(kernels().rotary, args);
+    }, nb::arg("q"), nb::arg("k"), nb::arg("positions"), nb::arg("frequencies"));
+}
+
 // Every sequence has a token, no more than it has places, and all of those exist.
 void check_places(const AttentionArgs& a, int64_t columns, int64_t n_places) {
     for (int64_t s = 0; s < a.sequences; ++s) {
@@ -78,6 +100,7 @@ void check_places(const AttentionArgs& a, int64_t columns, int64_t n_places) {
 
 void bind_attention(nb::module_& m) {
     bind_store(m);
+    bind_rotary(m);
     m.def("paged_attention", [](Handle q, Handle k, Handle v, Handle read, Handle lengths,
                                 float scale, Handle y) {
         const View queries("q", q), keys("k", k), values("v", v), places("read", read);

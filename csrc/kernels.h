@@ -116,6 +116,14 @@ struct GatedActivationArgs {
     Activation activation;
 };
 
+// q rows hold [heads, width], k rows [kv_heads, width]; 2 pairs <= width channels of each head turn.
+struct RotaryArgs {
+    Rows q, k;
+    const int64_t* positions;
+    const float* frequencies;
+    int64_t rows, heads, kv_heads, width, pairs;
+};
+
 // q and y rows hold [heads, width], those of k and v [kv_heads, width]; k and v have the same dtype.
 // Sequence s has lengths[s] >= 1 tokens, at the rows read[s * read_stride + t] of k and v.
 struct AttentionArgs {
@@ -186,6 +194,7 @@ struct Kernels {
     void (*scaled_rows)(const ScaledRowsArgs&);
     void (*add_rows)(const AddRowsArgs&);
     void (*gated_activation)(const GatedActivationArgs&);
+    void (*rotary)(const RotaryArgs&);
     void (*paged_attention)(const AttentionArgs&);
     void (*linear)(const LinearArgs&);
     // Weights in panels: `weight` and `scales` have one row per panel. Null where a level has none.

@@ -28,6 +28,7 @@ OPERATORS = (
     "concat_rms_norm",
     "gated_rms_norm",
     "gated_activation",
+    "rotary",
     "store_kv",
     "paged_attention",
     "prompt_attention",

@@ -25,6 +25,9 @@ def scaled_rows(x: Tensor, mean_squares: Tensor, eps: float, y: Tensor) -> None:
 def paged_attention(
     q: Tensor, k: Tensor, v: Tensor, read: Tensor, lengths: Tensor, scale: float, y: Tensor
 ) -> None: ...
+def rotary(q: Tensor, k: Tensor, positions: Tensor, frequencies: Tensor) -> None:
+    """Writes q and k."""
+
 def linear_packed(
     x: Tensor,
     weight: Tensor,

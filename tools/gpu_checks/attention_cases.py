@@ -11,6 +11,7 @@ from sidewinder.ops.concat_rms_norm import concat_rms_norm
 from sidewinder.ops.gated_activation import gated_activation
 from sidewinder.ops.paged_attention import paged_attention
 from sidewinder.ops.prompt_attention import prompt_attention
+from sidewinder.ops.rotary import rotary
 from sidewinder.ops.store_kv import store_kv
 from sidewinder.state.kv_index import KVIndex
 
@@ -60,6 +61,7 @@ def block_cases(context: Context, config: ModelConfig, name: str, tokens: int) -
     assert config.mlp is not None
     width, d_ff, item = config.d_model, config.mlp.d_ff, context.dtype.itemsize
     heads, head_dim = config.attention.n_kv_heads, config.attention.head_dim
+    query_heads = config.attention.n_heads
 
     def norm() -> Callable[[], object]:
         delta, hidden, embedded = (normal(context, tokens, width) for _ in range(3))
@@ -75,6 +77,14 @@ def block_cases(context: Context, config: ModelConfig, name: str, tokens: int) -
         places = torch.arange(tokens, device=context.device).flip(0)
         return lambda: store_kv(k, v, keys, values, places)
 
+    def turn() -> Callable[[], object]:
+        q, k = (normal(context, tokens, n, head_dim) for n in (query_heads, heads))
+        positions = torch.arange(tokens, device=context.device)
+        frequencies = torch.ones(head_dim // 2, device=context.device)
+        return lambda: rotary(q, k, positions, frequencies)
+
+    turned = 2 * tokens * (query_heads + heads) * head_dim * item
+    yield Case("memory", f"rotary, {name}", turn, turned)
     yield Case("memory", f"concat_rms_norm, {name}", norm, 6 * tokens * width * item)
     yield Case("memory", f"gated_activation, {name}", gate, 3 * tokens * d_ff * item)
     yield Case("memory", f"store_kv, {name}", store, 4 * tokens * heads * head_dim * item)

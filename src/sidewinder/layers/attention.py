@@ -96,7 +96,7 @@ class Attention:
             project(x).view(x.shape[0], -1, self.head_dim) for project in (self.q, self.k, self.v)
         )
         if rotation is not None:
-            q, k = rotation(q), rotation(k)
+            rotation.turn(q, k)
         kv.write(invocation, index, k, v)
         pages = kv.of(invocation)
         if isinstance(index, DecodeIndex):

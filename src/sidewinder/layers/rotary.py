@@ -12,21 +12,20 @@ import torch
 from torch import Tensor
 
 from sidewinder.model_config import RotaryConfig
+from sidewinder.ops.rotary import rotary
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """How a step's rows turn: `cos` and `sin` of the angles, float32 `[T, 1, n]` each."""
+    """How a step's rows turn: `ops.rotary`'s positions, int64 `[T]`, and frequencies, float32
+    `[n]`."""
 
-    cos: Tensor
-    sin: Tensor
+    positions: Tensor
+    frequencies: Tensor
 
-    def __call__(self, heads: Tensor) -> Tensor:
-        """`heads` `[T, H, E]` turned, `2 n` channels of each; computed in float32, rounded once."""
-        n = self.cos.shape[-1]
-        first, second, rest = heads[..., :n], heads[..., n : 2 * n], heads[..., 2 * n :]
-        turned = (first * self.cos - second * self.sin, second * self.cos + first * self.sin, rest)
-        return torch.cat(turned, dim=-1).to(heads.dtype)
+    def turn(self, q: Tensor, k: Tensor) -> None:
+        """Turn `q` `[T, H, E]` and `k` `[T, kv_heads, E]` in place."""
+        rotary(q, k, self.positions, self.frequencies)
 
 
 class Rotary:
@@ -44,5 +43,4 @@ class Rotary:
 
     def at(self, positions: Tensor) -> Rotation:
         """The rotation of rows at `positions`, int64 `[T]`."""
-        angles = positions[:, None, None].float() * self.frequencies
-        return Rotation(angles.cos(), angles.sin())
+        return Rotation(positions, self.frequencies)

@@ -11,10 +11,20 @@ from sidewinder.ops.paged_attention import vectorized as torch_paged_attention
 from sidewinder.ops.prompt_attention import prompt_attention as prompt_attention_operator
 from sidewinder.ops.prompt_attention import vectorized as torch_prompt_attention
 from sidewinder.ops.prompt_attention.singles import behind_singles
+from sidewinder.ops.rotary import rotary as rotary_operator
+from sidewinder.ops.rotary import vectorized as torch_rotary
 from sidewinder.ops.store_kv import store_kv as store_kv_operator
 from sidewinder.ops.store_kv import vectorized as torch_store_kv
 from sidewinder.ops.workspace import empty
 from sidewinder.state.kv_index import KVIndex
+
+
+def rotary(q: Tensor, k: Tensor, positions: Tensor, frequencies: Tensor) -> None:
+    """As `reference.rotary`."""
+    if _attends(q):
+        _native.rotary(q, k, positions, frequencies)
+    else:
+        torch_rotary.rotary(q, k, positions, frequencies)
 
 
 def store_kv(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, places: Tensor) -> None:
@@ -50,6 +60,7 @@ def _attends(q: Tensor) -> bool:
 
 def register() -> None:
     """Make these the operators' native implementations."""
+    rotary_operator.register("native", rotary)
     store_kv_operator.register("native", store_kv)
     paged_attention_operator.register("native", paged_attention)
     prompt_attention_operator.register("native", prompt_attention)

@@ -53,22 +53,13 @@ class HybridCounter(KernelCounter):
         yield self.gemm("q", calls, width, d_input)
         yield self.gemm("k, v", 2 * calls, kv_width, d_input)
         if attention.rotary is not None:
-            yield from self.rotation(calls, (width, kv_width))
+            turned = attention.rotary.width / head_dim * (width + kv_width)
+            yield self.rows("rotate", calls, 2 * turned)
         yield self.rows("KV write", calls, 4 * kv_width)
         yield from self.attention(calls, width, kv_width)
         yield self.gemm("o", calls, d, width)
         if attention.use_bias and not (attention.parallel and self.config.use_bias):
             yield self.rows("o bias", calls, 3 * d)
-
-    def rotation(self, calls: int, widths: tuple[int, int]) -> Iterator[Work]:
-        """The angles of all rows, once; then queries and keys: products, sums and joining, which
-        read or write float32, and rounding to 16 bits."""
-        # Single tokens: one less than the lengths that attention reads.
-        yield Work("angles", "memory", 4 + self.step.is_decode, 8.0 * self.step.tokens)
-        for width in widths:
-            yield Work("rotate", "memory", 7 * calls, self.step.tokens * width * (self.item + 4.0))
-            if self.item < 4:
-                yield self.rows("rotated", calls, 3 * width)
 
     def mlp(self, calls: int, width: int, gated: bool, use_bias: bool) -> Iterator[Work]:
         """Every call of an MLP."""

@@ -19,16 +19,13 @@ class DecodeIndex:
         read: int64 `[S, L]`, the places of all tokens of each sequence; beyond its length, of
             whatever the page table names.
         lengths: int64 `[S]`, how many of them count, the new token's included.
+        positions: int64 `[S]`, the place of each new token in its text.
     """
 
     write: Tensor
     read: Tensor
     lengths: Tensor
-
-    @property
-    def positions(self) -> Tensor:
-        """int64 `[S]`, the place of each new token in its text."""
-        return self.lengths - 1
+    positions: Tensor
 
     @staticmethod
     def of(tables: DecodeTables, page_size: int) -> "DecodeIndex":
@@ -40,6 +37,7 @@ class DecodeIndex:
             write=places.gather(1, starts[:, None])[:, 0],
             read=places,
             lengths=starts + 1,
+            positions=starts,
         )
 
 
@@ -59,8 +57,10 @@ class DecodeBuffers:
             write=torch.empty(n_seqs, dtype=torch.int64),
             read=torch.empty(n_seqs, places, dtype=torch.int64),
             lengths=torch.empty(n_seqs, dtype=torch.int64),
+            positions=torch.empty(n_seqs, dtype=torch.int64),
         )
         self._write, self._lengths = self._index.write.numpy(), self._index.lengths.numpy()
+        self._positions = self._index.positions.numpy()
         self._read = self._index.read.numpy().reshape(n_seqs, n_pages, page_size)
         self._in_page = np.arange(page_size)
         self._tables: list[Sequence[int]] = [()] * n_seqs
@@ -68,7 +68,12 @@ class DecodeBuffers:
     def first(self, n_seqs: int) -> DecodeIndex:
         """The rows of the first sequences."""
         index = self._index
-        return DecodeIndex(index.write[:n_seqs], index.read[:n_seqs], index.lengths[:n_seqs])
+        return DecodeIndex(
+            write=index.write[:n_seqs],
+            read=index.read[:n_seqs],
+            lengths=index.lengths[:n_seqs],
+            positions=index.positions[:n_seqs],
+        )
 
     def fill(self, page_tables: Sequence[Sequence[int]], starts: Sequence[int]) -> None:
         """Write the first rows.
@@ -85,4 +90,4 @@ class DecodeBuffers:
                 self._read[s, : len(begins)] = begins + self._in_page
                 self._tables[s] = table
             self._write[s] = self._read[s, start // page_size, start % page_size]
-            self._lengths[s] = start + 1
+            self._lengths[s], self._positions[s] = start + 1, start

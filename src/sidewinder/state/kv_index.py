@@ -74,8 +74,9 @@ class KVIndex:
         padded = self.write.new_zeros(len(read), -(-max(lengths) // ALIGNMENT) * ALIGNMENT)
         for row, places in zip(padded, read, strict=True):
             row[: len(places)] = places
-        counts = torch.tensor(lengths, dtype=torch.int64, device=padded.device)
-        return DecodeIndex(self.write[: self.n_singles], padded, counts)
+        numbers = [lengths, [n - 1 for n in lengths]]
+        counts, positions = torch.tensor(numbers, dtype=torch.int64, device=padded.device)
+        return DecodeIndex(self.write[: self.n_singles], padded, counts, positions)
 
     def blocks(self, rows: int) -> RowBlocks:
         """The prompts' new tokens in blocks of at most `rows` of them; made once."""

@@ -39,8 +39,9 @@ def test_equals_the_definition(head_dim, width, dtype):
     positions = torch.tensor([0, 1, 7, 300])
     heads = torch.randn(4, 3, head_dim).to(dtype)
     rotation = Rotary(RotaryConfig(50.0, width), CPU).at(positions)
-    result = rotation(heads)
-    assert result.dtype == dtype
+    result, key = heads.clone(), heads[:, 1:2].clone()
+    rotation.turn(result, key)
+    assert torch.equal(key, result[:, 1:2]), "keys turn as queries do"
     expected = torch.stack(
         [
             torch.stack([turned(head, int(position), 50.0, width) for head in row])
@@ -58,8 +59,10 @@ def test_scores_depend_on_the_distance_alone():
     q, k = torch.randn(1, 1, 8), torch.randn(1, 1, 8)
 
     def score(at_q, at_k):
-        q_at, k_at = (rotary.at(torch.tensor([at])) for at in (at_q, at_k))
-        return float((q_at(q) * k_at(k)).sum())
+        turned_q, turned_k, other = q.clone(), k.clone(), torch.zeros(1, 1, 8)
+        rotary.at(torch.tensor([at_q])).turn(turned_q, other)
+        rotary.at(torch.tensor([at_k])).turn(other, turned_k)
+        return float((turned_q * turned_k).sum())
 
     assert score(9, 4) == pytest.approx(score(105, 100), rel=1e-4)
     assert score(9, 4) != pytest.approx(score(9, 5), rel=1e-2)

@@ -27,6 +27,7 @@ from sidewinder.ops.projected_scan.triton import projected_scan
 from sidewinder.ops.prompt_attention.triton import CANDIDATES as PROMPTS
 from sidewinder.ops.prompt_attention.triton import LARGE, SMALL, prompt_attention
 from sidewinder.ops.rms_norm.triton import rms_norm
+from sidewinder.ops.rotary.triton import rotary
 from sidewinder.ops.route.triton import route
 from sidewinder.ops.scaled_rows.triton import scaled_rows
 from sidewinder.ops.selective_scan.triton import selective_scan
@@ -137,6 +138,7 @@ def attention(dtype: torch.dtype) -> None:
     read, lengths = torch.zeros(2, 4096, dtype=torch.int64), torch.ones(2, dtype=torch.int64)
     paged_attention(q, pages, pages, read, lengths, 0.1)
     store_kv(q, q, pages, pages, lengths)
+    rotary(q, q[:, :2], lengths, torch.empty(64))
 
 
 def prompts(dtype: torch.dtype, configs: tuple[Config, ...]) -> None:
@@ -195,6 +197,8 @@ def started_early(dtype: torch.dtype) -> None:
             scan(dtype)
             ssd(dtype)
             norms(dtype)
+            q = torch.empty(2, 32, 128, dtype=dtype)
+            rotary(q, q[:, :8], torch.ones(2, dtype=torch.int64), torch.empty(32))
     finally:
         del os.environ[EARLY_VARIABLE]
 
@@ -224,6 +228,8 @@ def sizes_of_one(dtype: torch.dtype) -> None:
     lengths = torch.ones(1, dtype=torch.int64)
     paged_attention(cube[:1], cube, cube, lengths[:, None], lengths, 1.0)
     store_kv(cube[:1], cube[:1], cube, cube, lengths)
+    pair = one[:2].view(1, 1, 2)
+    rotary(pair, pair, lengths, torch.empty(1))
 
 
 def _rows(width: int, dtype: torch.dtype) -> Tensor:

@@ -17,6 +17,7 @@ KERNELS = {
     "linear": ["row_product", "few_rows_product"],
     "projected_scan": ["update"],
     "rms_norm": ["normalise"],
+    "rotary": ["turn"],
     "concat_rms_norm": ["normalise"],
     "gated_activation": ["gate_by"],
     "gated_rms_norm": ["normalise"],
