@@ -1,9 +1,11 @@
 """Decode steps of a hybrid on one core: recorded, from Python, and there by torch's attention, too.
 
-    .venv/bin/python tools/bench_hybrid_decode.py    # 15 minutes; hybrid-decode.json
+    .venv/bin/python tools/bench_hybrid_decode.py           # 15 minutes; hybrid-decode.json
+    .venv/bin/python tools/bench_hybrid_decode.py --family bamba    # hybrid-decode-bamba.json
 
-A Zamba of 24 layers, width 1,024 and 16 heads of 128, on random weights. All ways run in turn in
-one engine; a figure is the median of its repeats, a ratio that of the ratios.
+A Zamba of 24 layers, width 1,024 and 16 heads of 128, or a Bamba of 24 layers, 3 of which attend,
+and that width, on random weights. All ways run in turn in one engine; a figure is the median of its
+repeats, a ratio that of the ratios.
 """
 
 import argparse
@@ -25,9 +27,16 @@ from sidewinder.llm import LLM
 from sidewinder.ops.prompt_attention import prompt_attention
 from sidewinder.sampling import SamplingParams
 
-SHAPE = SHAPES["zamba-7b"] | {
-    "hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096,
-    "num_attention_heads": 16, "num_key_value_heads": 16,
+FAMILIES = {
+    "zamba": SHAPES["zamba-7b"] | {
+        "hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096,
+        "num_attention_heads": 16, "num_key_value_heads": 16,
+    },
+    "bamba": SHAPES["bamba-9b"] | {
+        "vocab_size": 32000, "hidden_size": 1024, "num_hidden_layers": 24,
+        "intermediate_size": 3584, "num_attention_heads": 8, "num_key_value_heads": 2,
+        "attn_layer_indices": [6, 12, 18], "mamba_n_heads": 32,
+    },
 }  # fmt: skip
 LOADS = ((1, 16), (1, 1024), (1, 4000), (8, 16), (8, 1024))
 """Sequences, and tokens before the measured ones."""
@@ -64,10 +73,10 @@ def tpot_ms(llm: LLM, batch: int, context: int) -> float:
     return 1e3 * min(time for time in times if time is not None)
 
 
-def measured(dtype: str, repeats: int) -> Iterator[dict[str, Any]]:
+def measured(family: str, dtype: str, repeats: int) -> Iterator[dict[str, Any]]:
     """A row of every load."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "config.json").write_text(json.dumps(SHAPE | {"dtype": dtype}))
+        Path(folder, "config.json").write_text(json.dumps(FAMILIES[family] | {"dtype": dtype}))
         with LLM(
             folder, device="cpu", dtype=dtype, load_format="random", threads=1, max_batch_size=8,
             max_step_tokens=2048, max_model_len=4200, state_cache_bytes=0, state_cache_host_bytes=0,
@@ -94,14 +103,16 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--output", type=Path, default=Path("benchmarks/results/hybrid-decode.json")
-    )
+    parser.add_argument("--family", choices=FAMILIES, default="zamba")
+    parser.add_argument("--output", type=Path, help="default: in benchmarks/results")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "outputs have token ids and no text")
     machine = machine_info()
-    rows = [row for dtype in ("bfloat16", "float32") for row in measured(dtype, args.repeats)]
-    args.output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    dtypes = ("bfloat16", "float32")
+    rows = [row for dtype in dtypes for row in measured(args.family, dtype, args.repeats)]
+    name = "hybrid-decode" if args.family == "zamba" else f"hybrid-decode-{args.family}"
+    output = args.output or Path(f"benchmarks/results/{name}.json")
+    output.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
     for row in rows:
         print(
             f"{row['dtype']}, batch {row['batch']}, behind {row['tokens_before']}: torch's "
