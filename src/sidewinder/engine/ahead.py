@@ -5,7 +5,7 @@ turn, and their launches recorded.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -19,13 +19,8 @@ from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.buckets import Bucket
 from sidewinder.engine.decode_graphs import FEWEST_PAGES, LARGEST_BUCKET, bucket_of
 from sidewinder.engine.memory import DEFAULT_LENGTH
-from sidewinder.engine.prompt_graphs import (
-    FEWEST_ROWS,
-    StepInputs,
-    StepShape,
-    most_rows,
-    shapes_for,
-)
+from sidewinder.engine.prompt_graphs import StepInputs
+from sidewinder.engine.prompt_shapes import FEWEST_ROWS, StepShape, most_rows, shapes_for
 from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
@@ -33,6 +28,7 @@ from sidewinder.ops import tuning
 from sidewinder.ops.ahead import Specialisation, check_compiler, unique
 from sidewinder.ops.dispatch import forced
 from sidewinder.ops.launching import Target, power_of_two, recording
+from sidewinder.ops.prompt_attention import reads_lengths
 from sidewinder.parallel.devices import DTYPES
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.projection.devices import Device, device_of_product
@@ -166,9 +162,9 @@ class _Rank:
     def _shapes(self) -> list[StepShape]:
         """Of prompts' graphs. Block sizes are tuned for buckets of rows; single tokens beyond a
         multiple of 16 are as decode steps have them."""
-        if self._pages:
-            return []
         engine = self._engine
+        if self._pages and not reads_lengths(DTYPES[engine.dtype]):
+            return []
         # Filled up, a step may have more rows than tokens.
         rows = power_of_two(engine.max_step_tokens, least=FEWEST_ROWS)
         rows = min(rows, most_rows(self._model.config, engine.tp))
@@ -178,7 +174,8 @@ class _Rank:
             for shape in shapes
             if shape.singles <= MOST_SINGLES
         }
-        return list(kinds.values())
+        # With more pages tables are longer, which compiles nothing else.
+        return [replace(shape, pages=self._page_buckets()[0]) for shape in kinds.values()]
 
     def _loads(self) -> Iterator[_Load]:
         """Kernels search among a power of two of prompts; where none is long they are not cut;

@@ -9,7 +9,7 @@ from torch import Tensor
 from sidewinder.engine.recorders import NOT_RECORDED, Recorded
 from sidewinder.sampling.captured import NOT_FINITE
 from sidewinder.sampling.sampler import not_finite
-from sidewinder.state.batch import DecodeTables, PackedBatch, Sequences
+from sidewinder.state.batch import PackedBatch, PageTables, Sequences
 
 cuda: Any = torch.cuda
 """Its events carry no types."""
@@ -54,7 +54,7 @@ class Bucket:
         tables = None
         if width > len(INTEGERS):
             start = self.integers[:, INTEGERS.index("start")]
-            tables = DecodeTables(self.integers[:, len(INTEGERS) :], start)
+            tables = PageTables(self.integers[:, len(INTEGERS) :], start)
         seqs = Sequences(
             cu_seqlens=torch.arange(size + 1, dtype=torch.int32, device=device),
             slots=torch.empty(size, dtype=torch.int64, device=device),
@@ -63,7 +63,7 @@ class Bucket:
             n_decodes=size,
         )
         token_ids = torch.empty(size, dtype=torch.int64, device=device)
-        return PackedBatch(token_ids, seqs, starts=(), decode_tables=tables)
+        return PackedBatch(token_ids, seqs, starts=(), device_tables=tables)
 
     def fill(self, integers: list[list[int]], numbers: list[list[float]]) -> None:
         """Send a step's rows. The last step but one was waited for, so its copies are done."""

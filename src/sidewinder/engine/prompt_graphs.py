@@ -4,23 +4,24 @@ A GPU runs some thousand tokens in less time than Python takes to launch their k
 ranks share a model, the more tokens. Prompts of any lengths share a graph: their tokens lie end to
 end, and where each begins is read by the kernels from a buffer. A step is filled up to its shape
 with single tokens and an end of the buffer that belong to sequences in a spare slot, whose state
-nobody reads.
+nobody reads. A hybrid's page tables are read from the buffer, too; room for pages doubles.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise, product
-from math import prod
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from sidewinder.config import ModelConfig
 from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.plan import SequenceStep
+from sidewinder.engine.prompt_shapes import StepShape, count_singles, most_rows
 from sidewinder.engine.recorders import (
     NOT_RECORDED,
+    NoMemoryError,
     Recorded,
     Recorder,
     Spare,
@@ -28,20 +29,10 @@ from sidewinder.engine.recorders import (
 )
 from sidewinder.models.base import Model
 from sidewinder.ops.dispatch import runs_triton
-from sidewinder.ops.launching import power_of_two
-from sidewinder.sharding.plan import parameter_shapes
-from sidewinder.state.batch import PackedBatch, Sequences
+from sidewinder.ops.prompt_attention import reads_lengths
+from sidewinder.state.batch import PackedBatch, PageTables, Sequences
 from sidewinder.state.pool import StatePool
 
-SINGLES = (0, 4, 16, 64, 128, 256)
-"""Sequences of one token in a step, most of them decoding."""
-PROMPTS = (2, 8, 32)
-"""Other sequences, with at least one that is padding. It may be empty."""
-FEWEST_ROWS, ROW_SIZES = 64, 16
-"""Rows of a step are multiples of the first, and one of so many parts of the next power of two."""
-ROWS_TIMES_PARAMETERS = 1e11
-"""Rows of the largest step, times the parameters of a rank's part of a layer. For more an H100 is
-busy for longer than Python with the layer's launches (0.4 ms), and only padding is left."""
 MOST_GRAPHS = 64
 """That are kept at once; the one that was not used for the longest time makes room."""
 PLAIN_RUNS = 2
@@ -49,74 +40,6 @@ PLAIN_RUNS = 2
 PLAIN_RUNS_AGAIN = 32
 """The same once its graph has made room: shapes that take turns would be recorded for more than
 their replays save."""
-
-
-@dataclass(frozen=True)
-class StepShape:
-    """Sizes that steps of one graph share.
-
-    Attributes:
-        singles: leading sequences of one token.
-        prompts: sequences behind them.
-        tokens: rows in all.
-    """
-
-    singles: int
-    prompts: int
-    tokens: int
-
-    @staticmethod
-    def of(sequences: Sequence[SequenceStep], most_rows: int) -> "StepShape | None":
-        """The smallest that holds a step; None if there is none of at most so many rows, or no
-        prompt in the step."""
-        n_singles = _count_singles(sequences)
-        prompts = sequences[n_singles:]
-        tokens = sum(len(part.tokens) for part in prompts)
-        return StepShape.holding(n_singles, len(prompts), tokens, most_rows)
-
-    @staticmethod
-    def holding(
-        n_singles: int, n_prompts: int, prompt_tokens: int, most_rows: int
-    ) -> "StepShape | None":
-        """The smallest for so many sequences of one token, and others with so many in all."""
-        singles = next((size for size in SINGLES if size >= n_singles), None)
-        prompts = next((size for size in PROMPTS if size > n_prompts), None)
-        if not n_prompts or singles is None or prompts is None:
-            return None
-        tokens = _rows_for(singles + prompt_tokens)
-        # The scan of several prompts is cut as if one had all rows, and may take twice as long so.
-        fits = tokens <= (most_rows if prompts == PROMPTS[0] else most_rows // 2)
-        return StepShape(singles, prompts, tokens) if fits else None
-
-    @property
-    def sequences(self) -> int:
-        return self.singles + self.prompts
-
-    @property
-    def longest_bounds(self) -> tuple[int, ...]:
-        """Boundaries of the sequences if the first prompt has all rows that prompts can have."""
-        return (*range(self.singles + 1), *[self.tokens] * self.prompts)
-
-
-def most_rows(config: ModelConfig, tp: int) -> int:
-    """Rows of the largest step that is recorded, on every one of so many ranks."""
-    shapes = parameter_shapes(config)
-    in_layers = sum(prod(shapes[name]) for name in shapes if name.startswith("layers."))
-    return int(ROWS_TIMES_PARAMETERS * config.n_layers * tp / in_layers)
-
-
-def shapes_for(batch: int, rows: int) -> Iterator[StepShape]:
-    """The shapes that steps of at most so many sequences and rows can have."""
-    sizes, fewest_prompts = sorted({_rows_for(n) for n in range(1, rows + 1)}), (1, *PROMPTS[:-1])
-    for (less, singles), n_prompts in product(pairwise((-1, *SINGLES)), fewest_prompts):
-        if less + 1 + n_prompts > batch:
-            continue
-        for tokens in sizes:
-            # A prompt has two tokens at least.
-            n_tokens = tokens - singles
-            shape = StepShape.holding(singles, n_prompts, n_tokens, rows) if n_tokens > 1 else None
-            if shape is not None:
-                yield shape
 
 
 class StepInputs:
@@ -133,7 +56,7 @@ class StepInputs:
 
     def __init__(self, shape: StepShape, device: torch.device) -> None:
         n = shape.sequences
-        self._sizes = [shape.tokens, n, n, n + 1]
+        self._sizes = [shape.tokens, n, n, n + 1, n * shape.pages]
         self._integers = torch.zeros(sum(self._sizes), dtype=torch.int64, device=device)
         seqs = Sequences(
             cu_seqlens=torch.empty(n + 1, dtype=torch.int32, device=device),
@@ -144,16 +67,20 @@ class StepInputs:
             fixed_shape=True,
         )
         token_ids = torch.empty(shape.tokens, dtype=torch.int64, device=device)
-        self.batch = PackedBatch(token_ids, seqs, starts=())
+        tables = None
+        if shape.pages:
+            _, _, starts, _, pages = torch.split(self._integers, self._sizes)
+            tables = PageTables(pages.view(n, shape.pages), starts)
+        self.batch = PackedBatch(token_ids, seqs, starts=(), device_tables=tables)
         self.ends = torch.empty(n, dtype=torch.int64, device=device)
 
     def fill(self, integers: list[int]) -> None:
-        """Send a step's tokens, slots, starts and boundaries, one after the other."""
+        """Send a step's tokens, slots, starts, boundaries and pages, one after the other."""
         self._integers.copy_(torch.tensor(integers, dtype=torch.int64))
 
     def spread(self) -> None:
         """From the one buffer to the tensors that operators take: the first kernels of a graph."""
-        tokens, slots, starts, bounds = torch.split(self._integers, self._sizes)
+        tokens, slots, starts, bounds, _ = torch.split(self._integers, self._sizes)
         self.batch.token_ids.copy_(tokens)
         self.batch.seqs.slots.copy_(slots)
         self.batch.seqs.fresh.copy_(starts == 0)
@@ -174,7 +101,7 @@ class PromptGraphs:
     """Runs steps with prompts of one rank; every rank makes the same calls.
 
     Args:
-        model, pool: this rank's, without attention; the pool has the spare slot.
+        model, pool: this rank's; the pool has the spare slot, and a hybrid's the spare page.
         recorder: makes graphs.
         spare: for padding.
         counter: of the model's collectives; goes on counting in replays.
@@ -183,39 +110,45 @@ class PromptGraphs:
     def __init__(
         self, model: Model, pool: StatePool, recorder: Recorder, spare: Spare, counter: CallCounter
     ) -> None:
-        assert pool.kv is None, "attention over prompts has no fixed shape"
         self._model, self._pool, self._recorder = model, pool, recorder
         self._spare, self._counter = spare, counter
+        self._page_size = pool.kv.page_size if pool.kv is not None else 0
         self._most_rows = most_rows(model.config, model.collectives.tp.size)
         self._seen = Counter[StepShape]()
         self._graphs: dict[StepShape, _Graph] = {}
+        self._has_room = True
 
     def last_rows(self, sequences: Sequence[SequenceStep]) -> Tensor | None:
         """Run a step: `[sequences, d_model]`, each one's last row after the final norm. None, and
         nothing is run, if it is to be run plainly.
 
         Raises:
-            RuntimeError: if a graph cannot be recorded.
+            RuntimeError: if a graph cannot be recorded; on one rank, not for want of memory.
         """
         if any(part.score or part.return_logits for part in sequences):
             return None
-        shape = StepShape.of(sequences, self._most_rows)
+        shape = StepShape.of(sequences, self._most_rows, self._page_size)
         if shape is None:
             return None
         self._seen[shape] += 1
         if self._seen[shape] <= PLAIN_RUNS:
             return None
-        graph = self._graphs.pop(shape) if shape in self._graphs else self._record(shape)
+        graph = self._graphs.pop(shape, None) or self._record(shape)
+        if graph is None:
+            return None
         self._graphs[shape] = graph  # As the newest.
         graph.inputs.fill(self._integers(shape, sequences))
         graph.recorded.repeat()
         self._counter.calls += graph.recorded.calls
-        n_singles = _count_singles(sequences)
+        n_singles = count_singles(sequences)
         n_prompts = len(sequences) - n_singles
         singles, prompts = torch.split(graph.hidden, [shape.singles, shape.prompts])
         return torch.cat([singles[:n_singles], prompts[:n_prompts]])
 
-    def _record(self, shape: StepShape) -> _Graph:
+    def _record(self, shape: StepShape) -> _Graph | None:
+        """None if there is no memory for it, or was none for another."""
+        if not self._has_room:
+            return None
         if len(self._graphs) == MOST_GRAPHS:
             oldest = next(iter(self._graphs))
             del self._graphs[oldest]
@@ -231,12 +164,22 @@ class PromptGraphs:
             graph.hidden = hidden.index_select(0, inputs.ends)
 
         name = f"a step of {shape.tokens} tokens with prompts"
-        graph.recorded = record_step(self._recorder, self._counter, run, name)
+        try:
+            graph.recorded = record_step(self._recorder, self._counter, run, name)
+        except NoMemoryError as error:
+            if self._model.collectives.tp.size > 1:
+                raise  # All ranks would have to do without it.
+            self._has_room = False
+            logging.getLogger(__name__).warning(
+                "%s; steps with prompts whose shape has no graph yet run without one from here on",
+                error,
+            )
+            return None
         return graph
 
     def _integers(self, shape: StepShape, sequences: Sequence[SequenceStep]) -> list[int]:
         """What `StepInputs.fill` takes: the sequences, filled up."""
-        n_singles = _count_singles(sequences)
+        n_singles = count_singles(sequences)
         padding = SequenceStep(self._spare.slot, (0,), 0)
         empty = SequenceStep(self._spare.slot, (), 0)
         parts = [*sequences[:n_singles], *[padding] * (shape.singles - n_singles)]
@@ -249,28 +192,21 @@ class PromptGraphs:
             *(part.slot for part in parts),
             *(part.start for part in parts),
             *accumulate((len(part.tokens) for part in parts), initial=0),
+            *(page for part in parts for page in self._pages(part, shape.pages)),
         ]
+
+    def _pages(self, part: SequenceStep, room: int) -> list[int]:
+        pages = list(part.pages[:room])
+        return pages + [self._spare.page] * (room - len(pages))
 
 
 def prompt_graphs_for(
     model: Model, pool: StatePool, recorder: Recorder, spare: Spare, counter: CallCounter
 ) -> PromptGraphs | None:
-    """Graphs of short prompts where the model and its operators allow them: a hybrid's attention
-    needs lengths on the host, and so do all operators that are not Triton's."""
-    if pool.kv is not None or not runs_triton(pool.conv.device):
+    """Graphs of short prompts where the operators allow them: those that are not Triton's need
+    lengths on the host, and so does a hybrid's attention in float32."""
+    if not runs_triton(pool.conv.device):
+        return None
+    if pool.kv is not None and not reads_lengths(pool.kv.k.dtype):
         return None
     return PromptGraphs(model, pool, recorder, spare, counter)
-
-
-def _rows_for(n: int) -> int:
-    """Rows of a step's shape for `n` that are used."""
-    step = max(FEWEST_ROWS, power_of_two(n) // ROW_SIZES)
-    return -(-n // step) * step
-
-
-def _count_singles(sequences: Sequence[SequenceStep]) -> int:
-    """Leading sequences of one token, as `state.batch.pack` counts them."""
-    for index, part in enumerate(sequences):
-        if len(part.tokens) != 1:
-            return index
-    return len(sequences)

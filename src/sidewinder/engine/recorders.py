@@ -8,6 +8,7 @@ import torch
 
 from sidewinder.collectives.base import Collectives
 from sidewinder.engine.counted import CallCounter
+from sidewinder.parallel.errors import RankFailure
 
 cuda: Any = torch.cuda
 """Its streams and graphs carry no types."""
@@ -89,6 +90,10 @@ def _not_recorded() -> None:
 NOT_RECORDED = Recorded(_not_recorded, 0)
 
 
+class NoMemoryError(RuntimeError):
+    """There is too little memory on the GPU to record a step."""
+
+
 def record_step(
     recorder: Recorder, counter: CallCounter, run: Callable[[], None], name: str
 ) -> Recorded:
@@ -101,16 +106,28 @@ def record_step(
         name: for the error.
 
     Raises:
-        RuntimeError: if it cannot be recorded.
+        NoMemoryError: if memory is too small for it.
+        RuntimeError: if it cannot be recorded for another reason.
     """
     before = counter.calls
-    run()  # Counts the collectives of a step.
-    calls, counter.calls = counter.calls - before, before
     try:
+        run()  # Counts the collectives of a step.
+        calls = counter.calls - before
         repeat = recorder.record(run)
+    except RankFailure:
+        raise
     except RuntimeError as error:
-        raise RuntimeError(
+        kind = NoMemoryError if _wants_memory(error) else RuntimeError
+        raise kind(
             f"{name} cannot be recorded as a CUDA graph ({error}); use cuda_graphs='off'"
         ) from error
-    counter.calls = before
+    finally:
+        counter.calls = before
     return Recorded(repeat, calls)
+
+
+def _wants_memory(error: BaseException | None) -> bool:
+    """Whether it is torch's error for that, or came while that one ended a recording."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__context__
+    return error is not None

@@ -22,6 +22,7 @@ from sidewinder.state.batch import Sequences
 from sidewinder.state.decode_index import DecodeIndex
 from sidewinder.state.kv import PagedKV
 from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.prompt_index import PromptIndex
 
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -53,7 +54,7 @@ class Attention:
         x: Tensor,
         kv: PagedKV,
         invocation: int,
-        index: KVIndex | DecodeIndex,
+        index: KVIndex | DecodeIndex | PromptIndex,
         seqs: Sequences,
         rotation: Rotation | None = None,
     ) -> Tensor:
@@ -65,7 +66,7 @@ class Attention:
         x: Tensor,
         kv: PagedKV,
         invocation: int,
-        index: KVIndex | DecodeIndex,
+        index: KVIndex | DecodeIndex | PromptIndex,
         seqs: Sequences,
         rotation: Rotation | None = None,
     ) -> Pending:
@@ -88,7 +89,7 @@ class Attention:
         x: Tensor,
         kv: PagedKV,
         invocation: int,
-        index: KVIndex | DecodeIndex,
+        index: KVIndex | DecodeIndex | PromptIndex,
         rotation: Rotation | None,
     ) -> Tensor:
         """The heads' outputs side by side, `[T, heads_local * head_dim]`."""
@@ -217,7 +218,7 @@ class SharedBlock:
         embedded: Tensor,
         kv: PagedKV,
         invocation: int,
-        index: KVIndex | DecodeIndex,
+        index: KVIndex | DecodeIndex | PromptIndex,
         seqs: Sequences,
         delta: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:

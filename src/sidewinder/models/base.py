@@ -22,8 +22,9 @@ from sidewinder.state.decode_index import DecodeIndex
 from sidewinder.state.kv import PagedKV
 from sidewinder.state.kv_index import KVIndex
 from sidewinder.state.pool import LayerState, StatePool
+from sidewinder.state.prompt_index import PromptIndex
 
-Index = KVIndex | DecodeIndex
+Index = KVIndex | DecodeIndex | PromptIndex
 """Where a step's tokens have their keys and values."""
 
 
@@ -120,8 +121,12 @@ class Model(ABC):
 
 
 def _places(batch: PackedBatch, kv: PagedKV) -> Index:
-    tables = batch.decode_tables
-    return kv.index(batch) if tables is None else DecodeIndex.of(tables, kv.page_size)
+    tables = batch.device_tables
+    if tables is None:
+        return kv.index(batch)
+    if batch.seqs.fixed_shape:
+        return PromptIndex.of(tables, batch.seqs, kv.page_size)
+    return DecodeIndex.of(tables, kv.page_size)
 
 
 class MixerStack(Model):

@@ -17,6 +17,7 @@ from sidewinder.ops.store_kv import store_kv as store_kv_operator
 from sidewinder.ops.store_kv import vectorized as torch_store_kv
 from sidewinder.ops.workspace import empty
 from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.prompt_index import PromptIndex
 
 
 def rotary(q: Tensor, k: Tensor, positions: Tensor, frequencies: Tensor) -> None:
@@ -46,7 +47,9 @@ def paged_attention(
     return y
 
 
-def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
+def prompt_attention(
+    q: Tensor, k: Tensor, v: Tensor, index: KVIndex | PromptIndex, scale: float
+) -> Tensor:
     """As `reference.prompt_attention`: single tokens by our kernel, prompts by torch's."""
     if not _attends(q):
         return torch_prompt_attention.prompt_attention(q, k, v, index, scale)

@@ -7,7 +7,7 @@ import torch
 
 from sidewinder.collectives.quantised.policy import PhaseCodecs
 from sidewinder.config import ModelConfig
-from sidewinder.engine.prompt_graphs import StepShape, most_rows
+from sidewinder.engine.prompt_shapes import StepShape, most_rows
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.planning import plan_report
 from sidewinder.projection.calibration import Calibration

@@ -46,16 +46,21 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class DecodeTables:
-    """Page tables of one-token sequences on the device: for steps whose shapes must not change.
+class PageTables:
+    """Page tables on the device: for steps whose shapes must not change.
 
     Attributes:
         pages: int64 `[S, P]`, the pages of each sequence; any page beyond its last.
-        starts: int64 `[S]`, how many tokens it has stored; the new one goes behind them.
+        starts: int64 `[S]`, how many tokens it has stored; the new ones go behind them.
     """
 
     pages: Tensor
     starts: Tensor
+
+    def places(self, page_size: int) -> Tensor:
+        """int64 `[S, P * page_size]`, of each sequence the places that its pages hold."""
+        position = torch.arange(self.pages.shape[1] * page_size, device=self.pages.device)
+        return self.pages[:, position // page_size] * page_size + position % page_size
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,14 @@ class PackedBatch:
         starts: for each sequence, how many of its tokens are already in its state.
         page_tables: hybrids only; for each sequence the KV pages it holds, in order, enough for
             `starts[s] + length` tokens.
-        decode_tables: hybrids, in steps of a fixed shape: instead of `starts` and `page_tables`.
+        device_tables: hybrids, in steps of a fixed shape: instead of `starts` and `page_tables`.
     """
 
     token_ids: Tensor
     seqs: Sequences
     starts: tuple[int, ...]
     page_tables: tuple[tuple[int, ...], ...] = field(default=())
-    decode_tables: DecodeTables | None = None
+    device_tables: PageTables | None = None
 
 
 def pack(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sidewinder.state.batch import DecodeTables
+from sidewinder.state.batch import PageTables
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,9 @@ class DecodeIndex:
     positions: Tensor
 
     @staticmethod
-    def of(tables: DecodeTables, page_size: int) -> "DecodeIndex":
+    def of(tables: PageTables, page_size: int) -> "DecodeIndex":
         """From page tables; `L` is what their pages hold."""
-        pages, starts = tables.pages, tables.starts
-        position = torch.arange(pages.shape[1] * page_size, device=pages.device)
-        places = pages[:, position // page_size] * page_size + position % page_size
+        starts, places = tables.starts, tables.places(page_size)
         return DecodeIndex(
             write=places.gather(1, starts[:, None])[:, 0],
             read=places,

@@ -9,6 +9,7 @@ from sidewinder.ops.store_kv import store_kv
 from sidewinder.state.batch import PackedBatch
 from sidewinder.state.decode_index import DecodeIndex
 from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.prompt_index import PromptIndex
 from sidewinder.state.spec import StateSpec
 
 
@@ -52,7 +53,9 @@ class PagedKV:
             write=torch.cat(write), read=tuple(read), bounds=bounds, n_singles=batch.seqs.n_decodes
         )
 
-    def write(self, invocation: int, index: KVIndex | DecodeIndex, k: Tensor, v: Tensor) -> None:
+    def write(
+        self, invocation: int, index: KVIndex | DecodeIndex | PromptIndex, k: Tensor, v: Tensor
+    ) -> None:
         """Store the step's keys and values, `[T, heads_local, head_dim]` each."""
         store_kv(k, v, *self.of(invocation), index.write)
 

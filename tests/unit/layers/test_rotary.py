@@ -13,7 +13,7 @@ from sidewinder.layers.weights import Weights
 from sidewinder.model_config import AttentionConfig, RotaryConfig
 from sidewinder.parallel.group import SINGLE
 from sidewinder.sharding.dims import LocalDims
-from sidewinder.state.batch import DecodeTables, pack
+from sidewinder.state.batch import PageTables, pack
 from sidewinder.state.decode_index import DecodeIndex
 from sidewinder.state.kv_index import KVIndex
 from sidewinder.state.pool import StatePool
@@ -76,7 +76,7 @@ def test_positions_go_on_where_each_sequence_is():
 
 
 def test_positions_of_fixed_steps_are_read_on_the_device():
-    tables = DecodeTables(torch.zeros(2, 1, dtype=torch.int64), torch.tensor([3, 0]))
+    tables = PageTables(torch.zeros(2, 1, dtype=torch.int64), torch.tensor([3, 0]))
     assert DecodeIndex.of(tables, 4).positions.tolist() == [3, 0]
 
 

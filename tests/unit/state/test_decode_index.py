@@ -5,7 +5,7 @@ import torch
 
 from sidewinder.parallel.group import SINGLE
 from sidewinder.sharding.dims import LocalDims
-from sidewinder.state.batch import DecodeTables, pack
+from sidewinder.state.batch import PageTables, pack
 from sidewinder.state.decode_index import DecodeBuffers, DecodeIndex
 from sidewinder.state.pool import StatePool
 from sidewinder.testing import tiny_config
@@ -32,7 +32,7 @@ def test_buffers_and_tables_have_the_places_of_the_index(kv, starts):
     buffers.fill(batch.page_tables, starts)
     longest = max(map(len, TABLES))
     pages = torch.tensor([[*table, *[0] * (longest - len(table))] for table in TABLES])
-    computed = DecodeIndex.of(DecodeTables(pages, torch.tensor(starts)), PAGE_SIZE)
+    computed = DecodeIndex.of(PageTables(pages, torch.tensor(starts)), PAGE_SIZE)
     for found in (buffers.first(3), computed):
         assert torch.equal(found.write, expected.write)
         assert torch.equal(found.lengths, expected.lengths)

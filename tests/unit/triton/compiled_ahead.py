@@ -22,7 +22,8 @@ from sidewinder.collectives.absent import AbsentRanks
 from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig
 from sidewinder.engine.ahead import launched_by, target_of
-from sidewinder.engine.prompt_graphs import StepInputs, StepShape
+from sidewinder.engine.prompt_graphs import StepInputs
+from sidewinder.engine.prompt_shapes import StepShape
 from sidewinder.layers.overlap import overlap_of
 from sidewinder.models.registry import build_model
 from sidewinder.ops import tuning
@@ -78,16 +79,20 @@ def step_launches(
     target: Target | None = None,
     tp: TensorParallel = SINGLE,
     shape: StepShape | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> list[Launch]:
     """A step of one new sequence on the CPU, recorded; or one of a fixed shape."""
     config = tiny_config(family)
-    weights = empty_shard(config, tp, torch.float32, "cpu")
+    weights = empty_shard(config, tp, dtype, "cpu")
     collectives = SingleRank() if tp == SINGLE else AbsentRanks(tp)
     model = build_model(config, tp, weights, collectives, overlap_of("auto", collectives))
-    pool = StatePool(config, LocalDims.of(config, tp), 2, torch.float32, n_pages=4)
+    pool = StatePool(config, LocalDims.of(config, tp), 2, dtype, n_pages=4)
     batch = pack([[1] * tokens], [0], page_tables=[[0]] if config.attention else None)
     if shape is not None:
         inputs = StepInputs(shape, torch.device("cpu"))
+        n = shape.sequences
+        zeros = [0] * (shape.tokens + 2 * n)
+        inputs.fill([*zeros, *shape.longest_bounds, *[0] * (n * shape.pages)])
         inputs.spread()
         batch = inputs.batch
     with recording(target) as launches, forced("triton"):
@@ -98,10 +103,14 @@ def step_launches(
 def forgotten(
     family: str, tokens: int, tp: TensorParallel = SINGLE, shape: StepShape | None = None
 ) -> list[str]:
-    """Kernels of a step on real tensors that are not among what is compiled."""
+    """Kernels of a step on real tensors that are not among what is compiled. In fixed shapes
+    hybrids are in 16 bits."""
     batch_size = 1 if shape is None else shape.sequences
-    wanted = set(launched(family, tp=tp.size, max_batch_size=batch_size))
-    stepped = unique(step_launches(family, tokens, target_of(DEVICES["h100"]), tp, shape))
+    dtype = torch.bfloat16 if shape is not None and shape.pages else torch.float32
+    options = {"max_batch_size": batch_size, "dtype": str(dtype).removeprefix("torch.")}
+    wanted = set(launched(family, tp=tp.size, **options))
+    target = target_of(DEVICES["h100"])
+    stepped = unique(step_launches(family, tokens, target, tp, shape, dtype))
     return [each.function for each in stepped if each not in wanted]
 
 
@@ -166,6 +175,11 @@ def main() -> None:
             forgotten(family, 1, shape=shape)
             for family in ("mamba", "mamba2")
             for shape in (StepShape(0, 2, 64), StepShape(16, 8, 192))
+        ],
+        "forgotten of hybrids' fixed shapes": [
+            forgotten(family, 1, shape=shape)
+            for family in ("zamba", "bamba")
+            for shape in (StepShape(0, 2, 64, 16), StepShape(16, 8, 192, 32))
         ],
         "exact": codecs(tp=2),
         "two ranks": codecs(tp=2, all_reduce="int8"),

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from ops_cases import make_case
 
-from sidewinder.state.batch import pack
+from sidewinder.state.batch import PageTables, Sequences, pack
 from sidewinder.state.kv import PagedKV
+from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.prompt_index import PromptIndex
 from sidewinder.state.spec import StateSpec
 
 PAGE = 4
@@ -42,3 +44,25 @@ def prompts(
     q = case.strided(sum(new), heads, width, dtype=dtype) * spread
     scale = (width / 2) ** -0.5
     return {"q": q, "k": keys, "v": values, "index": kv.index(batch), "scale": scale}
+
+
+def fixed(index: KVIndex, n_empty: int, rows: int, room: int, spare: int) -> PromptIndex:
+    """The same places for a step of fixed shape, which has empty sequences, too, and in the end one
+    that fills it up to `rows`, in page `spare`; each with room for so many pages."""
+    bounds = [*index.bounds, *[index.bounds[-1]] * n_empty, rows]
+    tables = [places[::PAGE] // PAGE for places in index.read]
+    tables = [[*table.tolist(), *[spare] * (room - len(table))] for table in tables]
+    tables += [[spare] * room] * (1 + n_empty)
+    new = [stop - start for start, stop in zip(index.bounds[:-1], index.bounds[1:], strict=True)]
+    starts = [len(places) - n for places, n in zip(index.read, new, strict=True)]
+    n_seqs, n_singles = len(bounds) - 1, index.n_singles
+    seqs = Sequences(
+        cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
+        slots=torch.arange(n_seqs),
+        fresh=torch.zeros(n_seqs, dtype=torch.bool),
+        bounds=(*range(n_singles + 1), *[rows] * (n_seqs - n_singles)),
+        n_decodes=n_singles,
+        fixed_shape=True,
+    )
+    given = PageTables(torch.tensor(tables), torch.tensor([*starts, *[0] * (1 + n_empty)]))
+    return PromptIndex.of(given, seqs, PAGE)

@@ -67,6 +67,7 @@ def test_steps_on_real_tensors_launch_nothing_else(facts):
     assert facts["forgotten"] == [[]] * 2 * len(TINY)
     assert facts["forgotten of uneven ranks"] == [[], []], "ranks whose shares differ"
     assert facts["forgotten of fixed shapes"] == [[]] * 4, "prompts in CUDA graphs"
+    assert facts["forgotten of hybrids' fixed shapes"] == [[]] * 4
 
 
 def test_sums_with_the_codecs_that_are_asked_for(facts):

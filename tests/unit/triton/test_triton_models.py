@@ -10,7 +10,7 @@ from triton_cases import DEVICE, overridden
 from sidewinder.checkpoint.reader import load_shard
 from sidewinder.models.registry import build_model
 from sidewinder.ops.dispatch import forced
-from sidewinder.state.batch import DecodeTables, pack
+from sidewinder.state.batch import PageTables, pack
 from sidewinder.state.pool import StatePool
 from sidewinder.testing import TINY, run_ranks, tiny_oracle
 
@@ -84,10 +84,10 @@ def _run(checkpoint, tp, collectives):
         newest = [[part[start]] for part, start in zip(tokens, starts, strict=True)]
         batch = pack(newest, slots, starts, pages, DEVICE)
         if pool.kv is not None and step > 0:  # The first step takes the way of mixed batches.
-            tables = DecodeTables(
+            tables = PageTables(
                 torch.tensor(pages, device=DEVICE), torch.tensor(starts, device=DEVICE)
             )
-            batch = replace(batch, starts=(), page_tables=(), decode_tables=tables)
+            batch = replace(batch, starts=(), page_tables=(), device_tables=tables)
         rows = model.logits(model.forward(batch, pool)).cpu()
         for part, row in zip(logits, rows, strict=True):
             part.append(row[None])

@@ -21,7 +21,7 @@ from sidewinder.parallel.group import TensorParallel
 from sidewinder.projection.counter import Counter
 from sidewinder.projection.work import Step
 from sidewinder.sharding.dims import LocalDims
-from sidewinder.state.batch import DecodeTables, pack
+from sidewinder.state.batch import PageTables, pack
 from sidewinder.state.pool import StatePool
 from sidewinder.state.spec import PAGE_SIZE
 from sidewinder.testing import TINY, tiny_config
@@ -119,8 +119,8 @@ def decode(config, tp, n, dtype):
     pool = StatePool(config, model.dims, n, dtype, DEVICE, n_pages=n)
     batch = pack([[1]] * n, list(range(n)), [4] * n, pages, DEVICE)
     if pages:
-        tables = DecodeTables(*(torch.tensor(each, device=DEVICE) for each in (pages, [4] * n)))
-        batch = replace(batch, starts=(), page_tables=(), decode_tables=tables)
+        tables = PageTables(*(torch.tensor(each, device=DEVICE) for each in (pages, [4] * n)))
+        batch = replace(batch, starts=(), page_tables=(), device_tables=tables)
     return lambda: model.forward(batch, pool)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from sidewinder.ops import launching, tuning
 from sidewinder.state.batch import Sequences
 from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.prompt_index import PromptIndex
 
 if not launching.is_installed():
     pytest.skip("Triton is not installed", allow_module_level=True)
@@ -31,6 +32,9 @@ def here(value: Any) -> Any:
         return replace(value, **tensors)
     if isinstance(value, KVIndex):
         return replace(value, write=here(value.write), read=tuple(map(here, value.read)))
+    if isinstance(value, PromptIndex):
+        parts = {name: here(getattr(value, name)) for name in ("seqs", "starts", "read")}
+        return PromptIndex(**parts)
     if isinstance(value, dict):
         return {name: here(part) for name, part in value.items()}
     if not isinstance(value, Tensor):

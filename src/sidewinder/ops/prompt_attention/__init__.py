@@ -1,5 +1,7 @@
 """Attention of prompts, whole or in chunks, over keys and values in pages."""
 
+import torch
+
 from sidewinder.ops.dispatch import Operator
 from sidewinder.ops.prompt_attention import reference, vectorized
 
@@ -9,3 +11,9 @@ prompt_attention = Operator(
     torch=vectorized.prompt_attention,
     triton="sidewinder.ops.prompt_attention.triton:prompt_attention",
 )
+
+
+def reads_lengths(dtype: torch.dtype) -> bool:
+    """Whether Triton's takes a `PromptIndex` in `dtype`: matrix units do not multiply float32
+    exactly, and torch's attention needs lengths on the host."""
+    return dtype.itemsize == 2

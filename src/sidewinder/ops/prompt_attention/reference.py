@@ -4,9 +4,14 @@ import torch
 from torch import Tensor
 
 from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.prompt_index import PromptIndex
+
+LENGTHS_ARE_UNKNOWN = "only Triton's kernels read lengths on the device"
 
 
-def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
+def prompt_attention(
+    q: Tensor, k: Tensor, v: Tensor, index: KVIndex | PromptIndex, scale: float
+) -> Tensor:
     """The new tokens of each sequence, each over all tokens of its sequence up to itself.
 
     `y[i, h] = sum_t softmax_t(scale * q[i, h]·k_t) v_t` (Vaswani et al. 2017, section 3.2.1). The
@@ -17,12 +22,13 @@ def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: flo
         q: `[T, H, E]`, the batch's rows: sequences of one new token first.
         k, v: `[places, kv_heads, E]`, contiguous: all pages end to end, the batch's own included.
             What no sequence has written there may be anything.
-        index: where each sequence's tokens are.
+        index: where each sequence's tokens are; `PromptIndex` is for Triton's kernels only.
         scale: of the scores.
 
     Returns:
         `[T, H, E]` in q's dtype, contiguous. Arithmetic is float32.
     """
+    assert isinstance(index, KVIndex), LENGTHS_ARE_UNKNOWN
     y = torch.empty_like(q, memory_format=torch.contiguous_format)
     repeats = q.shape[1] // k.shape[1]
     for start, stop, places in zip(index.bounds[:-1], index.bounds[1:], index.read, strict=True):

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from torch import Tensor
 
 from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.prompt_index import PromptIndex
 
 
 def behind_singles(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    index: KVIndex,
+    index: KVIndex | PromptIndex,
     scale: float,
     paged_attention: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], Tensor],
     prompts: Callable[[], Tensor],

@@ -1,7 +1,7 @@
 """Attention of prompts on GPUs: torch's own, or two kernels in Triton that read pages in place.
 
-torch's runs until `ops.tuning` has measured ours to be the faster: no card has run them yet. Single
-tokens in a step with prompts are `paged_attention`'s.
+torch's runs until `ops.tuning` has measured ours to be the faster: no card has run them yet. In
+steps of a fixed shape ours run. Single tokens in a step with prompts are `paged_attention`'s.
 """
 
 from functools import partial
@@ -13,9 +13,10 @@ from torch import Tensor
 from sidewinder.ops import tuning
 from sidewinder.ops.launching import blocks, launch
 from sidewinder.ops.paged_attention.triton import paged_attention
-from sidewinder.ops.prompt_attention import kernels, vectorized
+from sidewinder.ops.prompt_attention import kernels, reads_lengths, vectorized
 from sidewinder.ops.prompt_attention.singles import behind_singles
 from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.prompt_index import PromptIndex
 
 OPERANDS = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 WEIGHTS_BYTES = 256 << 20
@@ -53,9 +54,13 @@ LARGE: tuple[tuning.Config, ...] = (
 )
 """For Hopper's shared memory and matrix units."""
 CANDIDATES: tuple[tuning.Config, ...] = (TORCH, *LARGE, *SMALL)
+OURS: tuple[tuning.Config, ...] = (*SMALL, *LARGE)
+"""For steps of a fixed shape, whose lengths torch's cannot read."""
 
 
-def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
+def prompt_attention(
+    q: Tensor, k: Tensor, v: Tensor, index: KVIndex | PromptIndex, scale: float
+) -> Tensor:
     """As `reference.prompt_attention`."""
     assert q[0].is_contiguous(), "heads are contiguous"
     assert k.is_contiguous(), "keys are contiguous"
@@ -64,7 +69,7 @@ def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: flo
     return behind_singles(q, k, v, index, scale, paged_attention, prompts)
 
 
-def _prompts(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
+def _prompts(q: Tensor, k: Tensor, v: Tensor, index: KVIndex | PromptIndex, scale: float) -> Tensor:
     """`[T, H, E]`, in which the rows of the leading single tokens hold nothing."""
 
     def run(config: tuning.Config) -> Tensor:
@@ -74,14 +79,22 @@ def _prompts(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> T
         _run(q, k, v, index, scale, y, config)
         return y
 
-    if q.element_size() != 2:  # Matrix units do not multiply float32 exactly.
+    if not reads_lengths(q.dtype):
         return run(TORCH)
     sizes = (q.dtype, *q.shape[1:], k.shape[1], tuning.bucket(index.prompt_rows))
+    if isinstance(index, PromptIndex):
+        return run(tuning.choose("prompt_attention_fixed", sizes, OURS, run))
     return run(tuning.choose("prompt_attention", sizes, CANDIDATES, run))
 
 
 def _run(
-    q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float, y: Tensor, config: tuning.Config
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: KVIndex | PromptIndex,
+    scale: float,
+    y: Tensor,
+    config: tuning.Config,
 ) -> None:
     """As many blocks of rows at once as the memory for their weights allows."""
     (_, heads, width), kv_heads = q.shape, k.shape[1]

@@ -4,16 +4,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sidewinder.ops.prompt_attention.reference import LENGTHS_ARE_UNKNOWN
 from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.prompt_index import PromptIndex
 
 
-def prompt_attention(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
+def prompt_attention(
+    q: Tensor, k: Tensor, v: Tensor, index: KVIndex | PromptIndex, scale: float
+) -> Tensor:
     """As `reference.prompt_attention`."""
+    assert isinstance(index, KVIndex), LENGTHS_ARE_UNKNOWN
     return torch.cat(_sequences(q, k, v, index, scale)).view(q.shape)
 
 
-def prompts(q: Tensor, k: Tensor, v: Tensor, index: KVIndex, scale: float) -> Tensor:
+def prompts(q: Tensor, k: Tensor, v: Tensor, index: KVIndex | PromptIndex, scale: float) -> Tensor:
     """The operator's result but for the leading single tokens, whose rows hold anything."""
+    assert isinstance(index, KVIndex), LENGTHS_ARE_UNKNOWN
     y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     found = _sequences(q, k, v, index, scale, first=index.n_singles)
     torch.cat(found, out=y[index.n_singles :].flatten(1))
