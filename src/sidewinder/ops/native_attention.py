@@ -23,7 +23,7 @@ from sidewinder.state.prompt_index import PromptIndex
 def rotary(q: Tensor, k: Tensor, positions: Tensor, frequencies: Tensor) -> None:
     """As `reference.rotary`."""
     if _attends(q):
-        _native.rotary(q, k, positions, frequencies)
+        _native.rotary(q, k, positions.contiguous(), frequencies)
     else:
         torch_rotary.rotary(q, k, positions, frequencies)
 

@@ -74,6 +74,15 @@ def test_what_does_not_fit_is_refused(changes, message):
         native_attention.rotary(**arguments | changes)
 
 
+def test_positions_may_be_a_column():
+    """As in the buffers of a decode step of fixed shape."""
+    arguments = make_rotary(*TURN, torch.float32)
+    before = copied(arguments)
+    arguments["positions"] = arguments["positions"].repeat_interleave(3).view(-1, 3)[:, 1]
+    native_attention.rotary(**arguments)
+    assert_turned(arguments, before, TOLERANCE[torch.float32])
+
+
 def test_other_dtypes_are_torchs():
     arguments = make_rotary(*TURN, torch.float16)
     before = copied(arguments)
