@@ -8,6 +8,7 @@ Family = Literal[
     "falcon_mamba",
     "mamba2",
     "zamba",
+    "zamba2",
     "bamba",
     "granitemoehybrid",
     "nemotron_h",
@@ -37,12 +38,14 @@ class AttentionConfig:
         layers: indices of the layers that attend, in order; one KV cache each.
         n_heads, n_kv_heads, head_dim: query heads, key-value heads, width of a head.
         scale: of the scores.
-        shared: these layers call one block, of one set of weights, beside their own mixer (Zamba
-            v1); otherwise each has attention of its own instead of a mixer.
+        shared: these layers call one block, of one set of weights, beside their own mixer (Zamba);
+            otherwise each has attention of its own instead of a mixer.
         parallel: not instead of the mixer but beside it: both read one norm, and what both make
             is one delta (Falcon-H1).
         use_bias: of the projections q, k, v and o.
         rotary: how positions enter queries and keys; None: not at all.
+        n_blocks: how many shared blocks the calls take in turn.
+        adapter_rank: of what each call of a shared block adds to q, k and v (Zamba2); 0: nothing.
     """
 
     layers: tuple[int, ...]
@@ -54,6 +57,17 @@ class AttentionConfig:
     parallel: bool = False
     use_bias: bool = False
     rotary: RotaryConfig | None = None
+    n_blocks: int = 1
+    adapter_rank: int = 0
+
+    @property
+    def blocks(self) -> dict[str, tuple[int, ...]]:
+        """The shared blocks by the names of their parameters, each with the layers that call it."""
+        if not self.shared:
+            return {}
+        if self.n_blocks == 1:
+            return {"shared": self.layers}
+        return {f"shared.{n}": self.layers[n :: self.n_blocks] for n in range(self.n_blocks)}
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,7 @@ class MLPConfig:
         use_bias: of its projections.
         gated: what is activated is a gate, and multiplies a second projection.
         layers: indices of the layers that have it, in order; None: all that have no experts.
+        adapter_rank: of what each call of a shared block adds to gate and up (Zamba2); 0: nothing.
     """
 
     d_ff: int
@@ -73,6 +88,7 @@ class MLPConfig:
     use_bias: bool = False
     gated: bool = True
     layers: tuple[int, ...] | None = None
+    adapter_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -154,8 +170,10 @@ class ModelConfig:
         n_heads: Mamba-1 kinds: groups of channels with their own dt, B, C (1, Zamba 2 or more);
             Mamba-2: SSM heads. `head_dim = d_inner / n_heads`.
         n_groups: Mamba-2: groups of B and C; else 1.
-        norm_eps: of the layer norms and the final norm (and Mamba-2's gated norm).
-        mixer_norm_eps: Falcon-Mamba's weightless norms on dt, B, C; None elsewhere.
+        norm_eps: of the layer norms and the final norm (and Mamba-2's gated norm, but
+            Zamba2's).
+        mixer_norm_eps: Falcon-Mamba's weightless norms on dt, B, C; Zamba2's gated norm; None
+            elsewhere.
         use_bias, use_conv_bias: of in_proj/out_proj, and of the convolution.
         gated_norm: Mamba-2: whether the mixer has its gated RMSNorm (`rms_norm`).
         norm_before_gate: Mamba-2, authors' option; transformers' order is gate, then norm.
@@ -209,6 +227,11 @@ class ModelConfig:
     def head_dim(self) -> int:
         """Channels of one Mamba head."""
         return self.d_inner // self.n_heads
+
+    @property
+    def gated_norm_eps(self) -> float:
+        """Of Mamba-2's gated norm."""
+        return self.norm_eps if self.mixer_norm_eps is None else self.mixer_norm_eps
 
     @property
     def is_mamba2(self) -> bool:

@@ -15,7 +15,11 @@ from sidewinder.quantise import LARGE_MATRICES, Int8Weight
 PANEL = 64
 """Outputs of a panel."""
 
-PACKED_MATRICES = (*LARGE_MATRICES, ".x_proj.weight", ".dt_proj.weight", "lm_head.weight")
+PACKED_MATRICES = (
+    *LARGE_MATRICES,
+    *(".x_proj.weight", ".dt_proj.weight", ".A.weight", ".B.weight"),
+    "lm_head.weight",
+)
 """Parameters that are packed: all that `ops.linear` alone reads."""
 
 EMBEDDING = "embedding.weight"

@@ -108,9 +108,10 @@ def _reads_per_step(config: ModelConfig, name: str) -> int:
     """How often a step reads the whole of a parameter."""
     if name == "embedding.weight" and not config.tie_embeddings:
         return 0  # a few rows only
-    if name.startswith("shared.") and config.attention is not None:
-        return len(config.attention.layers)
-    return 1
+    blocks = config.attention.blocks if config.attention is not None else {}
+    return next(
+        (len(layers) for block, layers in blocks.items() if name.startswith(f"{block}.")), 1
+    )
 
 
 def _itemsize(name: str, dtype: torch.dtype) -> int:

@@ -20,7 +20,8 @@ LARGE_MATRICES = (
     ".up.weight",
     ".down.weight",
 )
-"""Parameters that become int8. What steers the recurrence (x_proj, dt_proj) is small, and stays."""
+"""Parameters that become int8. What steers the recurrence (x_proj, dt_proj) is small, and stays, as
+adapters do."""
 
 
 @dataclass(frozen=True)

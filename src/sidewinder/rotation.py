@@ -97,10 +97,14 @@ def fold_rotation(
     if config.attention is not None and config.attention.shared:
         # The block reads the stream and the embedding side by side, and its own sums are rotated
         # too; a layer's `linear` reads the second of them and writes the stream.
-        inputs = [f"shared.attention.{name}.weight" for name in "qkv"]
-        fold.reads("shared.input_norm.weight", inputs)
-        fold.writes("shared.attention.o")
-        _fold_mlp(fold, "shared.pre_ff_norm.weight", ["shared.mlp"])
+        for block, layers in config.attention.blocks.items():
+            adapters = [f"layers.{layer}.adapter" for layer in layers]
+            inputs = [f"{block}.attention.{name}.weight" for name in "qkv"]
+            inputs += [f"{adapter}.{name}.A.weight" for adapter in adapters for name in "qkv"]
+            fold.reads(f"{block}.input_norm.weight", fold.present(inputs))
+            fold.writes(f"{block}.attention.o")
+            beside = [f"{adapter}.gate_up.A.weight" for adapter in adapters]
+            _fold_mlp(fold, f"{block}.pre_ff_norm.weight", [f"{block}.mlp"], beside)
         for layer in config.attention.layers:
             fold.replace(f"layers.{layer}.linear.weight", rotate)
             fold.writes(f"layers.{layer}.linear")
@@ -135,7 +139,7 @@ def _fold_layer(fold: "_Fold", config: ModelConfig, layer: int) -> None:
 def _fold_mlp(fold: "_Fold", norm: str, mlps: Sequence[str], others: Sequence[str] = ()) -> None:
     """MLPs that read the same normed stream, and others that do."""
     inputs = [f"{mlp}.{name}.weight" for mlp in mlps for name in ("gate", "up")]
-    fold.reads(norm, [name for name in inputs if name in fold.weights] + list(others))
+    fold.reads(norm, fold.present([*inputs, *others]))
     for mlp in mlps:
         fold.writes(f"{mlp}.down")
 
@@ -147,6 +151,10 @@ class _Fold:
         self.weights = dict(weights)
         self._rotate = rotate
         self._width = weights["embedding.weight"].shape[1]
+
+    def present(self, names: Sequence[str]) -> list[str]:
+        """Those that this model has."""
+        return [name for name in names if name in self.weights]
 
     def replace(self, name: str, change: Callable[[Tensor], Tensor]) -> None:
         """`change` of the weight in float32, in the weight's own dtype."""

@@ -45,6 +45,14 @@ TINY: dict[str, dict[str, Any]] = {
         "mamba_dt_rank": 3, "attn_layer_period": 3, "attn_layer_offset": 2,
         "tie_word_embeddings": True,
     },
+    "zamba2": {
+        "model_type": "zamba2", "vocab_size": 111, "hidden_size": 24, "num_hidden_layers": 6,
+        "layers_block_type": ["mamba", "hybrid", "hybrid", "mamba", "hybrid", "mamba"],
+        "intermediate_size": 44, "num_attention_heads": 4, "num_mem_blocks": 2,
+        "adapter_rank": 5, "use_mem_rope": True, "n_mamba_heads": 8, "mamba_ngroups": 2,
+        "mamba_d_state": 7, "mamba_d_conv": 4, "mamba_expand": 2, "chunk_size": 8,
+        "time_step_min": 0.05, "tie_word_embeddings": True,
+    },
     "bamba": {
         "model_type": "bamba", "vocab_size": 105, "hidden_size": 48, "num_hidden_layers": 5,
         "intermediate_size": 44, "num_attention_heads": 8, "num_key_value_heads": 4,
@@ -131,9 +139,10 @@ def tiny_oracle(family: str, seed: int = 0, **overrides: Any) -> Any:
         if config.tie_word_embeddings:  # transformers has two copies of Nemotron-H's
             model.lm_head.weight.copy_(model.get_input_embeddings().weight)
     # transformers gives Zamba's layers blocks of their own where the embeddings are not tied.
-    shared = [part for name, part in model.named_modules() if name.endswith("shared_transf")]
-    for copy in shared[1:]:
-        copy.load_state_dict(shared[0].state_dict())
+    blocks = ("shared_transf", "shared_transformer")
+    shared = [part for name, part in model.named_modules() if name.endswith(blocks)]
+    for number, copy in enumerate(shared):
+        copy.load_state_dict(shared[number % getattr(config, "num_mem_blocks", 1)].state_dict())
     return model
 
 

@@ -21,7 +21,16 @@ OPTIONS = {"device": "cpu", "dtype": "float32", "threads": 1, "max_step_tokens":
 
 
 @pytest.fixture(
-    scope="module", params=["falcon_mamba", "zamba", "bamba", "nemotron_h", "falcon_h1"]
+    scope="module",
+    params=[
+        "falcon_mamba",
+        "zamba",
+        "zamba2",
+        "bamba",
+        "nemotron_h",
+        "falcon_h1",
+        "granite_experts",
+    ],
 )
 def pair(request, tmp_path_factory):
     """The same model on one rank and on two."""

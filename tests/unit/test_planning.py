@@ -25,6 +25,7 @@ CASES = [
     ("mamba", {}), ("falcon_mamba", {}),
     ("mamba2", {"n_groups": 1}), ("mamba2", {"n_groups": 2}), ("mamba2", {"n_groups": 4}),
     ("zamba", {}), ("zamba", {"n_mamba_heads": 4}), ("zamba", {"n_mamba_heads": 1}),
+    ("zamba2", {}), ("zamba2", {"num_mem_blocks": 1, "mamba_ngroups": 1}),
     ("bamba", {}), ("bamba", {"mamba_n_groups": 1}), ("bamba", {"attn_layer_indices": []}),
     ("granitemoehybrid", {}), ("nemotron_h", {}), ("nemotron_h", {"n_groups": 4}),
     ("falcon_h1", {}), ("falcon_h1", {"mamba_n_groups": 1, "mamba_rms_norm": True}),

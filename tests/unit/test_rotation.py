@@ -22,6 +22,7 @@ CASES = [
     ("mamba2", {"tie_word_embeddings": True, "hidden_size": 12, "num_heads": 4}),
     ("zamba", {}),
     ("zamba", {"tie_word_embeddings": False, "mamba_proj_bias": True, "hidden_size": 40}),
+    ("zamba2", {"add_bias_linear": True, "use_shared_attention_adapter": True}),
     ("bamba", {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True}),
     ("granitemoehybrid", {"attention_bias": True, "mamba_proj_bias": True}),
     ("granitemoehybrid", {"tie_word_embeddings": False}),

@@ -84,9 +84,13 @@ def _layer_gemms(config: ModelConfig) -> list[tuple[int, int, int]]:
         ]
         if attention.shared:
             gemms.append((d, d, calls))
+        if rank := attention.adapter_rank:
+            gemms += [(rank, 2 * d, 3 * calls), (heads * attention.head_dim, rank, calls)]
     if (mlp := config.mlp) is not None:
         rows, calls = (2 if mlp.gated else 1) * mlp.d_ff, config.n_mlp_calls
         gemms += [(rows, d, calls), (d, mlp.d_ff, calls)]
+        if rank := mlp.adapter_rank:
+            gemms += [(rank, d, calls), (rows, rank, calls)]
     if (experts := config.experts) is not None:
         calls, inputs = len(experts.layers), 2 if experts.gated else 1
         gemms.append((experts.n_experts, d, calls))

@@ -54,6 +54,24 @@ def _zamba(d_model: int, n_layers: int, d_ff: int, period: int, offset: int) -> 
     }
 
 
+def _zamba2(d_model: int, n_layers: int, hybrid: tuple[int, ...], **more: Any) -> dict[str, Any]:
+    return {
+        "model_type": "zamba2",
+        "vocab_size": 32000,
+        "hidden_size": d_model,
+        "num_hidden_layers": n_layers,
+        "layers_block_type": ["hybrid" if i in hybrid else "mamba" for i in range(n_layers)],
+        "intermediate_size": 4 * d_model,
+        "num_attention_heads": 32,
+        "n_mamba_heads": 2 * d_model // 64,
+        "mamba_d_state": 64,
+        "mamba_ngroups": 1,
+        "num_mem_blocks": 2,
+        "adapter_rank": 128,
+        "tie_word_embeddings": True,
+    } | more
+
+
 _BAMBA = {
     "model_type": "bamba",
     "vocab_size": 128256,
@@ -179,6 +197,17 @@ SHAPES: dict[str, dict[str, Any]] = {
     "falcon-mamba-7b": _falcon(4096, 64),
     "zamba-790m": _zamba(1536, 36, 6144, 6, 4),
     "zamba-7b": _zamba(3712, 76, 14848, 6, 4),
+    "zamba2-1.2b": _zamba2(
+        2048,
+        38,
+        (5, 11, 17, 23, 29, 35),
+        num_mem_blocks=1,
+        mamba_d_state=128,
+        use_mem_rope=True,
+        use_shared_attention_adapter=True,
+    ),
+    "zamba2-2.7b": _zamba2(2560, 54, (6, 12, 18, 24, 30, 36, 42, 47, 51)),
+    "zamba2-7b": _zamba2(3584, 81, (6, *range(11, 78, 6)), mamba_ngroups=2, use_mem_rope=True),
     "bamba-9b": _BAMBA,
     "granite-4.0-h-350m": _granite_h(768, 32, 2048, (10, 13, 17, 27)),
     "granite-4.0-h-1b": _granite_h(1536, 40, 4096, (5, 15, 25, 35)),
@@ -193,12 +222,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "falcon-h1-34b": _falcon_h1(5120, 72, 21504, (20, 4), 32, vocab_size=261120, n_groups=2),
 }
 """Name to config.json. The `-790m` shapes of Falcon-Mamba and Zamba are not published: they are
-these families at mamba-790m's width, for comparing families at one size. Granite's sizes are those
-of the model cards; where the 1b's four layers attend, and its multipliers, no speed depends on.
-Nemotron-H's are the defaults of its class, its order of layers that of NVIDIA's recipe. Falcon-H1's
-depths, widths, heads and states are those of transformers' page about it; the MLPs' widths and the
-34b's groups are those that make the published numbers of parameters; no speed depends on the
-multipliers, as long as embedding and logits have one."""
+these families at mamba-790m's width, for comparing families at one size. Zamba2's sizes are those
+of its configurations as other projects quote them, and make the published numbers of parameters.
+Granite's sizes are those of the model cards; where the 1b's four layers attend, and its
+multipliers, no speed depends on. Nemotron-H's are the defaults of its class, its order of layers
+that of NVIDIA's recipe; Nemotron-3-Nano's those of its model card. Falcon-H1's depths, widths,
+heads and states are those of transformers' page about it; the MLPs' widths and the 34b's groups are
+those that make the published numbers of parameters; no speed depends on the multipliers, as long as
+embedding and logits have one."""
 
 
 def is_shape(model: str) -> bool:

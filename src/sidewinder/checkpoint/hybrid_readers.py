@@ -6,10 +6,9 @@ from sidewinder.checkpoint.config_values import UNLIMITED, ConfigValues
 from sidewinder.checkpoint.falcon_h1 import falcon_h1
 from sidewinder.checkpoint.mamba2_hybrids import bamba, granite
 from sidewinder.checkpoint.nemotron import nemotron_h
+from sidewinder.checkpoint.zamba2 import listed_hybrids, mlp_activation, wide_input, zamba2
 from sidewinder.config import ModelConfig
 from sidewinder.model_config import AttentionConfig, MLPConfig
-
-MLP_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 
 
 def _zamba(values: ConfigValues) -> ModelConfig:
@@ -47,12 +46,7 @@ def _zamba(values: ConfigValues) -> ModelConfig:
 
 def _zamba_attention(values: ConfigValues, d_model: int, n_layers: int) -> AttentionConfig:
     n_heads = values.size("num_attention_heads", 16)
-    wide = values.size("attention_hidden_size", 2 * d_model)
-    if wide != 2 * d_model:
-        raise values.error(
-            f"attention_hidden_size={wide} must be twice hidden_size ({2 * d_model})"
-        )
-    head_dim = values.size("attention_head_dim", wide // n_heads)
+    head_dim = values.size("attention_head_dim", wide_input(values, d_model) // n_heads)
     return AttentionConfig(
         layers=_zamba_layers(values, n_layers),
         n_heads=n_heads,
@@ -64,11 +58,7 @@ def _zamba_attention(values: ConfigValues, d_model: int, n_layers: int) -> Atten
 
 
 def _zamba_mlp(values: ConfigValues) -> MLPConfig:
-    activation = values.choice("hidden_act", "gelu", MLP_ACTIVATIONS)
-    return MLPConfig(
-        d_ff=values.size("intermediate_size", 14848),
-        activation="silu" if activation == "swish" else activation,
-    )
+    return MLPConfig(values.size("intermediate_size", 14848), mlp_activation(values))
 
 
 def _zamba_layers(values: ConfigValues, n_layers: int) -> tuple[int, ...]:
@@ -81,19 +71,12 @@ def _zamba_layers(values: ConfigValues, n_layers: int) -> tuple[int, ...]:
         kinds = ["mamba", "mamba", "hybrid"] + [
             "hybrid" if layer % period == offset else "mamba" for layer in range(n_layers - 3)
         ]
-    known = ("mamba", "linear_attention", "hybrid")
-    if not isinstance(kinds, list) or any(kind not in known for kind in kinds):
-        raise values.error(f"layers_block_type={kinds!r} may only list {', '.join(known)}")
-    if len(kinds) != n_layers:
-        raise values.error(f"layers_block_type lists {len(kinds)} layers instead of {n_layers}")
-    layers = tuple(layer for layer, kind in enumerate(kinds) if kind == "hybrid")
-    if not layers:
-        raise values.error("no layer is hybrid; a zamba model needs at least one")
-    return layers
+    return listed_hybrids(values, kinds, n_layers)
 
 
 HYBRIDS: dict[str, Callable[[ConfigValues], ModelConfig]] = {
     "zamba": _zamba,
+    "zamba2": zamba2,
     "bamba": bamba,
     "granitemoehybrid": granite,
     "nemotron_h": nemotron_h,

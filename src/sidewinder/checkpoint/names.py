@@ -18,6 +18,7 @@ from sidewinder.checkpoint.layouts import (
     Transposed,
 )
 from sidewinder.config import ModelConfig
+from sidewinder.model_config import AttentionConfig
 from sidewinder.sharding.plan import parameter_shapes
 
 
@@ -136,6 +137,64 @@ def _zamba_mixer(config: ModelConfig, part: str) -> tuple[str, Layout]:
         "D": ("D", rows),
     }
     return special.get(part, (part, _plain(part)))
+
+
+_ZAMBA2_BLOCK = _BLOCK | {
+    "mlp.gate": "feed_forward.gate_up_proj",
+    "mlp.up": "feed_forward.gate_up_proj",
+}
+
+_ADAPTERS = {
+    "q": "self_attn.linear_q_adapter_list",
+    "k": "self_attn.linear_k_adapter_list",
+    "v": "self_attn.linear_v_adapter_list",
+    "gate_up": "feed_forward.gate_up_proj_adapter_list",
+}
+"""Lists over all calls; a block stores those of its own calls, A as `0` and B as `1`."""
+
+
+def _zamba2_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
+    """A block is stored with the first layer that calls it, or again with others."""
+    assert config.attention is not None
+    keys = _top_keys(config, ("model.embed_tokens.weight",))
+    keys["final_norm.weight"] = ("model.final_layernorm.weight",)
+    if name in keys:
+        return keys[name], Plain()
+    for block, layers in config.attention.blocks.items():
+        if name.startswith(f"{block}."):
+            return _zamba2_block(config, name.removeprefix(f"{block}."), layers)
+    _, layer, part = name.split(".", 2)
+    if part.startswith("adapter."):
+        return _zamba2_adapter(config.attention, int(layer), part.removeprefix("adapter.")), Plain()
+    if part == "linear.weight":
+        return (f"model.layers.{layer}.linear.weight",), Plain()
+    hybrid = int(layer) in config.attention.layers
+    prefix = f"model.layers.{layer}" + (".mamba_decoder" if hybrid else "")
+    if part == "norm.weight":
+        return (f"{prefix}.input_layernorm.weight",), Plain()
+    stored, layout = _mamba2_mixer(part.removeprefix("mixer."))
+    return (f"{prefix}.mamba.{stored}",), layout
+
+
+def _zamba2_block(
+    config: ModelConfig, part: str, layers: tuple[int, ...]
+) -> tuple[tuple[str, ...], Layout]:
+    assert config.mlp is not None, "a shared block has an MLP"
+    module, kind = part.rsplit(".", 1)
+    layout: Layout = _plain(part)
+    if module in ("mlp.gate", "mlp.up"):
+        d_ff = config.mlp.d_ff
+        layout = RowsOf(d_ff if module == "mlp.up" else 0, 2 * d_ff)
+    stored = f"shared_transformer.{_ZAMBA2_BLOCK[module]}.{kind}"
+    return tuple(f"model.layers.{layer}.{stored}" for layer in layers), layout
+
+
+def _zamba2_adapter(attention: AttentionConfig, layer: int, part: str) -> tuple[str, ...]:
+    projection, matrix, _ = part.split(".")
+    call = attention.layers.index(layer)
+    stored = f"shared_transformer.{_ADAPTERS[projection]}.{call}.{'AB'.index(matrix)}.weight"
+    callers = next(layers for layers in attention.blocks.values() if layer in layers)
+    return tuple(f"model.layers.{caller}.{stored}" for caller in callers)
 
 
 _BAMBA = _BLOCK | {"norm": "input_layernorm", "final_norm": "final_layernorm"}
@@ -263,6 +322,7 @@ def _mamba2_mixer(part: str) -> tuple[str, Layout]:
 
 _FINDERS = {
     "zamba": _zamba_source,
+    "zamba2": _zamba2_source,
     "bamba": _bamba_source,
     "granitemoehybrid": _granite_source,
     "nemotron_h": _nemotron_source,

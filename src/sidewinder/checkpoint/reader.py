@@ -60,7 +60,7 @@ def iter_shard(
     if config.tie_embeddings:
         _check_tied_head(plan["embedding.weight"], stored["embedding.weight"], weights, tp.rank)
     for name, source in sources.items():
-        if name.startswith("shared."):
+        if name.startswith("shared.") or ".adapter." in name:
             _check_repeats(name, source, plan[name], weights, tp.rank)
     locals_ = {name: local_shape(rule, shapes[name], tp.rank) for name, rule in plan.items()}
     total = sum(math.prod(shape) * stored[name].dtype.itemsize for name, shape in locals_.items())

@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending
+from sidewinder.layers.adapter import Adapter, adapted
 from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
 from sidewinder.layers.rotary import Rotation
 from sidewinder.layers.weights import Weights
 from sidewinder.model_config import AttentionConfig, MLPConfig
+from sidewinder.ops.add_rows import add_rows
 from sidewinder.ops.concat_rms_norm import concat_rms_norm
 from sidewinder.ops.gated_activation import gated_activation
 from sidewinder.ops.paged_attention import paged_attention
@@ -41,12 +43,22 @@ class Attention:
         config: heads, their width, and the scale of their scores.
         weights: `q`, `k`, `v` split by head, key-value heads with their queries; `o` by column.
         collectives: all ranks.
+        adapters: what a call of a shared block adds to `q`, `k`, `v`, where the model has it.
     """
 
-    def __init__(self, config: AttentionConfig, weights: Weights, collectives: Collectives) -> None:
+    def __init__(
+        self,
+        config: AttentionConfig,
+        weights: Weights,
+        collectives: Collectives,
+        adapters: Weights | None = None,
+    ) -> None:
         self.head_dim = config.head_dim
         self.scale = config.scale
-        self.q, self.k, self.v = (ColumnParallelLinear(weights.under(name)) for name in "qkv")
+        self.q, self.k, self.v = (
+            adapted(ColumnParallelLinear(weights.under(name)), adapters and adapters.under(name))
+            for name in "qkv"
+        )
         self.o = RowParallelLinear(weights.under("o"), collectives)
 
     def __call__(
@@ -173,6 +185,26 @@ class SquaredMLP(MLP):
         return gated_activation(inner, inner, self.activation)
 
 
+class AdaptedMLP(GatedMLP):
+    """A gated MLP of which a call adds to gate and up.
+
+    Args:
+        activation, weights, collectives: as of `GatedMLP`.
+        adapter: `A`, and `B` with gate's rows before up's.
+    """
+
+    def __init__(
+        self, activation: str, weights: Weights, collectives: Collectives, adapter: Weights
+    ) -> None:
+        super().__init__(activation, weights, collectives)
+        self.adapter = Adapter(adapter)
+
+    def _inner(self, x: Tensor) -> Tensor:
+        gate, up = self.gate(x), self.up(x)
+        for_gate, for_up = self.adapter(x).chunk(2, dim=1)
+        return gated_activation(add_rows(gate, for_gate), add_rows(up, for_up), self.activation)
+
+
 def mlp_of(config: MLPConfig, weights: Weights, collectives: Collectives) -> MLP:
     """The MLP that `config` describes.
 
@@ -189,13 +221,15 @@ def mlp_of(config: MLPConfig, weights: Weights, collectives: Collectives) -> MLP
 
 
 class SharedBlock:
-    """Zamba's shared block: norm, attention, norm, MLP; no residual in between.
+    """A call of Zamba's shared block: norm, attention, norm, MLP; no residual in between.
 
     Args:
         config, mlp: sizes of its attention and its MLP.
         norm_eps: of both norms.
         weights: the block's.
         collectives: all ranks.
+        invocation: which call it is, of all blocks': where its keys are.
+        adapters: what the call adds to projections, where the model has it.
     """
 
     def __init__(
@@ -205,28 +239,39 @@ class SharedBlock:
         norm_eps: float,
         weights: Weights,
         collectives: Collectives,
+        invocation: int,
+        adapters: Weights,
     ) -> None:
         self.norm_eps = norm_eps
+        self.invocation = invocation
         self.input_norm = weights["input_norm.weight"]
         self.pre_ff_norm = weights["pre_ff_norm.weight"]
-        self.attention = Attention(config, weights.under("attention"), collectives)
-        self.mlp = GatedMLP(mlp.activation, weights.under("mlp"), collectives)
+        self.attention = Attention(
+            config,
+            weights.under("attention"),
+            collectives,
+            adapters if config.adapter_rank else None,
+        )
+        parts = mlp.activation, weights.under("mlp"), collectives
+        self.mlp = (
+            AdaptedMLP(*parts, adapters.under("gate_up")) if mlp.adapter_rank else GatedMLP(*parts)
+        )
 
     def __call__(
         self,
         hidden: Tensor,
         embedded: Tensor,
         kv: PagedKV,
-        invocation: int,
         index: KVIndex | DecodeIndex | PromptIndex,
         seqs: Sequences,
+        rotation: Rotation | None = None,
         delta: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The block's result, and the residual stream that it saw.
 
         Args:
             hidden, embedded: `[T, d_model]`, the residual stream and the original embedding.
-            kv, invocation, index, seqs: as of `Attention`.
+            kv, index, seqs, rotation: as of `Attention`.
             delta: what is still to be added to the residual stream.
         """
         norm = self.input_norm, self.norm_eps
@@ -234,5 +279,5 @@ class SharedBlock:
             x = concat_rms_norm(hidden, embedded, *norm)
         else:
             x, hidden = concat_rms_norm(delta, embedded, *norm, hidden)
-        x = self.attention(x, kv, invocation, index, seqs)
+        x = self.attention(x, kv, self.invocation, index, seqs, rotation)
         return self.mlp(rms_norm(x, self.pre_ff_norm, self.norm_eps), seqs), hidden

@@ -94,7 +94,7 @@ class WholeGroupsOutput(NormedOutput):
     def __init__(self, config: ModelConfig, weight: Tensor, out_proj: RowParallelLinear) -> None:
         super().__init__(out_proj)
         self.weight = weight
-        self.eps = config.norm_eps
+        self.eps = config.gated_norm_eps
         self.group_size = config.d_inner // config.n_groups
         self.norm_before_gate = config.norm_before_gate
 
@@ -107,7 +107,7 @@ class OneGroupOutput:
 
     def __init__(self, config: ModelConfig, weight: Tensor, out_proj: RowParallelLinear) -> None:
         self.weight = weight.float()
-        self.eps = config.norm_eps
+        self.eps = config.gated_norm_eps
         self.d_inner, self.d_model = config.d_inner, config.d_model
         self.norm_before_gate = config.norm_before_gate
         self.out_proj = out_proj
@@ -161,7 +161,7 @@ class CutGroupsOutput(NormedOutput):
     ) -> None:
         super().__init__(out_proj)
         self.weight = weight.float()
-        self.eps = config.norm_eps
+        self.eps = config.gated_norm_eps
         self.n_groups = config.n_groups
         self.group_size = config.d_inner // config.n_groups
         self.norm_before_gate = config.norm_before_gate

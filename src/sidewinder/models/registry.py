@@ -15,6 +15,7 @@ from sidewinder.models.mamba import Mamba
 from sidewinder.models.mamba2 import Mamba2
 from sidewinder.models.nemotron_h import NemotronH
 from sidewinder.models.zamba import Zamba
+from sidewinder.models.zamba2 import Zamba2
 from sidewinder.parallel.group import TensorParallel
 
 MODELS: dict[str, type[Model]] = {
@@ -22,6 +23,7 @@ MODELS: dict[str, type[Model]] = {
     "falcon_mamba": FalconMamba,
     "mamba2": Mamba2,
     "zamba": Zamba,
+    "zamba2": Zamba2,
     "bamba": Bamba,
     "granitemoehybrid": GraniteHybrid,
     "nemotron_h": NemotronH,

@@ -1,4 +1,6 @@
-"""Zamba v1 (`ZambaForCausalLM`): Mamba-1 layers, some with a call of one shared transformer block.
+"""Zamba (`ZambaForCausalLM`): SSM layers, some with a call of a shared transformer block.
+
+Here, v1: Mamba-1 mixers with several heads, and one block.
 
 At a hybrid layer the block sees the residual stream and the original embedding; its result,
 through the layer's own `linear`, is added to the input of the layer's norm only, not to the
@@ -16,8 +18,9 @@ from sidewinder.config import ModelConfig
 from sidewinder.layers.attention import SharedBlock
 from sidewinder.layers.mamba1 import Mamba1Mixer
 from sidewinder.layers.overlap import PLAIN, Overlap
-from sidewinder.layers.weights import Weight
-from sidewinder.models.base import Index, Model
+from sidewinder.layers.rotary import Rotary
+from sidewinder.layers.weights import Weight, Weights
+from sidewinder.models.base import Index, Mixer, Model
 from sidewinder.ops.launching import slots_at_rest
 from sidewinder.ops.linear import linear
 from sidewinder.ops.rms_norm import rms_norm
@@ -27,17 +30,15 @@ from sidewinder.state.pool import StatePool
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer; `invocation` and `linear` only where it calls the shared block."""
+class BlockCall:
+    """What precedes the mixer of a hybrid layer: a call of a shared block, and its way back."""
 
-    norm: Tensor
-    mixer: Mamba1Mixer
-    invocation: int | None
-    linear: Weight | None
+    block: SharedBlock
+    linear: Weight
 
 
 class Zamba(Model):
-    """A stack of Mamba-1 mixers with several heads, and one shared block."""
+    """A stack of mixers, and the calls of shared blocks beside some of them."""
 
     def __init__(
         self,
@@ -49,29 +50,39 @@ class Zamba(Model):
     ) -> None:
         super().__init__(config, tp, weights, collectives, overlap)
         assert config.attention is not None, "a Zamba config has an attention block"
-        assert config.mlp is not None, "with an MLP"
-        shared = self.weights.under("shared")
-        self.block = SharedBlock(config.attention, config.mlp, config.norm_eps, shared, collectives)
-        self.hybrid_layers = config.attention.layers
-        self.sharers = collectives.subgroup(self.dims.x_proj_partition)
-        self.layers = [self._layer(index) for index in range(config.n_layers)]
+        layers = [self.weights.under(f"layers.{index}") for index in range(config.n_layers)]
+        self.norms = [layer["norm.weight"] for layer in layers]
+        self.mixers = self.make_mixers([layer.under("mixer") for layer in layers])
+        self.calls = {
+            layer: self._call(block, layer)
+            for block, callers in config.attention.blocks.items()
+            for layer in callers
+        }
+        rotary = config.attention.rotary
+        self.rotary = Rotary(rotary, self.final_norm.device) if rotary else None
 
-    def _layer(self, index: int) -> Layer:
-        weights = self.weights.under(f"layers.{index}")
-        hybrid = index in self.hybrid_layers
-        return Layer(
-            norm=weights["norm.weight"],
-            mixer=Mamba1Mixer(
-                self.config,
-                self.dims,
-                weights.under("mixer"),
-                self.collectives,
-                self.sharers,
-                self.overlap,
-            ),
-            invocation=self.hybrid_layers.index(index) if hybrid else None,
-            linear=weights.matrix("linear.weight") if hybrid else None,
+    def make_mixers(self, weights: list[Weights]) -> list[Mixer]:
+        """The mixers of all layers, each from its own weights."""
+        sharers = self.collectives.subgroup(self.dims.x_proj_partition)
+        return [
+            Mamba1Mixer(self.config, self.dims, each, self.collectives, sharers, self.overlap)
+            for each in weights
+        ]
+
+    def _call(self, name: str, layer: int) -> BlockCall:
+        config, own = self.config, self.weights.under(f"layers.{layer}")
+        assert config.attention is not None, "a Zamba config has an attention block"
+        assert config.mlp is not None, "with an MLP"
+        block = SharedBlock(
+            config.attention,
+            config.mlp,
+            config.norm_eps,
+            self.weights.under(name),
+            self.collectives,
+            config.attention.layers.index(layer),
+            own.under("adapter"),
         )
+        return BlockCall(block, own.matrix("linear.weight"))
 
     @torch.inference_mode()
     @slots_at_rest()
@@ -80,18 +91,19 @@ class Zamba(Model):
     ) -> Tensor:
         assert pool.kv is not None, "a hybrid's pool has KV pages"
         assert index is not None, "a hybrid's tokens have places"
+        rotation = None if self.rotary is None else self.rotary.at(index.positions)
         eps, hidden = self.config.norm_eps, embedded
         delta: Pending | None = None
-        for number, layer in enumerate(self.layers):
-            if layer.invocation is not None and layer.linear is not None:
+        for number, norm in enumerate(self.norms):
+            if (call := self.calls.get(number)) is not None:
                 added = None if delta is None else delta.wait()
-                where = pool.kv, layer.invocation, index, seqs
-                seen, hidden = self.block(hidden, embedded, *where, added)
-                normed, _ = rms_norm(linear(seen, layer.linear), layer.norm, eps, hidden)
+                where = pool.kv, index, seqs, rotation
+                seen, hidden = call.block(hidden, embedded, *where, added)
+                normed, _ = rms_norm(linear(seen, call.linear), norm, eps, hidden)
             elif delta is None:
-                normed = rms_norm(hidden, layer.norm, eps)
+                normed = rms_norm(hidden, norm, eps)
             else:
-                normed, hidden = delta.normed(layer.norm, eps, hidden)
+                normed, hidden = delta.normed(norm, eps, hidden)
             delta = self._delta(number, normed, pool, seqs)
         assert delta is not None, "a model has layers"
         return delta.normed(self.final_norm, eps, hidden)[0]
@@ -99,7 +111,7 @@ class Zamba(Model):
     def _delta(self, number: int, normed: Tensor, pool: StatePool, seqs: Sequences) -> Pending:
         """What a layer adds: begun if it is quantised, and then decoded, added and normed in one
         pass; else there already."""
-        mixer, state = self.layers[number].mixer, pool.layer(number)
+        mixer, state = self.mixers[number], pool.layer(number)
         if self.collectives.is_exact(f"layers.{number}.mixer.out_proj"):
             return Pending.done(mixer(normed, state, seqs))
         return mixer.start(normed, state, seqs)

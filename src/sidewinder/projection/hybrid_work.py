@@ -52,6 +52,11 @@ class HybridCounter(KernelCounter):
         kv_width = self.dims.n_kv_heads_local * head_dim
         yield self.gemm("q", calls, width, d_input)
         yield self.gemm("k, v", 2 * calls, kv_width, d_input)
+        if rank := attention.adapter_rank:
+            yield self.gemm("adapters' A", 3 * calls, rank, d_input)
+            for count, outputs in ((1, width), (2, kv_width)):
+                yield self.gemm("adapters' B", count * calls, outputs, rank)
+                yield self.rows("adapted", count * calls, 3 * outputs)
         if attention.rotary is not None:
             turned = attention.rotary.width / head_dim * (width + kv_width)
             yield self.rows("rotate", calls, 2 * turned)
@@ -65,6 +70,10 @@ class HybridCounter(KernelCounter):
         """Every call of an MLP."""
         d, inputs = self.config.d_model, 2 if gated else 1
         yield self.gemm("gate, up" if gated else "up", inputs * calls, width, d)
+        if self.config.mlp is not None and (rank := self.config.mlp.adapter_rank):
+            yield self.gemm("adapters' A", calls, rank, d)
+            yield self.gemm("adapters' B", calls, 2 * width, rank)
+            yield self.rows("adapted", 2 * calls, 3 * width)
         yield self.rows("activation", calls, (inputs + 1) * width)
         yield self.gemm("down", calls, d, width)
         if use_bias:

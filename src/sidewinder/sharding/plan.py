@@ -71,8 +71,11 @@ def _entries(config: ModelConfig, size: int) -> Iterator[Entry]:
         for layer in config.attention.layers:
             # It follows the sum of the block's MLP, so every rank needs all of its output anyway.
             yield f"layers.{layer}.linear.weight", (config.d_model, config.d_model), whole
-        for name, shape, rule in _shared_block(config, config.attention, size):
-            yield f"shared.{name}", shape, rule
+            for name, shape, rule in _adapters(config, config.attention, size):
+                yield f"layers.{layer}.adapter.{name}", shape, rule
+        for block in config.attention.blocks:
+            for name, shape, rule in _shared_block(config, config.attention, size):
+                yield f"{block}.{name}", shape, rule
 
 
 def _layer(config: ModelConfig, layer: int, size: int) -> Iterator[Entry]:
@@ -157,6 +160,26 @@ def _shared_block(config: ModelConfig, attention: AttentionConfig, size: int) ->
     yield from _attention(config, attention, wide, size)
     mlp = config.mlp
     yield from _mlp(config, "mlp", mlp.d_ff, mlp.gated, mlp.use_bias, size)
+
+
+def _adapters(config: ModelConfig, attention: AttentionConfig, size: int) -> Iterator[Entry]:
+    """What one call of Zamba2's shared block adds to its projections, `B (A x)`.
+
+    A is small and whole on every rank, B is split as the projection is: nothing more to sum.
+    """
+    assert config.mlp is not None, "a shared block has an MLP"
+    if rank := attention.adapter_rank:
+        for name, shape, rule in _attention(config, attention, 2 * config.d_model, size):
+            if name.endswith(("q.weight", "k.weight", "v.weight")):
+                projection = name.removeprefix("attention.").removesuffix(".weight")
+                yield f"{projection}.A.weight", (rank, shape[1]), Replicate()
+                yield f"{projection}.B.weight", (shape[0], rank), rule
+    if rank := config.mlp.adapter_rank:
+        d_ff = config.mlp.d_ff
+        shares = split_channels(d_ff, size)
+        bands = tuple(Band(name, "channel", d_ff, shares) for name in ("gate", "up"))
+        yield "gate_up.A.weight", (rank, config.d_model), Replicate()
+        yield "gate_up.B.weight", (2 * d_ff, rank), Bands(0, bands)
 
 
 def _attention(

@@ -66,6 +66,12 @@ def expected_zamba(stored, layer):
     }
 
 
+def expected_zamba2(stored, layer):
+    decoder = f"model.layers.{layer}.mamba_decoder"
+    inner = ".mamba_decoder" if f"{decoder}.mamba.D" in stored else ""
+    return expected_mamba2(stored, layer, f"model.layers.{{}}{inner}.mamba.")
+
+
 def expected_mamba2_hybrid(stored, layer):
     if f"model.layers.{layer}.self_attn.q_proj.weight" in stored:
         return {}
@@ -95,6 +101,7 @@ EXPECTED = {
     "falcon_mamba": expected_mamba,
     "mamba2": expected_mamba2,
     "zamba": expected_zamba,
+    "zamba2": expected_zamba2,
     "bamba": expected_mamba2_hybrid,
     "granitemoehybrid": expected_mamba2_hybrid,
     "nemotron_h": expected_nemotron,
@@ -127,6 +134,8 @@ VARIANTS = [
     ("zamba", {}),
     ("zamba", {"n_mamba_heads": 4, "num_key_value_heads": 4, "mamba_proj_bias": True}),
     ("zamba", {"n_mamba_heads": 1, "tie_word_embeddings": False}),
+    ("zamba2", {"add_bias_linear": True, "tie_word_embeddings": False}),
+    ("zamba2", {"num_mem_blocks": 1, "use_shared_attention_adapter": True}),
     ("bamba", {"attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True}),
     ("granitemoehybrid", {"attention_bias": True, "tie_word_embeddings": False}),
     ("nemotron_h", {"mlp_bias": True, "use_bias": True, "tie_word_embeddings": True}),

@@ -23,6 +23,7 @@ CHANGES = {
     "zamba, four heads": {"n_mamba_heads": 4, "hidden_act": "silu"},
     "zamba, first layer": {"attn_layer_period": 2, "attn_layer_offset": 0},
     "granitemoehybrid, biases": {"attention_bias": True},
+    "zamba2, adapted attention": {"use_shared_attention_adapter": True},
 }
 
 

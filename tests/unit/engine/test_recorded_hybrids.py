@@ -18,6 +18,8 @@ HYBRIDS = (
     "zamba, one head",
     "zamba, four heads",
     "zamba, first layer",
+    "zamba2",
+    "zamba2, adapted attention",
     "bamba",
     "falcon_h1",
     "granitemoehybrid",

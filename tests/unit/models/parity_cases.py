@@ -42,6 +42,22 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"n_mamba_heads": 4, "mamba_dt_rank": 5, "mamba_d_conv": 3, "intermediate_size": 29,
          "vocab_size": 53, "hidden_act": "silu"},
     ),
+    "zamba2": ("zamba2", {}),
+    "zamba2-adapted-attention": (
+        "zamba2",
+        {"num_mem_blocks": 1, "use_shared_attention_adapter": True, "use_mem_rope": False,
+         "add_bias_linear": True, "mamba_ngroups": 1, "mamba_d_conv": 2, "hidden_act": "silu",
+         "time_step_min": 0.3, "rms_norm_eps": 0.1, "tie_word_embeddings": False},
+    ),
+    "zamba2-three-blocks": (
+        "zamba2",
+        {"layers_block_type": ["hybrid", "hybrid", "mamba", "hybrid", "hybrid", "hybrid"],
+         "num_mem_blocks": 3, "hidden_size": 40, "num_attention_heads": 8,
+         "num_key_value_heads": 4, "n_mamba_heads": 5, "mamba_ngroups": 5, "mamba_d_conv": 3,
+         "attention_head_dim": 6, "adapter_rank": 1, "intermediate_size": 29, "vocab_size": 53,
+         "rope_parameters": {"rope_type": "default", "rope_theta": 50.0},
+         "use_long_context": True, "tie_word_embeddings": False},
+    ),
     "bamba": ("bamba", {}),
     "bamba-one-group": (
         "bamba",
@@ -160,6 +176,21 @@ def random_case(family: str, seed: int) -> dict[str, Any]:
             "n_mamba_heads": draw.choice([1, 2, 4]), "mamba_d_state": draw.randrange(1, 8),
             "mamba_dt_rank": draw.randrange(1, 7), "mamba_d_conv": draw.randrange(2, 5),
             "intermediate_size": draw.randrange(8, 50), "mamba_proj_bias": draw.random() < 0.5,
+        }  # fmt: skip
+    if family == "zamba2":
+        groups, mamba_heads = draw.choice([(1, 5), (2, 4), (2, 10), (5, 5), (4, 8)])
+        heads, adapted = draw.choice([4, 5]), draw.random() < 0.5
+        more = {} if adapted else {"attention_head_dim": 2 * draw.randrange(2, 6)}
+        kinds = ["hybrid", "hybrid", *draw.choices(["mamba", "hybrid"], k=3)]
+        return common | more | {
+            "hidden_size": 20 * draw.choice([1, 2]), "num_hidden_layers": 5,
+            "layers_block_type": draw.sample(kinds, 5), "num_mem_blocks": draw.randrange(1, 5),
+            "num_attention_heads": heads, "use_shared_attention_adapter": adapted,
+            "use_mem_rope": draw.random() < 0.5, "adapter_rank": draw.randrange(1, 9),
+            "n_mamba_heads": mamba_heads, "mamba_ngroups": groups,
+            "mamba_d_state": draw.randrange(1, 8), "mamba_d_conv": draw.randrange(2, 5),
+            "intermediate_size": draw.randrange(8, 50), "chunk_size": draw.randrange(4, 20),
+            "add_bias_linear": draw.random() < 0.5, "time_step_min": draw.choice([0.001, 0.1]),
         }  # fmt: skip
     if family in ("bamba", "granitemoehybrid"):
         groups, per_group, head_dim = draw.choice([(1, 5, 4), (2, 3, 4), (5, 1, 6), (3, 2, 2)])

@@ -11,7 +11,7 @@ from sidewinder.models.registry import build_model
 from sidewinder.packing import PackedWeight, pack_weights
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.quantise import quantise_weights
-from sidewinder.testing import assert_close, run_ranks, tiny_config
+from sidewinder.testing import TINY, assert_close, run_ranks, tiny_config
 
 SHORT = {"num_hidden_layers": 3}
 """What the two kinds of int8 kernels differ by grows with depth, and beyond the bound below."""
@@ -21,6 +21,10 @@ CASES = [
     ("falcon_mamba", {}),
     ("mamba2", {"n_groups": 2}),
     ("zamba", {}),
+    (
+        "zamba2",
+        {"hidden_size": 48, "num_hidden_layers": 2, "layers_block_type": ["mamba", "hybrid"]},
+    ),
     ("bamba", SHORT | {"attention_bias": True, "mlp_bias": True, "attn_layer_indices": [1]}),
     ("granitemoehybrid", SHORT | {"layer_types": ["mamba", "attention", "mamba"]}),
     ("nemotron_h", {"mlp_bias": True, "use_bias": True}),
@@ -50,3 +54,14 @@ def test_packed_models_give_the_same(family, overrides, tp, rounded):
 
     for plain, packed in run_ranks(tp, rank):
         assert_close("packed", plain, packed, 2e-2)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_every_matrix_that_linear_alone_reads_is_packed(family):
+    adapted = {"use_shared_attention_adapter": True} if family == "zamba2" else {}
+    config = tiny_config(family, tie_word_embeddings=False, **adapted)
+    packed = pack_weights(random_shard(config, TensorParallel(), torch.bfloat16), False)
+    others = ("embedding.weight", "conv.weight", "A_log")
+    for name, weight in packed.items():
+        if not name.endswith(others) and len(weight.shape) == 2:
+            assert isinstance(weight, PackedWeight), name

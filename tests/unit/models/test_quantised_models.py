@@ -1,6 +1,7 @@
 """Models with quantised sums: which sums they are, and what they do to the result."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,11 @@ from sidewinder.state.batch import pack
 from sidewinder.state.pool import StatePool
 from sidewinder.testing import relative_error, run_ranks, tiny_config
 
+TWO_CALLS: dict[str, Any] = {
+    "num_hidden_layers": 4, "layers_block_type": ["mamba", "mamba", "hybrid", "hybrid"],
+}  # fmt: skip
+"""Of both blocks. With random weights each call makes more of what was off before it."""
+
 CASES = [
     ("mamba", {}),
     ("falcon_mamba", {}),
@@ -22,6 +28,7 @@ CASES = [
     ("mamba2", {"n_groups": 2}),
     ("mamba2", {"n_groups": 4}),
     ("zamba", {}),
+    ("zamba2", TWO_CALLS | {"hidden_size": 48, "add_bias_linear": True}),
     ("bamba", {"attention_bias": True, "mlp_bias": True}),
     ("bamba", {"mamba_n_groups": 1}),
     ("granitemoehybrid", {}),

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ops_cases import make_case
 
+from sidewinder.ops.add_rows import add_rows
 from sidewinder.ops.concat_rms_norm import concat_rms_norm, reference, vectorized
 from sidewinder.ops.dispatch import forced
 from sidewinder.ops.gated_activation import gated_activation
@@ -51,6 +52,15 @@ def test_gates_are_rounded_once(backend):
     assert not torch.equal(expected, F.gelu(gate) * up), "rounded twice it is another"
     with forced(backend):
         assert torch.equal(gated_activation(gate, up, "gelu"), expected)
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", "native"])
+def test_a_sum_of_column_slices_is_contiguous(backend):
+    both = torch.randn(3, 10).bfloat16()
+    with forced(backend):
+        result = add_rows(both[:, :5], both[:, 5:])
+    assert torch.equal(result, both[:, :5] + both[:, 5:])
+    assert result.is_contiguous()
 
 
 @settings(max_examples=20, deadline=None)

@@ -118,6 +118,7 @@ def test_more_ranks_than_key_value_heads_share_them(size, kv_heads, queries):
         ("mamba2", {}, 9, "8 SSM heads.*1 to 8"),
         ("zamba", {}, 5, "4 attention heads.*1 to 4"),
         ("zamba", {"num_attention_heads": 1, "num_key_value_heads": 1}, 2, "valid tp: 1"),
+        ("zamba2", {}, 5, "8 SSM heads, 4 attention heads, d_ff 44.*1 to 4"),
         ("bamba", {}, 9, "8 SSM heads, 8 attention heads, d_ff 44.*1 to 8"),
         ("bamba", {"attn_layer_indices": []}, 9, "8 SSM heads, d_ff 44.*1 to 8"),
         ("bamba", {"num_attention_heads": 6, "num_key_value_heads": 2}, 7, "6 attention.*1 to 6"),

@@ -12,13 +12,19 @@ DOCS = Path(__file__).parents[3] / "docs" / "sharding.md"
 MODELS = {
     "## Mamba, Falcon-Mamba": ("mamba", {"use_bias": True}),
     "## Mamba-2": ("mamba2", {"use_bias": True}),
-    "## Zamba": ("zamba", {"mamba_proj_bias": True}),
+    "## Zamba,": ("zamba", {"mamba_proj_bias": True}),
+    "## Zamba2,": (
+        "zamba2",
+        {"add_bias_linear": True, "use_shared_attention_adapter": True, "num_mem_blocks": 1},
+    ),
     "## Bamba, Granite, Nemotron-H and Falcon-H1": (
         "bamba",
         {"mamba_proj_bias": True, "attention_bias": True, "mlp_bias": True},
     ),
 }
-BASES = {"mamba2": "mamba", "zamba": "mamba", "bamba": "mamba2"}
+BASES = {
+    "mamba2": ["mamba"], "zamba": ["mamba"], "bamba": ["mamba2"], "zamba2": ["zamba", "mamba2"],
+}  # fmt: skip
 """Whose rules a family's table leaves out."""
 
 
@@ -78,10 +84,17 @@ def test_falcon_h1_is_split_like_bamba():
     assert "layers.{i}.mixer.norm.weight" not in planned("falcon_h1", {})
 
 
+def test_all_of_zamba2_s_blocks_are_split_alike():
+    one, several = (planned("zamba2", {"num_mem_blocks": n}) for n in (1, 2))
+    for block in ("shared.0", "shared.1"):
+        for name, rule in one.items():
+            assert several[name.replace("shared", block)] == rule
+
+
 def test_tables_are_the_plan():
     plans = {}
     for (family, overrides), table in documented():
         rules = plans[family] = planned(family, overrides)
-        base = plans[BASES[family]] if family in BASES else {}
+        base = {name: rule for of in BASES.get(family, []) for name, rule in plans[of].items()}
         different = {name: rule for name, rule in rules.items() if base.get(name) != rule}
         assert table == different, family

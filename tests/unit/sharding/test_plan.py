@@ -17,6 +17,7 @@ from sidewinder.testing import TINY, tiny_config
 REPLICATED = (
     "norm.weight", "input_norm.weight", "pre_ff_norm.weight", "final_norm.weight",
     "out_proj.bias", "linear.weight", "o.bias", "down.bias", "router.weight", "router.bias",
+    "A.weight",
 )  # fmt: skip
 
 PUBLISHED = {
@@ -28,6 +29,9 @@ PUBLISHED = {
     "mamba-2.8b": (2560, 64, 5120, 16, 160, 50280),
     "falcon-mamba-7b": (4096, 64, 8192, 16, 256, 65024),
     "zamba-7b": (3712, 76, 7424, 16, 232, 32000),
+    "zamba2-1.2b": (2048, 38, 4096, 128, 0, 32000),
+    "zamba2-2.7b": (2560, 54, 5120, 64, 0, 32000),
+    "zamba2-7b": (3584, 81, 7168, 64, 0, 32000),
     "mamba2-2.7b": (2560, 64, 5120, 128, 0, 50288),
     "bamba-9b": (4096, 32, 8192, 128, 0, 128256),
     "granite-4.0-h-350m": (768, 32, 1536, 128, 0, 100352),
@@ -60,6 +64,23 @@ def test_published_sizes(name, size):
         if not isinstance(rule, Replicate):
             total = sum(local_shape(rule, shapes[name_], rank)[rule.dim] for rank in range(size))
             assert total >= shapes[name_][rule.dim]
+
+
+def test_published_shared_blocks():
+    small, middle, large = (
+        parse_model_config(SHAPES[f"zamba2-{size}"]) for size in ("1.2b", "2.7b", "7b")
+    )
+    assert small.attention.blocks == {"shared": (5, 11, 17, 23, 29, 35)}
+    assert (small.attention.adapter_rank, small.mlp.adapter_rank) == (128, 128)
+    assert middle.attention.blocks == {
+        "shared.0": (6, 18, 30, 42, 51),
+        "shared.1": (12, 24, 36, 47),
+    }
+    assert (middle.attention.adapter_rank, middle.attention.rotary) == (0, None)
+    assert (middle.attention.n_heads, middle.attention.head_dim) == (32, 160)
+    assert (large.n_heads, large.head_dim, large.n_groups) == (112, 64, 2)
+    assert len(large.attention.layers) == 13
+    assert large.attention.rotary == RotaryConfig(theta=10000.0, width=224)
 
 
 def test_published_hybrid_and_heads():
@@ -99,6 +120,9 @@ def test_published_hybrid_and_heads():
 @pytest.mark.parametrize(
     ("name", "published"),
     [
+        ("zamba2-1.2b", "1.2B"),
+        ("zamba2-2.7b", "2.66B"),
+        ("zamba2-7b", "7.4B"),
         ("bamba-9b", "9.78B"),
         ("granite-4.0-h-350m", "0.34B"),
         ("granite-4.0-h-1b", "1.5B"),

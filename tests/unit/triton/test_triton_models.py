@@ -39,6 +39,7 @@ def test_prefill_and_decode_steps(tmp_path, family):
         ("mamba2", {}),
         ("mamba2", {"n_groups": 1}),  # the norm's group is cut
         ("zamba", {}),
+        ("zamba2", {"use_shared_attention_adapter": True}),
         ("bamba", {}),
         ("granitemoehybrid", {}),
         ("nemotron_h", {"n_groups": 4}),
@@ -49,6 +50,7 @@ def test_prefill_and_decode_steps(tmp_path, family):
         "mamba2",
         "mamba2, one group",
         "zamba",
+        "zamba2",
         "bamba",
         "granite",
         "nemotron",

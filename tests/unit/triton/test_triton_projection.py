@@ -32,7 +32,7 @@ OPERATORS = {
     ("KV write",): ["store_kv"],
     ("rotate",): ["rotary"],
     ("activation", "gate"): ["gated_activation"],
-    ("mixer and attention", "experts and MLP"): ["add_rows"],
+    ("mixer and attention", "experts and MLP", "adapted"): ["add_rows"],
     ("conv",): ["causal_conv1d"],
     ("scan",): ["selective_scan", "ssd_scan"],
     ("dt_proj and scan",): ["projected_scan"],
@@ -44,6 +44,11 @@ OPERATORS = {
     ("experts in", "experts out"): ["experts"],
 }
 """Work by name, and the operators whose kernels it stands for; matrix products apart."""
+
+CHANGES = {
+    "mamba2, one group": {"n_groups": 1},
+    "zamba2, adapted attention": {"use_shared_attention_adapter": True},
+}
 
 END = {
     "gated norm", "out_proj", "out_proj bias", "squares join the sum", "mean of squares", "scale",
@@ -139,10 +144,9 @@ def prefill(config, tp, lengths, dtype):
 @DTYPES
 @pytest.mark.parametrize("n", [1, 4, 5])
 @pytest.mark.parametrize("tp", [1, 2])
-@pytest.mark.parametrize("family", [*TINY, "mamba2, one group"])
+@pytest.mark.parametrize("family", [*TINY, *CHANGES])
 def test_a_decode_step_launches_the_kernels_that_are_counted(family, tp, n, dtype):
-    family, *one_group = family.split(", ")
-    config = tiny_config(family, **({"n_groups": 1} if one_group else {}))
+    config = tiny_config(family.split(", ")[0], **CHANGES.get(family, {}))
     found = launched(decode(config, tp, n, dtype))
     works = decode_work(config, tp, n, dtype)
     for names, operators in OPERATORS.items():
@@ -176,10 +180,9 @@ def test_a_greedy_graph_launches_the_kernels_that_are_counted(family):
 @DTYPES
 @pytest.mark.parametrize("lengths", [[100], [600], [600, 700]], ids=str)
 @pytest.mark.parametrize("tp", [1, 2])
-@pytest.mark.parametrize("family", [*TINY, "mamba2, one group"])
+@pytest.mark.parametrize("family", [*TINY, *CHANGES])
 def test_a_prefill_launches_the_kernels_that_are_counted(family, tp, lengths, dtype):
-    family, *one_group = family.split(", ")
-    config = tiny_config(family, **({"n_groups": 1} if one_group else {}))
+    config = tiny_config(family.split(", ")[0], **CHANGES.get(family, {}))
     found = launched(prefill(config, tp, lengths, dtype))
     step = Step(sum(lengths), len(lengths), 0, 50.0)
     works = work_of(config, tp, step, dtype)

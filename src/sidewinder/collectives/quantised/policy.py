@@ -141,7 +141,6 @@ class Policy:
 def delta_calls(config: ModelConfig) -> dict[str, int]:
     """The sites of a model, in order, and how many sums of `[T, d_model]` each makes in a step."""
     calls = {}
-    shared = config.attention is not None and config.attention.shared
     for layer in range(config.n_layers):
         if layer in config.mixer_layers:
             calls[f"layers.{layer}.mixer.out_proj"] = 1
@@ -151,8 +150,9 @@ def delta_calls(config: ModelConfig) -> dict[str, int]:
             calls[f"layers.{layer}.mlp.down"] = 1
         if layer in config.expert_layers:
             calls[f"layers.{layer}.experts"] = 1
-    if shared:
-        calls |= {"shared.attention.o": config.n_mlp_calls, "shared.mlp.down": config.n_mlp_calls}
+    blocks = config.attention.blocks if config.attention is not None else {}
+    for block, layers in blocks.items():
+        calls |= {f"{block}.attention.o": len(layers), f"{block}.mlp.down": len(layers)}
     return calls
 
 
