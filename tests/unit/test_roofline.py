@@ -1,5 +1,7 @@
 """The matrices whose reads and products are a model's floor are those of its plan."""
 
+import re
+from fractions import Fraction
 from math import prod
 
 import pytest
@@ -12,14 +14,25 @@ from sidewinder.sharding.plan import parameter_shapes
 NO_PRODUCTS = ("embedding.weight", "lm_head.weight", "conv.weight", "A_log")
 
 
+def calls_of(parameter, config):
+    """How often a token passes it: of the experts alike, as often as they are chosen."""
+    blocks = config.attention.blocks if config.attention else {}
+    for block, layers in blocks.items():
+        if parameter.startswith(f"{block}."):
+            return len(layers)
+    if re.search(r"\.experts\.\d", parameter):
+        return Fraction(config.experts.router.n_chosen, config.experts.n_experts)
+    return 1
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_matrix_counts_as_often_as_a_token_passes_it(name):
     config = parse_model_config(SHAPES[name])
     elements = 0
     for parameter, shape in parameter_shapes(config).items():
         if len(shape) == 2 and not parameter.endswith(NO_PRODUCTS):
-            calls = len(config.attention.layers) if parameter.startswith("shared.") else 1
-            elements += calls * prod(shape)
+            elements += calls_of(parameter, config) * prod(shape)
+    assert elements == int(elements)
     work = model_work(config, element_bytes=2)
     assert sum(out * inner * count for out, inner, count in work.gemms) == elements
     assert work.flops_per_token == 2 * elements

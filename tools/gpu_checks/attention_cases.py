@@ -1,4 +1,4 @@
-"""A hybrid's shared block: attention of single tokens over pages and of prompts, and the rest."""
+"""Beside mixers: attention of single tokens over pages and of prompts, and the rest of hybrids."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,6 +7,7 @@ import torch
 from gpu_checks.case import Case, normal
 from gpu_checks.context import Context
 from sidewinder.config import ModelConfig
+from sidewinder.ops.add_rows import add_rows
 from sidewinder.ops.concat_rms_norm import concat_rms_norm
 from sidewinder.ops.gated_activation import gated_activation
 from sidewinder.ops.paged_attention import paged_attention
@@ -56,7 +57,8 @@ def prompt_attention_case(
 
 
 def block_cases(context: Context, config: ModelConfig, name: str, tokens: int) -> Iterator[Case]:
-    """The norm of residual stream and embedding, the MLP's gate, and what becomes of new keys."""
+    """The norm of residual stream and embedding, the MLP's gate, what becomes of new keys; and, in
+    other hybrids, the sum of what mixer and attention make."""
     assert config.attention is not None
     assert config.mlp is not None
     width, d_ff, item = config.d_model, config.mlp.d_ff, context.dtype.itemsize
@@ -83,8 +85,13 @@ def block_cases(context: Context, config: ModelConfig, name: str, tokens: int) -
         frequencies = torch.ones(head_dim // 2, device=context.device)
         return lambda: rotary(q, k, positions, frequencies)
 
+    def add() -> Callable[[], object]:
+        mixed, attended = normal(context, tokens, width), normal(context, tokens, width)
+        return lambda: add_rows(mixed, attended)
+
     turned = 2 * tokens * (query_heads + heads) * head_dim * item
     yield Case("memory", f"rotary, {name}", turn, turned)
+    yield Case("memory", f"add_rows, {name}", add, 3 * tokens * width * item)
     yield Case("memory", f"concat_rms_norm, {name}", norm, 6 * tokens * width * item)
     yield Case("memory", f"gated_activation, {name}", gate, 3 * tokens * d_ff * item)
     yield Case("memory", f"store_kv, {name}", store, 4 * tokens * heads * head_dim * item)

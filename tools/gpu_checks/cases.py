@@ -7,6 +7,7 @@ import torch
 from gpu_checks.attention_cases import attention_case, block_cases, prompt_attention_case
 from gpu_checks.case import Case, normal
 from gpu_checks.context import MODELS, Context
+from gpu_checks.expert_cases import expert_cases
 from sidewinder.bench.roofline import model_work
 from sidewinder.config import ModelConfig
 from sidewinder.ops.causal_conv1d import causal_conv1d
@@ -27,12 +28,14 @@ PREFILL, DECODES = 8192, (1, 32)
 
 
 def all_cases(context: Context) -> Iterator[tuple[str, Case]]:
-    """Every model's, then the codecs'."""
+    """Every model's, then the codecs', then experts'."""
     for model in MODELS:
         for case in cases(context, context.config(model)):
             yield model, case
     for case in codec_cases(context):
         yield "any", case
+    for case in expert_cases(context):
+        yield "granite-4.0-h-tiny", case
 
 
 def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
