@@ -7,10 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-try:
-    from sidewinder import _native
-except ImportError:
-    _native = None  # type: ignore[assignment]
+from sidewinder.extension import module as _native
 
 HUGE_PAGE = 2 << 20
 

@@ -1,6 +1,5 @@
 """Collectives of ranks on one machine over shared memory (native code, `csrc/shm_group.h`)."""
 
-import importlib
 import math
 import os
 from collections.abc import Sequence
@@ -9,21 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sidewinder import extension
 from sidewinder.collectives.base import Collectives, Pending, SingleRank
 from sidewinder.collectives.rank_order import sum_in_rank_order
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.parallel.group import TensorParallel
 
-
-def _load() -> Any:
-    try:
-        module = importlib.import_module("sidewinder._native")
-    except ImportError:
-        return None
-    return module if hasattr(module, "ShmGroup") and hasattr(os, "memfd_create") else None
-
-
-native = _load()
+native: Any = extension.module if hasattr(os, "memfd_create") else None
 """The native module, where it is built and the system has anonymous shared memory."""
 
 SUM_TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}

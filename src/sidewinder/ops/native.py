@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sidewinder.ops import dispatch, extension, native_attention, native_linear
+from sidewinder import extension
+from sidewinder.ops import dispatch, native_attention, native_linear
 from sidewinder.ops.add_rows import add_rows as add_operator
 from sidewinder.ops.add_rows import reference as torch_add
 from sidewinder.ops.causal_conv1d import causal_conv1d as conv_operator
@@ -251,6 +252,7 @@ if _native is not None:
     _register()
 elif dispatch.forced_backend() is None:
     logging.getLogger(__name__).warning(
-        "sidewinder was built without its native kernels (no C++ compiler?): "
-        "torch operators run instead, several times slower on a CPU"
+        "sidewinder runs without its native kernels (%s): torch operators instead, several times "
+        "slower on a CPU",
+        extension.missing,
     )

@@ -5,7 +5,7 @@ import functools
 import torch
 from torch import Tensor
 
-from sidewinder.ops.extension import module as _native
+from sidewinder.extension import module as _native
 from sidewinder.ops.paged_attention import paged_attention as paged_attention_operator
 from sidewinder.ops.paged_attention import vectorized as torch_paged_attention
 from sidewinder.ops.prompt_attention import prompt_attention as prompt_attention_operator

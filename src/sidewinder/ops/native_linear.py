@@ -7,11 +7,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from sidewinder.extension import module as _native
 from sidewinder.model_config import RouterConfig
 from sidewinder.ops.experts import experts as experts_operator
 from sidewinder.ops.experts import grouped
 from sidewinder.ops.experts.matrices import ExpertMatrices
-from sidewinder.ops.extension import module as _native
 from sidewinder.ops.gated_activation.reference import ACTIVATIONS
 from sidewinder.ops.linear import linear as linear_operator
 from sidewinder.ops.linear import vectorized as torch_linear

@@ -33,6 +33,12 @@ def test_an_unknown_level_is_an_error_that_lists_what_runs_here():
     assert "portable" in result.stderr
 
 
+def test_an_unknown_level_does_not_turn_the_kernels_off():
+    result = _run("import sidewinder.ops", SIDEWINDER_ISA="sse9")
+    assert "ValueError: SIDEWINDER_ISA=sse9" in result.stderr
+    assert "without its native kernels" not in result.stderr
+
+
 def test_the_best_level_is_the_first_that_runs_here():
     runnable = []
     for level in ALL_LEVELS:

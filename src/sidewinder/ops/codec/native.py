@@ -3,24 +3,17 @@
 Float16, rows that are not contiguous and tensors on other devices go to the reference.
 """
 
-from importlib import import_module
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from sidewinder.extension import module as _native
 from sidewinder.ops.codec import reference
 from sidewinder.ops.codec.formats import Codec
 
-try:
-    _native: Any = import_module("sidewinder._native")
-except ImportError:
-    _native = None
-
 
 def is_available() -> bool:
-    """Whether the extension module was built and has the codecs."""
-    return hasattr(_native, "codec_encode")
+    """Whether the extension module was built and can be loaded."""
+    return _native is not None
 
 
 def encode(x: Tensor, codec: Codec, stripes: int = 1) -> Tensor:
