@@ -22,6 +22,11 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+def pytest_runtest_setup():
+    """Every test draws the same numbers in every run: what fails once fails again."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def json_log(monkeypatch):
     """What a server logs, as JSON; logging is as before afterwards."""
