@@ -15,7 +15,13 @@ import torch
 from sidewinder.config import ModelConfig
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.dims import LocalDims
-from sidewinder.sharding.plan import is_float32, parameter_shapes, sharding_plan
+from sidewinder.sharding.plan import (
+    ONE_OF_EXPERTS,
+    is_float32,
+    parameter_shapes,
+    passes,
+    sharding_plan,
+)
 from sidewinder.sharding.slicing import Bands, Replicate, Rule, local_shape
 from sidewinder.sharding.traffic import collectives_of
 from sidewinder.state.spec import StateSpec
@@ -104,16 +110,6 @@ def _parameters(config: ModelConfig, size: int, dtype: torch.dtype) -> list[dict
     return rows
 
 
-def _reads_per_step(config: ModelConfig, name: str) -> int:
-    """How often a step reads the whole of a parameter."""
-    if name == "embedding.weight" and not config.tie_embeddings:
-        return 0  # a few rows only
-    blocks = config.attention.blocks if config.attention is not None else {}
-    return next(
-        (len(layers) for block, layers in blocks.items() if name.startswith(f"{block}.")), 1
-    )
-
-
 def _itemsize(name: str, dtype: torch.dtype) -> int:
     return 4 if is_float32(name) else dtype.itemsize
 
@@ -126,12 +122,11 @@ def _rank_bytes(
     state_dtype: torch.dtype,
 ) -> dict[str, int]:
     spec = StateSpec.of(config, LocalDims.of(config, tp))
+    read = [each["bytes"][tp.rank] * passes(config, each["name"]) for each in parameters]
     return {
         "rank": tp.rank,
         "weight_bytes": sum(each["bytes"][tp.rank] for each in parameters),
-        "decode_weight_bytes": sum(
-            each["bytes"][tp.rank] * _reads_per_step(config, each["name"]) for each in parameters
-        ),
+        "decode_weight_bytes": int(sum(read)),
         "state_bytes_per_sequence": spec.slot_bytes(dtype, state_dtype),
         "kv_bytes_per_token": spec.page_bytes(dtype, page_size=1),
     }
@@ -171,10 +166,12 @@ def _rank_section(ranks: list[dict[str, Any]]) -> str:
 
 
 def _parameter_lines(parameters: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """One line per kind of parameter: the same name in all layers, the same shapes and rule."""
+    """One line per kind of parameter: the same name in all layers and of all experts, the same
+    shapes and rule."""
     kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for parameter in parameters:
         generic = re.sub(r"^layers\.\d+\.", "layers.*.", parameter["name"])
+        generic = ONE_OF_EXPERTS.sub(".experts.*.", generic)
         key = (generic, str(parameter["shape"]), parameter["rule"], str(parameter["local_shapes"]))
         kinds.setdefault(key, []).append(parameter)
     return [

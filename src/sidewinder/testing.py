@@ -159,7 +159,9 @@ def _random_like(name: str, parameter: Tensor, generator: torch.Generator) -> Te
     if "embed" in name:
         return noise
     fan_in = parameter.shape[-1]
-    return noise * (0.5 if "conv1d" in name else fan_in**-0.5)
+    # Adapters add a fraction to what they adapt.
+    scale = 0.25 if "adapter_list" in name and name.endswith(".1.weight") else 1.0
+    return noise * (0.5 if "conv1d" in name else scale * fan_in**-0.5)
 
 
 def save_tiny(family: str, folder: Path, seed: int = 0, **overrides: Any) -> Path:

@@ -29,7 +29,7 @@ from sidewinder.engine.recorders import (
 )
 from sidewinder.models.base import Model
 from sidewinder.ops.dispatch import runs_triton
-from sidewinder.ops.prompt_attention import reads_lengths
+from sidewinder.ops.prompt_attention import reads_lengths, was_timed
 from sidewinder.state.batch import PackedBatch, PageTables, Sequences
 from sidewinder.state.pool import StatePool
 
@@ -204,9 +204,10 @@ def prompt_graphs_for(
     model: Model, pool: StatePool, recorder: Recorder, spare: Spare, counter: CallCounter
 ) -> PromptGraphs | None:
     """Graphs of short prompts where the operators allow them: those that are not Triton's need
-    lengths on the host, and so does a hybrid's attention in float32."""
+    lengths on the host, and so does a hybrid's attention in float32, or where its kernels have not
+    been timed."""
     if not runs_triton(pool.conv.device):
         return None
-    if pool.kv is not None and not reads_lengths(pool.kv.k.dtype):
+    if pool.kv is not None and not (reads_lengths(pool.kv.k.dtype) and was_timed()):
         return None
     return PromptGraphs(model, pool, recorder, spare, counter)

@@ -9,7 +9,7 @@ from sidewinder.config import ModelConfig
 from sidewinder.engine.decode_graphs import FEWEST_PAGES
 from sidewinder.engine.plan import SequenceStep
 from sidewinder.ops.launching import power_of_two
-from sidewinder.sharding.plan import parameter_shapes
+from sidewinder.sharding.plan import parameter_shapes, passes
 
 SINGLES = (0, 4, 16, 64, 128, 256)
 """Sequences of one token in a step, most of them decoding."""
@@ -18,8 +18,9 @@ PROMPTS = (2, 8, 32)
 FEWEST_ROWS, ROW_SIZES = 64, 16
 """Rows of a step are multiples of the first, and one of so many parts of the next power of two."""
 ROWS_TIMES_PARAMETERS = 1e11
-"""Rows of the largest step, times the parameters of a rank's part of a layer. For more an H100 is
-busy for longer than Python with the layer's launches (0.4 ms), and only padding is left."""
+"""Rows of the largest step, times the parameters of a rank's part of a layer that a token passes,
+of many experts a few. For more an H100 is busy for longer than Python with the layer's launches
+(0.4 ms), and only padding is left."""
 
 MOST_PAGES = 1024
 """Most room for KV pages: with more, attention's weights of one block of rows for all keys of the
@@ -85,7 +86,9 @@ class StepShape:
 def most_rows(config: ModelConfig, tp: int) -> int:
     """Rows of the largest step that is recorded, on every one of so many ranks."""
     shapes = parameter_shapes(config)
-    in_layers = sum(prod(shapes[name]) for name in shapes if name.startswith("layers."))
+    in_layers = sum(
+        prod(shapes[name]) * passes(config, name) for name in shapes if name.startswith("layers.")
+    )
     return int(ROWS_TIMES_PARAMETERS * config.n_layers * tp / in_layers)
 
 

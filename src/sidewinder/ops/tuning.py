@@ -67,6 +67,11 @@ def bucket(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
+def was_measured(kernel: str) -> bool:
+    """Whether the table has block sizes of a kernel for this GPU."""
+    return bool(table()) and any(key.startswith(f"{_gpu()}|{kernel}|") for key in table())
+
+
 @contextmanager
 def measuring() -> Iterator[None]:
     """Time candidates of kernels whose sizes the table lacks; needs a GPU, and waits for it."""

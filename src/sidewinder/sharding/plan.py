@@ -4,7 +4,9 @@ The tables below are the definition; docs/sharding.md explains them. Nothing fal
 "replicate": a parameter that is not listed here does not exist.
 """
 
+import re
 from collections.abc import Iterator
+from fractions import Fraction
 from math import prod
 
 import torch
@@ -27,9 +29,25 @@ FLOAT32_SUFFIXES = (
 choose experts."""
 
 
+ONE_OF_EXPERTS = re.compile(r"\.experts\.\d+\.")
+
+
 def is_float32(name: str) -> bool:
     """Whether parameter `name` is kept in float32 in every model."""
     return name.endswith(FLOAT32_SUFFIXES)
+
+
+def passes(config: ModelConfig, name: str) -> Fraction | int:
+    """How often a token passes parameter `name`: as often as blocks are called; on average, of
+    experts. Of the embedding, where it is not the head, a token reads one row."""
+    if name == "embedding.weight" and not config.tie_embeddings:
+        return 0
+    if config.experts is not None and ONE_OF_EXPERTS.search(name):
+        return Fraction(config.experts.router.n_chosen, config.experts.n_experts)
+    blocks = config.attention.blocks if config.attention is not None else {}
+    return next(
+        (len(layers) for block, layers in blocks.items() if name.startswith(f"{block}.")), 1
+    )
 
 
 def shard_bytes(config: ModelConfig, tp: TensorParallel, dtype: torch.dtype) -> int:

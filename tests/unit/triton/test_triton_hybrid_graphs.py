@@ -117,6 +117,7 @@ def test_same_answers_of_hybrids(family, tp, monkeypatch):
     """In float32, which ours multiplies under the interpreter only, against torch's attention."""
     monkeypatch.setenv(POISON_VARIABLE, "1")
     monkeypatch.setattr(prompt_graphs, "reads_lengths", lambda _: True)
+    monkeypatch.setattr(prompt_graphs, "was_timed", lambda: True)
 
     def run(_, collectives):
         return answers(family, collectives, steps=LONGER)

@@ -234,7 +234,7 @@ def test_the_graph_that_was_not_used_for_longest_makes_room(monkeypatch):
     with_empty_model(check)
 
 
-def test_only_where_operators_are_tritons_and_attention_reads_lengths():
+def test_only_where_operators_are_tritons_and_attention_reads_lengths(monkeypatch):
     def graphs(family, dtype=torch.float32):
         config = tiny_config(family)
         dims = LocalDims.of(config, SINGLE)
@@ -250,7 +250,11 @@ def test_only_where_operators_are_tritons_and_attention_reads_lengths():
         assert graphs("mamba") is not None
         assert graphs("mamba2") is not None
         assert graphs("zamba") is None, "matrix units do not multiply float32 exactly"
+        monkeypatch.setattr(prompt_graphs, "was_timed", lambda: True)
         assert graphs("zamba", torch.bfloat16) is not None
+        monkeypatch.setattr(prompt_graphs, "was_timed", lambda: False)
+        assert graphs("zamba", torch.bfloat16) is None, "no card has run its attention"
+        assert graphs("mamba", torch.bfloat16) is not None
 
 
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=4), st.integers(0, 3))
