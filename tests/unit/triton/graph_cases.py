@@ -64,7 +64,7 @@ class CountingRecorder:
 
 LAYERS = {
     "zamba": {"num_hidden_layers": 3, "attn_layer_offset": 1},
-    "bamba": {"num_hidden_layers": 3, "attn_layer_indices": [1]},
+    "bamba": {"num_hidden_layers": 2, "attn_layer_indices": [1]},
 }
 """Of the families that attend."""
 PAGES = [(slot, slot + 12, slot + 4, slot + 8) for slot in range(SLOTS)]
