@@ -103,6 +103,11 @@ def test_absent_variable_is_named(name):
         TorchrunPlace.read(environment, 2)
 
 
+def test_what_is_no_number_is_named():
+    with pytest.raises(ValueError, match="LOCAL_RANK='x' is not a number"):
+        TorchrunPlace.read(PLACE | {"LOCAL_RANK": "x"}, 2)
+
+
 def test_world_of_another_size_is_rejected():
     with pytest.raises(ValueError, match="tp=4, but torchrun started 2 ranks"):
         TorchrunPlace.read(PLACE, 4)

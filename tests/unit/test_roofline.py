@@ -6,6 +6,7 @@ from math import prod
 
 import pytest
 
+from sidewinder.bench import roofline
 from sidewinder.bench.roofline import model_work
 from sidewinder.bench.shapes import SHAPES
 from sidewinder.checkpoint.config_readers import parse_model_config
@@ -38,3 +39,10 @@ def test_every_matrix_counts_as_often_as_a_token_passes_it(name):
     assert work.flops_per_token == 2 * elements
     head = config.vocab_size * config.d_model
     assert work.bytes_per_decode_step == 2 * (elements + head)
+
+
+def test_a_measuring_process_that_fails_is_an_error_with_a_remedy(monkeypatch):
+    monkeypatch.setattr(roofline.sys, "executable", "/bin/false")
+    work = model_work(parse_model_config(SHAPES["mamba-130m"]), element_bytes=4)
+    with pytest.raises(RuntimeError, match=r"2 of 2 processes.*--no-ceilings"):
+        roofline.measure_ceilings(work, tp=2, threads=1, dtype="float32", rows=1)

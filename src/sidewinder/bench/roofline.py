@@ -116,7 +116,14 @@ def measure_ceilings(
         subprocess.Popen([*command, "--core", str(rank)], stdout=subprocess.PIPE, text=True)
         for rank in range(tp)
     ]
-    answers = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
+    outputs = [process.communicate()[0] for process in processes]
+    failed = sum(process.returncode != 0 for process in processes)
+    if failed:
+        raise RuntimeError(
+            f"{failed} of {tp} processes that measure the machine's ceilings failed (their errors "
+            "are above); --no-ceilings leaves them out"
+        )
+    answers = [json.loads(output.splitlines()[-1]) for output in outputs]
     return {
         "read_bytes_per_s": sum(answer["read_bytes_per_s"] for answer in answers),
         "gemm_flops_per_s": sum(answer["gemm_flops_per_s"] for answer in answers),

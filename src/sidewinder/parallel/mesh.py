@@ -106,7 +106,11 @@ def _connect(tp: TensorParallel, rank: int, store: Any, deadline: float) -> sock
     host, port, token = store.get(key).decode().split()
     left = max(0.001, deadline - time.monotonic())
     peer = socket.create_connection((host, int(port)), timeout=left)
-    peer.sendall(bytes.fromhex(token) + tp.rank.to_bytes(RANK_BYTES, "big"))
+    try:
+        peer.sendall(bytes.fromhex(token) + tp.rank.to_bytes(RANK_BYTES, "big"))
+    except OSError:
+        peer.close()
+        raise
     peer.settimeout(None)
     return peer
 

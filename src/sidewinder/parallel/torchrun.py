@@ -56,6 +56,9 @@ class TorchrunPlace:
                 f"launch='torchrun' needs torchrun's variables; not set: {', '.join(absent)}; "
                 f"start with: torchrun --nproc-per-node {tp} script.py"
             )
+        for name in numbers:
+            if not environment[name].isdecimal():
+                raise ValueError(f"{name}={environment[name]!r} is not a number; torchrun sets it")
         rank, size, local_rank, local_size, port = (int(environment[name]) for name in numbers)
         if size != tp:
             raise ValueError(f"tp={tp}, but torchrun started {size} ranks; make them equal")
