@@ -13,6 +13,7 @@ Family = Literal[
     "granitemoehybrid",
     "nemotron_h",
     "falcon_h1",
+    "jamba",
 ]
 Layout = Literal["transformers", "authors"]
 
@@ -172,8 +173,9 @@ class ModelConfig:
         n_groups: Mamba-2: groups of B and C; else 1.
         norm_eps: of the layer norms and the final norm (and Mamba-2's gated norm, but
             Zamba2's).
-        mixer_norm_eps: Falcon-Mamba's weightless norms on dt, B, C; Zamba2's gated norm; None
+        mixer_norm_eps: of the norms on dt, B, C (Falcon-Mamba, Jamba); Zamba2's gated norm; None
             elsewhere.
+        mixer_norm_weights: the norms on dt, B, C have weights (Jamba).
         use_bias, use_conv_bias: of in_proj/out_proj, and of the convolution.
         gated_norm: Mamba-2: whether the mixer has its gated RMSNorm (`rms_norm`).
         norm_before_gate: Mamba-2, authors' option; transformers' order is gate, then norm.
@@ -217,6 +219,7 @@ class ModelConfig:
     attention: AttentionConfig | None = None
     mlp: MLPConfig | None = None
     experts: ExpertsConfig | None = None
+    mixer_norm_weights: bool = False
     single_parts: bool = False
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0

@@ -88,6 +88,12 @@ TINY: dict[str, dict[str, Any]] = {
         "ssm_multipliers": [0.7, 1.4, 0.8, 1.2, 0.9], "mlp_multipliers": [0.9, 0.6],
         "tie_word_embeddings": False,
     },
+    "jamba": {
+        "model_type": "jamba", "vocab_size": 113, "hidden_size": 40, "num_hidden_layers": 5,
+        "intermediate_size": 44, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "num_experts": 1, "attn_layer_period": 3, "attn_layer_offset": 1, "mamba_d_state": 5,
+        "mamba_d_conv": 4, "mamba_expand": 2, "mamba_dt_rank": 3, "tie_word_embeddings": False,
+    },
 }  # fmt: skip
 """Default tiny configuration of each family, as keyword arguments of transformers' config."""
 
@@ -101,6 +107,10 @@ TINY |= {
         ],
         "n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 10,
         "moe_shared_expert_intermediate_size": 21, "routed_scaling_factor": 2.5,
+    },
+    "jamba_experts": TINY["jamba"] | {
+        "num_experts": 5, "num_experts_per_tok": 2, "expert_layer_period": 2,
+        "expert_layer_offset": 1, "intermediate_size": 18,
     },
 }  # fmt: skip
 """Families that also come with experts, so."""

@@ -30,6 +30,7 @@ OPTIONS = {"device": "cpu", "dtype": "float32", "threads": 1, "max_step_tokens":
         "nemotron_h",
         "falcon_h1",
         "granite_experts",
+        "jamba_experts",
     ],
 )
 def pair(request, tmp_path_factory):

@@ -38,7 +38,17 @@ def logits(folder, config, policy):
 
 @pytest.mark.parametrize(
     "family",
-    ["mamba", "mamba2", "zamba", "zamba2", "bamba", "granitemoehybrid", "nemotron_h", "falcon_h1"],
+    [
+        "mamba",
+        "mamba2",
+        "zamba",
+        "zamba2",
+        "bamba",
+        "granitemoehybrid",
+        "nemotron_h",
+        "falcon_h1",
+        "jamba_experts",
+    ],
 )
 def test_one_model_with_switched_sums_is_as_many_models(family, tmp_path):
     folder = save_tiny(family, tmp_path)

@@ -152,7 +152,8 @@ def projected_case(context: Context, config: ModelConfig, name: str, seqs: Seque
         ones = torch.ones(width, device=context.device)
         state = torch.randn(seqs.n_seqs, n, width, device=context.device)
         eps = config.mixer_norm_eps
-        return lambda: projected_scan(x, low, weight, eps, A, ones, z, -ones, state, seqs)
+        gain = normal(context, rank + 2 * n) if config.mixer_norm_weights else None
+        return lambda: projected_scan(x, low, weight, eps, gain, A, ones, z, -ones, state, seqs)
 
     moved = width * (rank + 3 * tokens) * context.dtype.itemsize + 8 * seqs.n_seqs * n * width
     return Case("memory", f"projected_scan, {name}", make, moved + 4.0 * n * width)

@@ -184,6 +184,38 @@ def _falcon_h1(
     }
 
 
+_JAMBA_V0_1 = {
+    "model_type": "jamba",
+    "vocab_size": 65536,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_experts": 16,
+    "num_experts_per_tok": 2,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 1,
+    "attn_layer_period": 8,
+    "attn_layer_offset": 4,
+    "mamba_d_state": 16,
+    "mamba_dt_rank": 256,
+    "tie_word_embeddings": False,
+}
+
+_JAMBA_3B = _JAMBA_V0_1 | {
+    "hidden_size": 2560,
+    "num_hidden_layers": 28,
+    "intermediate_size": 8192,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 1,
+    "num_experts": 1,
+    "attn_layer_period": 14,
+    "attn_layer_offset": 7,
+    "mamba_dt_rank": 160,
+    "tie_word_embeddings": True,
+}
+
 SHAPES: dict[str, dict[str, Any]] = {
     "mamba-130m": _mamba(768, 24),
     "mamba-370m": _mamba(1024, 48),
@@ -220,6 +252,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "falcon-h1-3b": _falcon_h1(2560, 32, 6144, (10, 2), 32),
     "falcon-h1-7b": _falcon_h1(3072, 44, 12288, (12, 2), 24, vocab_size=130049),
     "falcon-h1-34b": _falcon_h1(5120, 72, 21504, (20, 4), 32, vocab_size=261120, n_groups=2),
+    "jamba-v0.1": _JAMBA_V0_1,
+    "jamba-reasoning-3b": _JAMBA_3B,
 }
 """Name to config.json. The `-790m` shapes of Falcon-Mamba and Zamba are not published: they are
 these families at mamba-790m's width, for comparing families at one size. Zamba2's sizes are those
@@ -229,7 +263,8 @@ multipliers, no speed depends on. Nemotron-H's are the defaults of its class, it
 that of NVIDIA's recipe; Nemotron-3-Nano's those of its model card. Falcon-H1's depths, widths,
 heads and states are those of transformers' page about it; the MLPs' widths and the 34b's groups are
 those that make the published numbers of parameters; no speed depends on the multipliers, as long as
-embedding and logits have one."""
+embedding and logits have one. Jamba's sizes are those of their configurations; Jamba-1.5-Mini has
+those of v0.1."""
 
 
 def is_shape(model: str) -> bool:

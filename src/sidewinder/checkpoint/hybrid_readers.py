@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from sidewinder.checkpoint.config_values import UNLIMITED, ConfigValues
 from sidewinder.checkpoint.falcon_h1 import falcon_h1
+from sidewinder.checkpoint.jamba import jamba
 from sidewinder.checkpoint.mamba2_hybrids import bamba, granite
 from sidewinder.checkpoint.nemotron import nemotron_h
 from sidewinder.checkpoint.zamba2 import listed_hybrids, mlp_activation, wide_input, zamba2
@@ -81,5 +82,6 @@ HYBRIDS: dict[str, Callable[[ConfigValues], ModelConfig]] = {
     "granitemoehybrid": granite,
     "nemotron_h": nemotron_h,
     "falcon_h1": falcon_h1,
+    "jamba": jamba,
 }
 """By `model_type`."""

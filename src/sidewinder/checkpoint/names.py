@@ -209,14 +209,14 @@ _GRANITE = _BAMBA | {
 
 
 def _bamba_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
-    return _mamba2_hybrid(config, name, _BAMBA)
+    return _hybrid(config, name, _BAMBA)
 
 
 def _granite_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
     """As Bamba, by other names; gate and up are bands of one matrix, and all experts one tensor."""
     if ".experts." in name:
         return _granite_experts(config, name)
-    keys, layout = _mamba2_hybrid(config, name, _GRANITE)
+    keys, layout = _hybrid(config, name, _GRANITE)
     if config.mlp is not None and name.endswith(("mlp.gate.weight", "mlp.up.weight")):
         layout = _gate_or_up(config.mlp.d_ff, name)
     return keys, layout
@@ -246,10 +246,10 @@ def _gate_or_up(d_ff: int, name: str) -> RowsOf:
     return RowsOf(d_ff if name.endswith("up.weight") else 0, 2 * d_ff)
 
 
-def _mamba2_hybrid(
+def _hybrid(
     config: ModelConfig, name: str, modules: dict[str, str]
 ) -> tuple[tuple[str, ...], Layout]:
-    """Of layers with a Mamba-2 mixer or attention; `modules`: stored names of the rest."""
+    """Of layers with a mixer or attention; `modules`: stored names of the rest."""
     keys = _top_keys(config, ("model.embed_tokens.weight",))
     keys["final_norm.weight"] = (f"model.{modules['final_norm']}.weight",)
     if name in keys:
@@ -257,7 +257,8 @@ def _mamba2_hybrid(
     _, layer, part = name.split(".", 2)
     prefix = f"model.layers.{layer}"
     if part.startswith("mixer."):
-        stored, layout = _mamba2_mixer(part.removeprefix("mixer."))
+        mixer = _mamba2_mixer if config.is_mamba2 else _jamba_mixer
+        stored, layout = mixer(part.removeprefix("mixer."))
         return (f"{prefix}.mamba.{stored}",), layout
     module, kind = part.rsplit(".", 1)
     return (f"{prefix}.{modules[module]}.{kind}",), _plain(part)
@@ -309,9 +310,33 @@ def _nemotron_keys(name: str) -> tuple[str, ...]:
 
 def _falcon_h1_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
     """As Bamba, and every layer has all parts; stored without their multipliers."""
-    keys, layout = _mamba2_hybrid(config, name, _BAMBA)
+    keys, layout = _hybrid(config, name, _BAMBA)
     multipliers = multipliers_of(config, name)
     return keys, Multiplied(layout, multipliers) if multipliers else layout
+
+
+def _jamba_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout]:
+    """As Bamba, with Mamba-1 mixers; every expert is stored by itself."""
+    layer, found, part = name.partition(".experts.")
+    if not found:
+        return _hybrid(config, name, _BAMBA)
+    prefix = f"model.{layer}.feed_forward"
+    if part == "router.weight":
+        return (f"{prefix}.router.weight",), Plain()
+    number, matrix, kind = part.split(".")
+    return (f"{prefix}.experts.{number}.{matrix}_proj.{kind}",), _plain(part)
+
+
+_JAMBA_NORMS = {
+    f"{name}_norm.weight": f"{name.lower()}_layernorm.weight" for name in ("dt", "B", "C")
+}
+
+
+def _jamba_mixer(part: str) -> tuple[str, Layout]:
+    if part == "A_log":
+        return part, Transposed()
+    stored, layout = _mamba2_mixer(part)
+    return _JAMBA_NORMS.get(part, stored), layout
 
 
 def _mamba2_mixer(part: str) -> tuple[str, Layout]:
@@ -327,5 +352,6 @@ _FINDERS = {
     "granitemoehybrid": _granite_source,
     "nemotron_h": _nemotron_source,
     "falcon_h1": _falcon_h1_source,
+    "jamba": _jamba_source,
 }
 """By family; the others are named alike."""

@@ -15,7 +15,8 @@ DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 DESCRIPTION = """\
 Run selective state-space language models (Mamba, Falcon-Mamba, Mamba-2, Zamba, Zamba2, Bamba,
-Granite-4.0-H, Nemotron-H, Falcon-H1), tensor-parallel over any number of ranks, on CPUs or GPUs."""
+Granite-4.0-H, Nemotron-H, Falcon-H1, Jamba), tensor-parallel over any number of ranks, on CPUs or
+GPUs."""
 
 EXAMPLES = """\
 examples:

@@ -1,4 +1,4 @@
-"""The Mamba-1 mixer on one rank: Mamba, Falcon-Mamba and Zamba differ only in its small pieces.
+"""The Mamba-1 mixer on one rank: Mamba, Falcon-Mamba, Zamba and Jamba differ only in small pieces.
 
     x, z = in_proj(u)                     channels of this rank
     x    = silu(conv(x))
@@ -6,7 +6,7 @@
     y    = scan(x, dt_proj(dt), B, C) * silu(z)
     out  = out_proj(y)                    summed over all ranks (collective #2)
 
-A *head* has its own dt, B and C. Mamba and Falcon-Mamba have one; Zamba has several, and a rank
+A *head* has its own dt, B and C. Most models have one; Zamba has several, and a rank
 holds whole heads, a part of one, or pieces of neighbours (`LocalDims.head_pieces`).
 """
 
@@ -43,6 +43,12 @@ class HeadScan:
         # One head over all local channels, as most models have: nothing to cut at each step.
         self.is_whole = channels == slice(0, weights["D"].shape[0])
         self.norm_eps = config.mixer_norm_eps
+        # Side by side, as x_proj makes what they are the norms' weights of.
+        self.norm_weight = (
+            torch.cat([weights[f"{name}_norm.weight"] for name in ("dt", "B", "C")])
+            if config.mixer_norm_weights
+            else None
+        )
         self.x_proj = columns_of(weights.matrix("x_proj.weight"), channels)
         self.dt_proj = rows_of(weights.matrix("dt_proj.weight"), channels)
         self.dt_bias = weights["dt_proj.bias"][channels]
@@ -68,6 +74,7 @@ class HeadScan:
             dt_b_c,
             self.dt_proj,
             self.norm_eps,
+            self.norm_weight,
             self.A,
             self.D,
             self._mine(z),

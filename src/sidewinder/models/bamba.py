@@ -13,7 +13,7 @@ enter as they are, the embedding times 1/m, and a norm of it is the model's with
 Deltas of halves of a chunk are not hidden here: attention sees the whole chunk.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +24,12 @@ from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
 from sidewinder.layers.attention import MLP, Attention, mlp_of
 from sidewinder.layers.experts import MixtureOfExperts
+from sidewinder.layers.mamba1 import Mamba1Mixer
 from sidewinder.layers.mamba2 import Mamba2Mixer
 from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.parallel_block import ParallelBlock
 from sidewinder.layers.rotary import Rotary, Rotation
-from sidewinder.layers.weights import Weight
+from sidewinder.layers.weights import Weight, Weights
 from sidewinder.models.base import Index, Model
 from sidewinder.ops.launching import slots_at_rest
 from sidewinder.ops.rms_norm import rms_norm
@@ -50,7 +51,7 @@ class Part:
     """
 
     norm: Tensor
-    module: Mamba2Mixer | Attention | ParallelBlock | MLP | MixtureOfExperts
+    module: Mamba1Mixer | Mamba2Mixer | Attention | ParallelBlock | MLP | MixtureOfExperts
     site: str
     place: int = 0
 
@@ -81,19 +82,23 @@ class Bamba(Model):
         self.rotary = Rotary(rotary, self.final_norm.device) if rotary else None
         self.embedding_scale = config.embedding_multiplier / config.residual_multiplier
         self.eps = config.norm_eps / config.residual_multiplier**2
+        under = [self.weights.under(f"layers.{index}.mixer") for index in config.mixer_layers]
+        self.mixers = self.make_mixers(under)
         self.parts = [part for index in range(config.n_layers) for part in self._layer(index)]
 
     def _layer(self, index: int) -> Iterator[Part]:
         config, name = self.config, f"layers.{index}"
         weights, norm = self.weights.under(name), self.weights[f"{name}.norm.weight"]
-        mixer = attention = None
-        if index in config.mixer_layers:
-            mixer = Mamba2Mixer(config, self.dims, weights.under("mixer"), self.collectives)
+        attention = None
         if index in config.attention_layers and config.attention is not None:
             attention = Attention(config.attention, weights.under("attention"), self.collectives)
-        if mixer is not None:
-            module = mixer if attention is None else ParallelBlock(mixer, attention)
+        if index in config.mixer_layers:
             place = config.mixer_layers.index(index)
+            mixer = self.mixers[place]
+            module: Mamba1Mixer | Mamba2Mixer | ParallelBlock = mixer
+            if attention is not None:
+                assert isinstance(mixer, Mamba2Mixer), "attention stands beside Mamba-2 mixers only"
+                module = ParallelBlock(mixer, attention)
             yield Part(norm, module, f"{name}.mixer.out_proj", place)
         elif attention is not None:
             place = config.attention_layers.index(index)
@@ -105,6 +110,10 @@ class Bamba(Model):
         elif index in config.expert_layers and config.experts is not None:
             experts = MixtureOfExperts(config.experts, weights.under("experts"), self.collectives)
             yield Part(second, experts, f"{name}.experts")
+
+    def make_mixers(self, weights: list[Weights]) -> Sequence[Mamba1Mixer | Mamba2Mixer]:
+        """The mixers of all layers that have one, each from its own weights."""
+        return [Mamba2Mixer(self.config, self.dims, each, self.collectives) for each in weights]
 
     def embed(self, token_ids: Tensor) -> Tensor:
         embedded = super().embed(token_ids)
@@ -142,7 +151,7 @@ def _beside(part: Part, step: Step) -> tuple[Any, ...]:
     """What the module of a part is called with after the normed stream."""
     if isinstance(part.module, MLP | MixtureOfExperts):
         return (step.seqs,)
-    if isinstance(part.module, Mamba2Mixer):
+    if isinstance(part.module, Mamba1Mixer | Mamba2Mixer):
         return step.pool.layer(part.place), step.seqs
     assert step.pool.kv is not None, "the pool of a model that attends has KV pages"
     if isinstance(part.module, Attention):

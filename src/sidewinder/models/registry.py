@@ -11,6 +11,7 @@ from sidewinder.models.base import Model
 from sidewinder.models.falcon_h1 import FalconH1
 from sidewinder.models.falcon_mamba import FalconMamba
 from sidewinder.models.granite_hybrid import GraniteHybrid
+from sidewinder.models.jamba import Jamba
 from sidewinder.models.mamba import Mamba
 from sidewinder.models.mamba2 import Mamba2
 from sidewinder.models.nemotron_h import NemotronH
@@ -28,6 +29,7 @@ MODELS: dict[str, type[Model]] = {
     "granitemoehybrid": GraniteHybrid,
     "nemotron_h": NemotronH,
     "falcon_h1": FalconH1,
+    "jamba": Jamba,
 }
 
 

@@ -117,7 +117,8 @@ def _layer(config: ModelConfig, layer: int, size: int) -> Iterator[Entry]:
 
 
 def _mamba1_mixer(config: ModelConfig, size: int) -> Iterator[Entry]:
-    """Mamba, Falcon-Mamba, Zamba: everything follows the channels."""
+    """Mamba, Falcon-Mamba, Zamba, Jamba: everything follows the channels, but for norms on what all
+    of a head's channels share."""
     d_inner, d_model, n = config.d_inner, config.d_model, config.d_state
     shares = channel_shares(config, size)
     rows, columns = Split(0, "channel", shares), Split(1, "channel", shares)
@@ -129,6 +130,9 @@ def _mamba1_mixer(config: ModelConfig, size: int) -> Iterator[Entry]:
     if config.use_conv_bias:
         yield "conv.bias", (d_inner,), rows
     yield "x_proj.weight", (config.dt_rank + 2 * n, d_inner), columns
+    if config.mixer_norm_weights:
+        for name, width in (("dt", config.dt_rank), ("B", n), ("C", n)):
+            yield f"{name}_norm.weight", (width,), Replicate()
     yield "dt_proj.weight", (d_inner, config.dt_rank), rows
     yield "dt_proj.bias", (d_inner,), rows
     yield "A_log", (n, d_inner), columns

@@ -225,7 +225,7 @@ def test_json_without_end_is_refused_by_the_files_name(text, tmp_path):
     [
         (
             {"model_type": "llama"},
-            "model_type='llama'.*mamba, .*, granitemoehybrid, nemotron_h, falcon_h1",
+            "model_type='llama'.*mamba, .*, granitemoehybrid, nemotron_h, falcon_h1, jamba",
         ),
         ({"hidden_size": 3}, "neither `model_type`.*supported architectures: mamba"),
         ({"model_type": "mamba", "quantization_config": {"bits": 4}}, "quantised"),

@@ -96,6 +96,21 @@ def expected_falcon_h1(stored, layer):
     }
 
 
+def expected_jamba(stored, layer):
+    mixer = f"model.layers.{layer}.mamba."
+    if mixer + "D" not in stored:
+        return {}
+    names = (
+        "in_proj.weight", "x_proj.weight", "dt_proj.weight", "dt_proj.bias", "D", "out_proj.weight",
+    )  # fmt: skip
+    ours = {name: stored[mixer + name] for name in names}
+    for name in ("dt", "B", "C"):
+        ours[f"{name}_norm.weight"] = stored[f"{mixer}{name.lower()}_layernorm.weight"]
+    ours["conv.weight"] = stored[mixer + "conv1d.weight"][:, 0].T
+    ours["A_log"] = stored[mixer + "A_log"].T
+    return ours
+
+
 EXPECTED = {
     "mamba": expected_mamba,
     "falcon_mamba": expected_mamba,
@@ -108,6 +123,8 @@ EXPECTED = {
     "granite_experts": expected_mamba2_hybrid,
     "nemotron_experts": expected_nemotron,
     "falcon_h1": expected_falcon_h1,
+    "jamba": expected_jamba,
+    "jamba_experts": expected_jamba,
 }
 
 
@@ -144,6 +161,8 @@ VARIANTS = [
     ("falcon_h1", {"mamba_rms_norm": True, "mamba_proj_bias": True, "projectors_bias": True}),
     ("falcon_h1", {"mamba_n_groups": 1, "attention_bias": True, "mlp_bias": True}),
     ("bamba", {"mamba_n_groups": 1, "num_key_value_heads": 8, "tie_word_embeddings": True}),
+    ("jamba", {"mamba_proj_bias": True, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+    ("jamba_experts", {"mamba_conv_bias": False}),
 ]
 
 

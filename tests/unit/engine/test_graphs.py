@@ -119,7 +119,17 @@ def test_padded_equals_unpadded(family, tp, kind):
 
 
 @pytest.mark.parametrize(
-    "family", ["mamba", "zamba", "zamba2", "bamba", "nemotron_h", "falcon_h1", "granite_experts"]
+    "family",
+    [
+        "mamba",
+        "zamba",
+        "zamba2",
+        "bamba",
+        "nemotron_h",
+        "falcon_h1",
+        "granite_experts",
+        "jamba_experts",
+    ],
 )
 def test_padding_touches_the_spare_slot_and_page_only(family):
     config = tiny_config(family)

@@ -26,6 +26,8 @@ HYBRIDS = (
     "nemotron_h",
     "granite_experts",
     "nemotron_experts",
+    "jamba",
+    "jamba_experts",
 )
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 

@@ -137,6 +137,25 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "mamba_norm_before_gate": True, "vocab_size": 53, "num_hidden_layers": 2,
          "attention_bias": True},
     ),
+    "jamba": ("jamba", {}),
+    "jamba-odd": (
+        "jamba",
+        {"hidden_size": 26, "num_attention_heads": 13, "num_key_value_heads": 1,
+         "attn_layer_period": 2, "attn_layer_offset": 0, "mamba_dt_rank": 1, "mamba_d_conv": 2,
+         "mamba_d_state": 7, "mamba_conv_bias": False, "mamba_proj_bias": True,
+         "mamba_expand": 3, "rms_norm_eps": 0.1, "intermediate_size": 29, "vocab_size": 53,
+         "tie_word_embeddings": True},
+    ),
+    "jamba-experts": ("jamba_experts", {}),
+    "jamba-all-experts": (
+        "jamba_experts",
+        {"expert_layer_period": 1, "expert_layer_offset": 0, "num_experts": 9,
+         "num_experts_per_tok": 3, "intermediate_size": 7, "attn_layer_offset": 0,
+         "num_key_value_heads": 8, "mamba_dt_rank": 7},
+    ),
+    "jamba-without-attention": (
+        "jamba_experts", {"attn_layer_offset": 5, "attn_layer_period": 9, "mamba_d_conv": 3},
+    ),
     "bamba-without-attention": (
         "bamba", {"attn_layer_indices": None, "num_hidden_layers": 2, "mamba_n_groups": 4},
     ),
@@ -149,6 +168,12 @@ def _random_experts(family: str, draw: random.Random) -> dict[str, Any]:
     chosen = {"num_experts_per_tok": n_chosen}
     if family == "granite_experts":
         return chosen | {"num_local_experts": n_experts, "intermediate_size": d_ff}
+    if family == "jamba_experts":
+        period = draw.randrange(1, 4)
+        return chosen | {
+            "num_experts": n_experts, "intermediate_size": d_ff, "expert_layer_period": period,
+            "expert_layer_offset": draw.randrange(period),
+        }  # fmt: skip
     kinds = ["linear_attention", "moe", *draw.choices((*NEMOTRON_KINDS, "moe"), k=3)]
     return chosen | {
         "layers_block_type": draw.sample(kinds, 5), "n_routed_experts": n_experts,
@@ -228,6 +253,18 @@ def random_case(family: str, seed: int) -> dict[str, Any]:
             "head_dim": draw.randrange(4, 12), "intermediate_size": draw.randrange(8, 50),
             "use_bias": draw.random() < 0.5, "use_conv_bias": draw.random() < 0.5,
             "mlp_bias": draw.random() < 0.5, "time_step_min": draw.choice([0.001, 0.1]),
+        }  # fmt: skip
+    if family == "jamba":
+        kv_heads, per_kv = draw.choice([1, 2, 4, 5]), draw.choice([4, 5])
+        period = draw.randrange(2, 6)
+        return common | {
+            "hidden_size": kv_heads * per_kv * draw.randrange(1, 4), "num_hidden_layers": 5,
+            "num_attention_heads": kv_heads * per_kv, "num_key_value_heads": kv_heads,
+            "attn_layer_period": period, "attn_layer_offset": draw.randrange(period),
+            "mamba_d_state": draw.randrange(1, 9), "mamba_d_conv": draw.randrange(2, 5),
+            "mamba_dt_rank": draw.randrange(1, 8), "mamba_expand": draw.randrange(1, 4),
+            "mamba_proj_bias": draw.random() < 0.5, "mamba_conv_bias": draw.random() < 0.5,
+            "intermediate_size": draw.randrange(8, 50), "rms_norm_eps": draw.choice([1e-6, 0.1]),
         }  # fmt: skip
     if family == "falcon_h1":
         groups, per_group, head_dim = draw.choice([(1, 5, 4), (2, 3, 4), (5, 1, 6), (3, 2, 2)])

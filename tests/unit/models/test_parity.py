@@ -183,6 +183,7 @@ def test_zambas_heads_need_no_or_a_smaller_x_proj_sum(checkpoint_of, tp, groups)
 def test_an_unknown_family_lists_those_that_exist(checkpoint_of):
     config = checkpoint_of("mamba", *CASES["mamba"]).config
     with pytest.raises(
-        ValueError, match=r"'rwkv'.*mamba, .*, bamba, granitemoehybrid, nemotron_h, falcon_h1"
+        ValueError,
+        match=r"'rwkv'.*mamba, .*, bamba, granitemoehybrid, nemotron_h, falcon_h1, jamba",
     ):
         build_model(replace(config, family="rwkv"), TensorParallel(), {}, SingleRank())

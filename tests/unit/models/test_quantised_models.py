@@ -35,6 +35,8 @@ CASES = [
     ("nemotron_h", {"mlp_bias": True}),
     ("falcon_h1", {}),
     ("falcon_h1", {"mamba_n_groups": 1, "mamba_rms_norm": True, "attention_bias": True}),
+    ("jamba", {"mamba_proj_bias": True}),
+    ("jamba_experts", {}),
 ]
 
 
@@ -90,6 +92,7 @@ def test_only_deltas_are_quantised(family, overrides, size):
         ("granitemoehybrid", {"mamba_n_groups": 4}),
         ("nemotron_h", {"n_groups": 4}),
         ("falcon_h1", {}),
+        ("jamba_experts", {}),
     ],
 )
 def test_deltas_are_decoded_added_and_normed_in_one_pass(monkeypatch, family, overrides, size):
@@ -107,7 +110,7 @@ def test_deltas_are_decoded_added_and_normed_in_one_pass(monkeypatch, family, ov
     assert len(fused) == size * len(delta_sites(config))
 
 
-@pytest.mark.parametrize("family", ["mamba", "bamba", "nemotron_h", "falcon_h1"])
+@pytest.mark.parametrize("family", ["mamba", "bamba", "nemotron_h", "falcon_h1", "jamba_experts"])
 def test_so_are_those_of_single_sites(monkeypatch, tmp_path, family):
     fused, one_pass = [], all_reduce.decode_rms_norm
 

@@ -11,6 +11,7 @@ from sidewinder.ops.experts.matrices import ExpertMatrices
 ROUTERS = {
     "softmax": (7, RouterConfig(n_chosen=2)),
     "softmax-of-all": (5, RouterConfig(n_chosen=5, normalised=False)),
+    "softmax-of-some": (16, RouterConfig(n_chosen=2, normalised=False)),
     "one": (1, RouterConfig(n_chosen=1)),
     "sigmoid": (33, RouterConfig(n_chosen=6, scores="sigmoid", has_bias=True, scale=2.5)),
     "groups": (

@@ -109,7 +109,9 @@ def test_hidden_sums_are_never_slower_and_bounded_by_free_links():
     assert free.tpot < hidden.tpot < plain.tpot
 
 
-@pytest.mark.parametrize("name", ["zamba-7b", "zamba2-7b", "bamba-9b", "granite-4.0-h-1b"])
+@pytest.mark.parametrize(
+    "name", ["zamba-7b", "zamba2-7b", "bamba-9b", "granite-4.0-h-1b", "jamba-v0.1"]
+)
 def test_hybrids_hide_no_deltas(name):
     """Their attention sees the whole chunk (`models/bamba.py`, `models/zamba.py`)."""
     of = {"config": parse_model_config(SHAPES[name])}

@@ -51,6 +51,7 @@ def test_matrices_are_those_that_a_decode_step_reads(family, tp, fuses):
         "bamba-9b",
         "nemotron-h-8b",
         "falcon-h1-7b",
+        "jamba-reasoning-3b",
     ],
 )
 def test_a_decode_step_moves_weights_and_twice_the_state(name):

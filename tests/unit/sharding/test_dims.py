@@ -126,6 +126,8 @@ def test_more_ranks_than_key_value_heads_share_them(size, kv_heads, queries):
         ("falcon_h1", {}, 9, "8 SSM heads, 8 attention heads, d_ff 44.*1 to 8"),
         ("granite_experts", {"intermediate_size": 3}, 4, "' d_ff 3, d_ff 36 beside.*1 to 3"),
         ("nemotron_experts", {"moe_shared_expert_intermediate_size": 2}, 3, "d_ff 2 bes.*1 to 2"),
+        ("jamba", {}, 9, "80 channels, 8 attention heads, d_ff 44.*1 to 8"),
+        ("jamba_experts", {"intermediate_size": 3}, 4, "d_ff 3, experts' d_ff 3\\).*1 to 3"),
         ("mamba", {}, 49, "48 channels.*1 to 48"),
         ("mamba", {"vocab_size": 9}, 10, "vocabulary 9.*1 to 9"),
         ("mamba", {}, 0, "1 to 48"),

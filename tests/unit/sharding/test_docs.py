@@ -21,9 +21,11 @@ MODELS = {
         "bamba",
         {"mamba_proj_bias": True, "attention_bias": True, "mlp_bias": True},
     ),
+    "## Jamba,": ("jamba", {"mamba_proj_bias": True}),
 }
 BASES = {
     "mamba2": ["mamba"], "zamba": ["mamba"], "bamba": ["mamba2"], "zamba2": ["zamba", "mamba2"],
+    "jamba": ["bamba", "mamba"],
 }  # fmt: skip
 """Whose rules a family's table leaves out."""
 
@@ -63,10 +65,11 @@ def test_what_nemotron_has_is_split_like_bamba():
 EXPERTS = [
     ("granite_experts", {}),
     ("nemotron_experts", {"mlp_bias": True}),
+    ("jamba_experts", {}),
 ]
 
 
-def test_the_table_of_experts_is_the_plan_of_both():
+def test_the_table_of_experts_is_the_plan_of_all():
     text = DOCS.read_text(encoding="utf-8").split("## Experts")[1].split("## ")[0]
     table = dict(re.findall(r"^\| `([^`|]+)` \| ([^|]+) \|$", text, re.MULTILINE))
     found = {}

@@ -43,6 +43,8 @@ PUBLISHED = {
     "falcon-h1-3b": (2560, 32, 4096, 256, 0, 65537),
     "falcon-h1-7b": (3072, 44, 3072, 256, 0, 130049),
     "falcon-h1-34b": (5120, 72, 4096, 256, 0, 261120),
+    "jamba-v0.1": (4096, 32, 8192, 16, 256, 65536),
+    "jamba-reasoning-3b": (2560, 28, 5120, 16, 160, 65536),
 }
 
 
@@ -115,6 +117,12 @@ def test_published_hybrid_and_heads():
     assert (falcon.n_heads, falcon.head_dim, falcon.n_groups) == (32, 128, 2)
     assert falcon.attention is not None
     assert falcon.mixer_layers == falcon.attention_layers == falcon.mlp_layers == tuple(range(72))
+    mini, small = (parse_model_config(SHAPES[f"jamba-{size}"]) for size in ("v0.1", "reasoning-3b"))
+    assert mini.attention_layers == (4, 12, 20, 28)
+    assert mini.expert_layers == tuple(range(1, 32, 2))
+    assert mini.mlp_layers == tuple(range(0, 32, 2))
+    assert (small.attention_layers, small.expert_layers) == ((7, 21), ())
+    assert (small.attention.n_kv_heads, small.attention.head_dim) == (1, 128)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +143,8 @@ def test_published_hybrid_and_heads():
         ("falcon-h1-3b", "3.15B"),
         ("falcon-h1-7b", "7.59B"),
         ("falcon-h1-34b", "33.6B"),
+        ("jamba-v0.1", "51.6B"),
+        ("jamba-reasoning-3b", "3.0B"),
     ],
 )
 def test_published_numbers_of_parameters(name, published):

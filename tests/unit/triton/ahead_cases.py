@@ -80,13 +80,14 @@ def uncut(dtype: torch.dtype) -> None:
     selective_scan(x, x, torch.empty(n, width), b, b, vector, x, vector, state, seqs)
 
 
-def projected(dtype: torch.dtype, eps: float | None = 1e-6) -> None:
+def projected(dtype: torch.dtype, eps: float | None = 1e-6, weighted: bool = False) -> None:
     seqs, (width, n, rank) = pack([[0], [0]], [2, 0]).seqs, (8192, 16, 256)
     x, low = torch.empty(2, width, dtype=dtype), torch.empty(2, rank + 2 * n, dtype=dtype)
+    gain = torch.empty(rank + 2 * n, dtype=dtype) if weighted else None
     for index in range(len(PROJECTED)):
         with candidate(index):
             projected_scan(
-                x, low, torch.empty(width, rank, dtype=dtype), eps, torch.empty(n, width),
+                x, low, torch.empty(width, rank, dtype=dtype), eps, gain, torch.empty(n, width),
                 torch.empty(width), x, torch.empty(width), torch.empty(3, n, width), seqs,
             )  # fmt: skip
 
@@ -247,6 +248,7 @@ def _cases(dtype: torch.dtype, kind: str, capabilities: list[int]) -> dict[str, 
         "row": row,
         "experts": experts_of,
         "projected": projected,
+        "projected, weighted norms": partial(projected, weighted=True),
     }
     return {f"{name} {kind}": (partial(f, dtype), capabilities) for name, f in functions.items()}
 

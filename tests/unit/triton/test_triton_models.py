@@ -47,6 +47,7 @@ def test_prefill_and_decode_steps(tmp_path, family):
         ("nemotron_experts", {}),
         ("falcon_h1", {}),
         ("falcon_h1", {"mamba_n_groups": 1, "mamba_rms_norm": True, "attention_bias": True}),
+        ("jamba_experts", {}),
     ],
     ids=[
         "mamba2",
@@ -60,6 +61,7 @@ def test_prefill_and_decode_steps(tmp_path, family):
         "nemotron, experts",
         "falcon-h1",
         "falcon-h1, one group",
+        "jamba, experts",
     ],
 )
 def test_two_ranks(tmp_path, family, changes):

@@ -11,13 +11,16 @@ from sidewinder.testing import assert_close
 SMALL = {"projected_scan": {"block_d": 16, "num_warps": 1}}
 
 
-def arguments_of(case, channels, states, rank, dtype, eps=None, gated=True, biased=True):
+def arguments_of(
+    case, channels, states, rank, dtype, eps=None, gated=True, biased=True, weighted=False
+):
     tokens = case.seqs.n_tokens
     return {
         "x": case.strided(tokens, channels, dtype=dtype),
         "low": case.strided(tokens, rank + 2 * states, dtype=dtype),
         "dt_proj": case.strided(channels, rank, dtype=dtype),
         "norm_eps": eps,
+        "norm_weight": case.randn(rank + 2 * states).to(dtype) if weighted else None,
         "A": -torch.exp(case.strided(states, channels)),
         "D": case.randn(channels),
         "z": case.strided(tokens, channels, dtype=dtype) if gated else None,
@@ -45,35 +48,38 @@ def check(run, case, arguments, channels, states, dtype, state_dtype, into=False
 @DTYPES
 @pytest.mark.parametrize("into", [False, True], ids=["new", "into columns"])
 @pytest.mark.parametrize(
-    ("lengths", "channels", "states", "rank", "eps", "gated", "biased", "state_dtype"),
+    ("lengths", "channels", "states", "rank", "eps", "weighted", "gated", "biased", "state_dtype"),
     [
-        ([1], 19, 16, 7, None, True, True, torch.float32),
-        ([1, 1, 1], 9, 5, 16, 1e-6, True, True, torch.float32),
-        ([1, 1, 1, 1], 17, 1, 1, 1e-3, False, False, torch.bfloat16),
+        ([1], 19, 16, 7, None, False, True, True, torch.float32),
+        ([1, 1, 1], 9, 5, 16, 1e-6, False, True, True, torch.float32),
+        ([1, 1, 1], 9, 5, 13, 1e-6, True, True, True, torch.float32),
+        ([1, 1, 1, 1], 17, 1, 1, 1e-3, False, False, False, torch.bfloat16),
     ],
     ids=str,
 )
 def test_single_tokens_are_the_reference(
-    dtype, lengths, channels, states, rank, eps, gated, biased, state_dtype, into
+    dtype, lengths, channels, states, rank, eps, weighted, gated, biased, state_dtype, into
 ):
     case = make_case(lengths, seed=channels)
-    arguments = arguments_of(case, channels, states, rank, dtype, eps, gated, biased)
+    arguments = arguments_of(case, channels, states, rank, dtype, eps, gated, biased, weighted)
     with overridden(**SMALL):
         check(triton.projected_scan, case, arguments, channels, states, dtype, state_dtype, into)
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["weightless", "weighted"])
 @pytest.mark.parametrize("lengths", [[1, 3], [4, 9], [1] * 5])
-def test_other_batches_go_by_parts(lengths):
+def test_other_batches_go_by_parts(lengths, weighted):
     case = make_case(lengths, seed=1)
-    arguments = arguments_of(case, 9, 4, 5, torch.float32, eps=1e-5)
+    arguments = arguments_of(case, 9, 4, 5, torch.float32, eps=1e-5, weighted=weighted)
     for run in (triton.projected_scan, parts.projected_scan):
         for into in (False, True):
             check(run, case, arguments, 9, 4, torch.float32, torch.float32, into)
 
 
-def test_a_few_single_tokens_are_one_launch():
+@pytest.mark.parametrize("weighted", [False, True], ids=["weightless", "weighted"])
+def test_a_few_single_tokens_are_one_launch(weighted):
     case = make_case([1, 1], seed=1)
-    arguments = here(arguments_of(case, 9, 4, 5, torch.float32, eps=1e-5))
+    arguments = here(arguments_of(case, 9, 4, 5, torch.float32, eps=1e-5, weighted=weighted))
     with launching.recording() as launches:
         triton.projected_scan(**arguments, state=here(case.state(4, 9)), seqs=here(case.seqs))
     assert [launch.kernel.__name__ for launch in launches] == ["update"]

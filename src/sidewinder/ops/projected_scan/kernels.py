@@ -21,15 +21,15 @@ def load_low(at, i, SIZE: tl.constexpr):
 
 
 @triton.jit
-def normed(value, SIZE: tl.constexpr, eps, KIND: tl.constexpr):
+def normed(value, gain, SIZE: tl.constexpr, eps, KIND: tl.constexpr):
     """The RMS norm of `SIZE` values, rounded as it would be stored, in float32."""
-    value *= 1.0 / tl.sqrt(tl.sum(value * value, 0) / SIZE + eps)
+    value *= gain / tl.sqrt(tl.sum(value * value, 0) / SIZE + eps)
     return rounded(value, KIND).to(tl.float32)
 
 
 @triton.jit
 def update(
-    x, x_row, low, low_row, weight, weight_row, A, A_row, D, z, z_row, dt_bias,
+    x, x_row, low, low_row, norm_weight, weight, weight_row, A, A_row, D, z, z_row, dt_bias,
     state, state_slot, state_row, slots, fresh, y, y_row, channels, eps,
     RANK: tl.constexpr, STATES: tl.constexpr, NORMED: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, EACH: tl.constexpr,
@@ -50,6 +50,11 @@ def update(
     rates = load_rates(A, A_row, n, d, channels, STATES)
     bias = load_bias(dt_bias, d, some_d, BLOCK_D)
     skip = tl.load(D + d, mask=some_d, other=0.0).to(tl.float32)
+    dt_gain, B_gain, C_gain = 1.0, 1.0, 1.0
+    if norm_weight is not None:
+        dt_gain = load_low(norm_weight, r, RANK)
+        B_gain = load_low(norm_weight + RANK, n, STATES)
+        C_gain = load_low(norm_weight + RANK + STATES, n, STATES)
     wait_for_inputs(EARLY)
     KIND: tl.constexpr = x.dtype.element_ty
     row = seq.to(tl.int64)
@@ -61,8 +66,9 @@ def update(
     B_t, C_t = load_low(low_at + RANK, n, STATES), load_low(low_at + RANK + STATES, n, STATES)
     dt = load_low(low_at, r, RANK)
     if NORMED:
-        dt = normed(dt, RANK, eps, KIND)
-        B_t, C_t = normed(B_t, STATES, eps, KIND), normed(C_t, STATES, eps, KIND)
+        dt = normed(dt, dt_gain, RANK, eps, KIND)
+        B_t = normed(B_t, B_gain, STATES, eps, KIND)
+        C_t = normed(C_t, C_gain, STATES, eps, KIND)
     step = tl.sum(w.to(tl.float32) * dt[None, :], 1)
     delta = softplus(rounded(step, KIND).to(tl.float32) + bias)
     h, out = next_token(h, delta, rates, B_t, C_t, x_t, skip)

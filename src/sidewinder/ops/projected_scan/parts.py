@@ -23,6 +23,7 @@ def projected_scan(
     low: Tensor,
     dt_proj: "Weight",
     norm_eps: float | None,
+    norm_weight: Tensor | None,
     A: Tensor,
     D: Tensor,
     z: Tensor | None,
@@ -33,7 +34,12 @@ def projected_scan(
 ) -> Tensor:
     """As `reference.projected_scan`, on the chosen backend of each."""
     states = A.shape[0]
-    dt, B, C = torch.split(low, [low.shape[1] - 2 * states, states, states], dim=-1)
+    sizes = [low.shape[1] - 2 * states, states, states]
+    dt, B, C = torch.split(low, sizes, dim=-1)
     if norm_eps is not None:
-        dt, B, C = (rms_norm(part, None, norm_eps) for part in (dt, B, C))
+        weights = (None,) * 3 if norm_weight is None else torch.split(norm_weight, sizes)
+        dt, B, C = (
+            rms_norm(part, weight, norm_eps)
+            for part, weight in zip((dt, B, C), weights, strict=True)
+        )
     return selective_scan(x, linear(dt, dt_proj), A, B, C, D, z, dt_bias, state, seqs, out)

@@ -19,6 +19,7 @@ def projected_scan(
     low: Tensor,
     dt_proj: "Weight",
     norm_eps: float | None,
+    norm_weight: Tensor | None,
     A: Tensor,
     D: Tensor,
     z: Tensor | None,
@@ -33,20 +34,25 @@ def projected_scan(
         x, A, D, z, dt_bias, state, seqs, out: as of `selective_scan`.
         low: `[T, R + 2N]`, what x_proj makes; rows contiguous.
         dt_proj: `[channels, R]`.
-        norm_eps: of the RMS norms (without weights) of dt, B and C; None for none.
+        norm_eps: of the RMS norms of dt, B and C; None for none.
+        norm_weight: of these norms, `[R + 2N]`, side by side as in `low`; None for none.
 
     Returns:
         `out`, or `[T, channels]`, contiguous, in x's dtype.
     """
     states = A.shape[0]
-    dt, B, C = torch.split(low, [low.shape[1] - 2 * states, states, states], dim=-1)
+    sizes = [low.shape[1] - 2 * states, states, states]
+    dt, B, C = torch.split(low, sizes, dim=-1)
     if norm_eps is not None:
-        dt, B, C = (normed(part, norm_eps) for part in (dt, B, C))
+        weights = (None,) * 3 if norm_weight is None else torch.split(norm_weight, sizes)
+        dt, B, C = (
+            normed(part, weight, norm_eps) for part, weight in zip((dt, B, C), weights, strict=True)
+        )
     return selective_scan(x, linear(dt, dt_proj), A, B, C, D, z, dt_bias, state, seqs, out)
 
 
-def normed(part: Tensor, eps: float) -> Tensor:
-    """The RMS norm of rows, without a weight."""
-    result = rms_norm(part, None, eps)
+def normed(part: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """The RMS norm of rows."""
+    result = rms_norm(part, weight, eps)
     assert isinstance(result, Tensor), "no residual was given"
     return result

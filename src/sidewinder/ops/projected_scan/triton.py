@@ -24,6 +24,7 @@ def projected_scan(
     low: Tensor,
     dt_proj: "Weight",
     norm_eps: float | None,
+    norm_weight: Tensor | None,
     A: Tensor,
     D: Tensor,
     z: Tensor | None,
@@ -35,8 +36,10 @@ def projected_scan(
     """As `reference.projected_scan`."""
     few = seqs.n_seqs == seqs.n_decodes <= parts.MOST_FUSED
     if not few or not isinstance(dt_proj, Tensor):
-        return parts.projected_scan(x, low, dt_proj, norm_eps, A, D, z, dt_bias, state, seqs, out)
-    for part in (x, low, dt_proj, A, D, z, dt_bias, state, out):
+        return parts.projected_scan(
+            x, low, dt_proj, norm_eps, norm_weight, A, D, z, dt_bias, state, seqs, out
+        )
+    for part in (x, low, dt_proj, norm_weight, A, D, z, dt_bias, state, out):
         assert part is None or part.stride(-1) == 1, "the last dimension is contiguous"
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     (states, channels), rank = A.shape, dt_proj.shape[1]
@@ -46,8 +49,9 @@ def projected_scan(
         launch(
             kernels.update,
             (seqs.n_seqs, blocks(channels, block)),
-            x, x.stride(0), low, low.stride(0), dt_proj, dt_proj.stride(0), A, A.stride(0), D,
-            z, 0 if z is None else z.stride(0), dt_bias, state, state.stride(0), state.stride(1),
+            x, x.stride(0), low, low.stride(0), norm_weight, dt_proj, dt_proj.stride(0),
+            A, A.stride(0), D, z, 0 if z is None else z.stride(0), dt_bias,
+            state, state.stride(0), state.stride(1),
             seqs.slots, seqs.fresh.view(torch.uint8), y, y.stride(0), channels, norm_eps or 0.0,
             RANK=rank, STATES=states, NORMED=norm_eps is not None, BLOCK_R=power_of_two(rank),
             BLOCK_N=power_of_two(states), BLOCK_D=block, EACH=max(1, block // (32 * warps)),
