@@ -90,7 +90,7 @@ class Attention:
         x: Tensor,
         kv: PagedKV,
         invocation: int,
-        index: KVIndex | DecodeIndex,
+        index: KVIndex | DecodeIndex | PromptIndex,
         rotation: Rotation | None = None,
     ) -> Tensor:
         """This rank's term of the call's sum, `[T, d_model]`."""

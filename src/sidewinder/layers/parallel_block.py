@@ -19,8 +19,9 @@ from sidewinder.state.decode_index import DecodeIndex
 from sidewinder.state.kv import PagedKV
 from sidewinder.state.kv_index import KVIndex
 from sidewinder.state.pool import LayerState
+from sidewinder.state.prompt_index import PromptIndex
 
-Attends = tuple[PagedKV, int, KVIndex | DecodeIndex, Rotation | None]
+Attends = tuple[PagedKV, int, KVIndex | DecodeIndex | PromptIndex, Rotation | None]
 """What attention needs beside its input: see `Attention`."""
 
 
