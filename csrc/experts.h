@@ -142,6 +142,14 @@ inline int64_t sort_pairs(const ExpertArgs& a, int64_t* starts, int64_t* order) 
         starts[e] = end;  // of its pairs; filling them in from behind makes it their start
     }
     for (int64_t pair = count - 1; pair >= 0; --pair) order[--starts[a.chosen[pair]]] = pair;
+    // An expert's rows are different, or they would be more than memory is made for, and two threads
+    // might add to one of them.
+    for (int64_t i = 1; i < count; ++i) {
+        const int64_t one = order[i - 1], next = order[i];
+        if (one / a.n_chosen == next / a.n_chosen && a.chosen[one] == a.chosen[next]) {
+            throw std::invalid_argument("chosen: an expert twice for one row");
+        }
+    }
     return most;
 }
 

@@ -126,6 +126,15 @@ def test_what_is_no_number_stays_in_its_row(level):
     assert shares[others].isfinite().all()
 
 
+def test_an_expert_that_a_row_has_twice_is_refused():
+    arguments = expert_arguments("gated", 3, torch.float32)
+    arguments["chosen"][:] = torch.tensor([0, 1])
+    native_linear.experts(**arguments)
+    arguments["chosen"][2] = 1
+    with pytest.raises(ValueError, match="chosen: an expert twice for one row"):
+        native_linear.experts(**arguments)
+
+
 @pytest.mark.parametrize("expert", [-1, 5])
 def test_an_expert_that_does_not_exist_is_refused(expert):
     arguments = expert_arguments("gated", 3, torch.float32)

@@ -17,7 +17,8 @@ def experts(
     Args:
         x: `[T, d]`; may be a column slice (row stride ≥ d).
         matrices: of all experts.
-        chosen, shares: int32 and float32 `[T, k]`, as `ops.route` returns them.
+        chosen, shares: int32 and float32 `[T, k]`, as `ops.route` returns them: the experts of a
+            row are different.
         activation: a key of `ops.gated_activation.reference.ACTIVATIONS`.
 
     Returns:
