@@ -144,6 +144,24 @@ def test_totals_and_weights_read_per_step():
     assert report["ranks"][0]["decode_weight_bytes"] == expected, "the block is read twice"
 
 
+def test_a_token_reads_the_experts_that_it_has():
+    for name in ("granite_experts", "nemotron_experts"):
+        config = tiny_config(name)
+        report = plan_report(config, 2, torch.float32)
+        experts = config.experts
+        of_one = sum(
+            parameter["bytes"][0]
+            for parameter in report["parameters"]
+            if ".experts.3." in parameter["name"]
+        )
+        skipped = (experts.n_experts - experts.router.n_chosen) * of_one
+        rank = report["ranks"][0]
+        unread = 0 if config.tie_embeddings else report["parameters"][0]["bytes"][0]
+        assert rank["decode_weight_bytes"] == rank["weight_bytes"] - skipped - unread
+        line = next(ln for ln in format_plan(report).splitlines() if "experts.*.up" in ln)
+        assert line.split()[1] == str(len(experts.layers) * experts.n_experts)
+
+
 def test_state_of_a_published_model():
     # docs/sharding.md: 64 layers x 5120 channels x (16 + 3) values, 25 MB in float32.
     config = parse_model_config(SHAPES["mamba-2.8b"])
