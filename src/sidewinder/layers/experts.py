@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending
-from sidewinder.layers.attention import mlp_of
+from sidewinder.layers.mlp import mlp_of
 from sidewinder.layers.weights import Weight, Weights
 from sidewinder.model_config import ExpertsConfig, MLPConfig
 from sidewinder.ops.add_rows import add_rows

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from sidewinder.layers.mamba1 import Mamba1Mixer
 from sidewinder.layers.weights import Weights
-from sidewinder.models.bamba import Bamba
+from sidewinder.models.parts import PartStack
 
 
-class Jamba(Bamba):
+class Jamba(PartStack):
     """Bamba with Mamba-1 mixers, whose dt, B and C have weighted norms, attention without
     positions, and in some layers experts instead of the MLP."""
 

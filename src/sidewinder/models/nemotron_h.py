@@ -1,8 +1,8 @@
 """Nemotron-H and Nemotron-3 (`NemotronHForCausalLM`), dense or with experts."""
 
-from sidewinder.models.bamba import Bamba
+from sidewinder.models.parts import PartStack
 
 
-class NemotronH(Bamba):
+class NemotronH(PartStack):
     """Bamba with one part a layer: a mixer, attention without positions, an ungated MLP, or ungated
     experts."""

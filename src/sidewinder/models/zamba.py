@@ -15,10 +15,10 @@ from torch import Tensor
 
 from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.config import ModelConfig
-from sidewinder.layers.attention import SharedBlock
 from sidewinder.layers.mamba1 import Mamba1Mixer
 from sidewinder.layers.overlap import PLAIN, Overlap
 from sidewinder.layers.rotary import Rotary
+from sidewinder.layers.shared_block import SharedBlock
 from sidewinder.layers.weights import Weight, Weights
 from sidewinder.models.base import Index, Mixer, Model
 from sidewinder.ops.launching import slots_at_rest

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from transformers.activations import ReLUSquaredActivation
 
 from sidewinder.collectives.base import SingleRank
-from sidewinder.layers.attention import Attention, GatedMLP, SquaredMLP, mlp_of
+from sidewinder.layers.attention import Attention
+from sidewinder.layers.mlp import GatedMLP, SquaredMLP, mlp_of
 from sidewinder.layers.weights import Weights
 from sidewinder.model_config import MLPConfig
 from sidewinder.parallel.group import SINGLE

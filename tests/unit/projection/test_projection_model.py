@@ -113,7 +113,7 @@ def test_hidden_sums_are_never_slower_and_bounded_by_free_links():
     "name", ["zamba-7b", "zamba2-7b", "bamba-9b", "granite-4.0-h-1b", "jamba-v0.1"]
 )
 def test_hybrids_hide_no_deltas(name):
-    """Their attention sees the whole chunk (`models/bamba.py`, `models/zamba.py`)."""
+    """Their attention sees the whole chunk (`models/parts.py`, `models/zamba.py`)."""
     of = {"config": parse_model_config(SHAPES[name])}
     step = Step(8192, 4, 4, 1024)
     plain, hidden = (
