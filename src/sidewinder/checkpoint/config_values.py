@@ -10,7 +10,8 @@ UNLIMITED = (0.0, math.inf)
 
 LARGEST_SIZE = 1 << 24
 """No width, vocabulary or count of heads comes near it; a config that says more is broken."""
-MOST_LAYERS = 1 << 12
+MOST_LAYERS = MOST_EXPERTS = 1 << 12
+"""Of a model, and of a layer: their parameters are listed one by one."""
 
 
 class ConfigValues:

@@ -4,7 +4,7 @@ Granite-4.0-H.
 
 from dataclasses import replace
 
-from sidewinder.checkpoint.config_values import UNLIMITED, ConfigValues
+from sidewinder.checkpoint.config_values import MOST_EXPERTS, UNLIMITED, ConfigValues
 from sidewinder.config import ModelConfig
 from sidewinder.model_config import (
     AttentionConfig,
@@ -78,7 +78,7 @@ def _granite_mlp(values: ConfigValues) -> MLPConfig:
 
 def _granite_experts(values: ConfigValues, n_layers: int) -> ExpertsConfig | None:
     """In every layer, if at all."""
-    n_experts = values.size("num_local_experts", 8, minimum=0)
+    n_experts = values.size("num_local_experts", 8, minimum=0, maximum=MOST_EXPERTS)
     if not n_experts:
         return None
     return ExpertsConfig(

@@ -9,7 +9,7 @@ is what only initial weights, training or generation need.
 import math
 from collections.abc import Sequence
 
-from sidewinder.checkpoint.config_values import ConfigValues
+from sidewinder.checkpoint.config_values import MOST_EXPERTS, ConfigValues
 from sidewinder.checkpoint.mamba2_hybrids import ATTENTION_NAMES, MIXER_NAMES, chosen_experts
 from sidewinder.config import ModelConfig
 from sidewinder.model_config import AttentionConfig, ExpertsConfig, MLPConfig, RouterConfig
@@ -130,7 +130,7 @@ def _experts(values: ConfigValues, layers: tuple[int, ...]) -> ExpertsConfig | N
             f"moe_latent_size={values.get('moe_latent_size')} (experts of a narrower stream) is "
             "not supported; only models with moe_latent_size=null are"
         )
-    n_experts = values.size("n_routed_experts", 8)
+    n_experts = values.size("n_routed_experts", 8, maximum=MOST_EXPERTS)
     return ExpertsConfig(
         layers=layers,
         n_experts=n_experts,

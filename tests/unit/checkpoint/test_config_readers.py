@@ -189,6 +189,16 @@ def test_layers_without_end_are_refused_before_they_are_listed(family):
         parse_model_config({"model_type": TINY[family]["model_type"], "num_hidden_layers": 10**9})
 
 
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [("granite_experts", "num_local_experts"), ("nemotron_experts", "n_routed_experts")],
+)
+def test_experts_without_end_are_refused_before_they_are_listed(family, key):
+    assert parse_model_config(TINY[family] | {key: 4096}).experts.n_experts == 4096
+    with pytest.raises(ValueError, match=f"{key}=4097 is too large; at most 4096"):
+        parse_model_config(TINY[family] | {key: 4097})
+
+
 HUGE = 10**400
 
 
