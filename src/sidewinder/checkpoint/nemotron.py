@@ -30,8 +30,9 @@ OLDER_NAMES = {
     "conv_kernel": "mamba_d_conv",
     "time_step_min": "mamba_dt_min",
     "use_conv_bias": "mamba_conv_bias",
+    "n_routed_experts": "num_local_experts",
 }
-"""What keys were called; an older name goes first."""
+"""What keys were or may also be called; that name goes first, as in transformers."""
 
 KV_HEADS = 8
 """Where a file does not say; `num_key_value_heads: null` is one for each query head, though."""
@@ -130,7 +131,7 @@ def _experts(values: ConfigValues, layers: tuple[int, ...]) -> ExpertsConfig | N
             f"moe_latent_size={values.get('moe_latent_size')} (experts of a narrower stream) is "
             "not supported; only models with moe_latent_size=null are"
         )
-    n_experts = values.size("n_routed_experts", 8, maximum=MOST_EXPERTS)
+    n_experts = values.size(_name(values, "n_routed_experts"), 8, maximum=MOST_EXPERTS)
     return ExpertsConfig(
         layers=layers,
         n_experts=n_experts,

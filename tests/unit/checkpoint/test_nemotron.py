@@ -74,6 +74,12 @@ def test_experts():
     )  # fmt: skip
 
 
+def test_experts_may_be_counted_by_their_other_name():
+    values = EXPERTS | {"n_routed_experts": 4, "num_local_experts": 16}
+    theirs = AutoConfig.for_model(**values)
+    assert parse_model_config(values).experts.n_experts == theirs.n_routed_experts == 16
+
+
 def test_older_keys_go_first_as_in_transformers():
     older = {
         "mamba_n_groups": 4, "mamba_d_conv": 3, "mamba_dt_min": 0.25, "mamba_conv_bias": False,

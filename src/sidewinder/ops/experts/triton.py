@@ -28,7 +28,7 @@ def experts(
     Raises:
         ValueError: for int8 matrices, which these kernels do not take.
     """
-    if not all(isinstance(matrix, Tensor) for matrix in matrices.up):
+    if not isinstance(matrices.up[0], Tensor):
         raise ValueError(
             "experts in int8 are not supported on GPUs; leave out weight_dtype, or use CPUs"
         )
