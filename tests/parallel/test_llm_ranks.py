@@ -27,9 +27,8 @@ OPTIONS = {"device": "cpu", "dtype": "float32", "threads": 1, "max_step_tokens":
         "zamba",
         "zamba2",
         "bamba",
-        "nemotron_h",
+        "nemotron_experts",
         "falcon_h1",
-        "granite_experts",
         "jamba_experts",
     ],
 )
