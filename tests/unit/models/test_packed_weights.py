@@ -29,7 +29,7 @@ CASES = [
     ("granitemoehybrid", SHORT | {"layer_types": ["mamba", "attention", "mamba"]}),
     ("nemotron_h", {"mlp_bias": True, "use_bias": True}),
     ("falcon_h1", {"mlp_bias": True, "attention_bias": True}),
-    ("jamba", {"mamba_proj_bias": True}),
+    ("jamba", {"num_hidden_layers": 2, "mamba_proj_bias": True}),
 ]
 
 
