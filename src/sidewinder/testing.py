@@ -276,9 +276,9 @@ def run_ranks(
 
 
 def relative_error(result: Tensor, reference: Tensor) -> float:
-    """max|difference| / max|reference|, in float64; NaN if either holds a NaN."""
+    """max|difference| / max|reference|, in float64; NaN if either holds a NaN, 0 where equal."""
     difference = (result.double() - reference.double()).abs().max()
-    return float(difference / reference.double().abs().max())
+    return 0.0 if difference == 0 else float(difference / reference.double().abs().max())
 
 
 def assert_close(name: str, reference: Tensor, result: Tensor, tolerance: float) -> None:
