@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 import torch
 from prompt_cases import prompts
-from triton_cases import DEVICE, DTYPES, TOLERANCE, here, launching, on_device, overridden
+from triton_cases import DEVICE, DTYPES, TOLERANCE, here, launching, on_device, overridden, tuning
 
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.collectives.base import SingleRank
@@ -174,3 +174,13 @@ def test_zamba_is_the_same_with_ours():
     assert ran.call_count == 2 * len(tiny_config("zamba").attention.layers)
     assert not torch.equal(ours, theirs)
     assert_close("logits", theirs, ours, 2**-7)
+
+
+def test_what_was_measured_is_of_one_kernel_on_one_gpu(monkeypatch):
+    monkeypatch.setattr(tuning, "table", lambda: {"this card|prompt_attention|8x128": {"rows": 0}})
+    with tuning.gpu_named("this card"):
+        assert tuning.was_measured("prompt_attention")
+        assert not tuning.was_measured("prompt")
+        assert not tuning.was_measured("row_product")
+    with tuning.gpu_named("another card"):
+        assert not tuning.was_measured("prompt_attention")
