@@ -12,18 +12,21 @@
 namespace sidewinder {
 namespace {
 
-// Boundaries, slots and freshness, which must fit `tokens` rows and `n_slots` slots.
-Sequences sequences(Handle cu_seqlens, Handle slots, Handle fresh, int64_t tokens,
+// Boundaries, slots, sources and freshness, which must fit `tokens` rows and `n_slots` slots.
+Sequences sequences(Handle cu_seqlens, Handle slots, Handle sources, Handle fresh, int64_t tokens,
                     int64_t n_slots) {
     const View bounds("cu_seqlens", cu_seqlens), places("slots", slots), flags("fresh", fresh);
+    const View origins("sources", sources);
     const int64_t count = bounds.shaped({-1}).of({Element::i32}).size(0) - 1;
     places.shaped({count}).of({Element::i64});
+    origins.shaped({count}).of({Element::i64});
     flags.shaped({count}).of({Element::boolean});
-    const Sequences seqs{bounds.data<int32_t>(), places.data<int64_t>(), flags.data<bool>(), count};
+    const Sequences seqs{bounds.data<int32_t>(), places.data<int64_t>(), origins.data<int64_t>(),
+                         flags.data<bool>(), count};
     bool good = count >= 0 && seqs.bounds[0] == 0 && seqs.bounds[count] == tokens;
     for (int64_t s = 0; good && s < count; ++s) {
         good = seqs.bounds[s] <= seqs.bounds[s + 1] && 0 <= seqs.slots[s] &&
-               seqs.slots[s] < n_slots;
+               seqs.slots[s] < n_slots && 0 <= seqs.sources[s] && seqs.sources[s] < n_slots;
     }
     if (!good) throw std::invalid_argument("sequences do not fit the tokens or the state's slots");
     return seqs;
@@ -31,7 +34,8 @@ Sequences sequences(Handle cu_seqlens, Handle slots, Handle fresh, int64_t token
 
 void bind_conv(nb::module_& m) {
     m.def("causal_conv1d", [](Handle x, Handle weight, Handle bias, Handle state, Handle cu_seqlens,
-                              Handle slots, Handle fresh, bool activation, Handle y) {
+                              Handle slots, Handle sources, Handle fresh, bool activation,
+                              Handle y) {
         const View in("x", x), taps("weight", weight), history("state", state);
         const int64_t tokens = in.shaped({-1, -1}).size(0), channels = in.size(1);
         const int64_t n_taps = taps.shaped({-1, channels}).size(0);
@@ -43,20 +47,20 @@ void bind_conv(nb::module_& m) {
         args.bias = optional_rows(View("bias", bias), {channels});
         args.y = real_rows(View("y", y), {tokens, channels});
         args.state = {history.data<void>(), history.stride(0), history.stride(1), history.dtype()};
-        args.seqs = sequences(cu_seqlens, slots, fresh, tokens, history.size(0));
+        args.seqs = sequences(cu_seqlens, slots, sources, fresh, tokens, history.size(0));
         args.channels = channels;
         args.taps = n_taps;
         args.activation = activation;
         launch(kernels().causal_conv1d, args);
     }, nb::arg("x"), nb::arg("weight"), nb::arg("bias").none(), nb::arg("state"),
-       nb::arg("cu_seqlens"), nb::arg("slots"), nb::arg("fresh"), nb::arg("activation"),
-       nb::arg("y"));
+       nb::arg("cu_seqlens"), nb::arg("slots"), nb::arg("sources"), nb::arg("fresh"),
+       nb::arg("activation"), nb::arg("y"));
 }
 
 void bind_selective_scan(nb::module_& m) {
     m.def("selective_scan", [](Handle x, Handle dt, Handle A, Handle B, Handle C, Handle D,
                                Handle z, Handle dt_bias, Handle state, Handle cu_seqlens,
-                               Handle slots, Handle fresh, Handle y) {
+                               Handle slots, Handle sources, Handle fresh, Handle y) {
         const View in("x", x), rates("A", A), h("state", state);
         const int64_t tokens = in.shaped({-1, -1}).size(0), channels = in.size(1);
         const int64_t d_state = rates.shaped({-1, channels}).size(0);
@@ -72,13 +76,13 @@ void bind_selective_scan(nb::module_& m) {
         args.dt_bias = optional_rows(View("dt_bias", dt_bias), {channels});
         args.y = real_rows(View("y", y), {tokens, channels});
         args.state = {h.data<void>(), h.stride(0), h.stride(1), h.dtype()};
-        args.seqs = sequences(cu_seqlens, slots, fresh, tokens, h.size(0));
+        args.seqs = sequences(cu_seqlens, slots, sources, fresh, tokens, h.size(0));
         args.channels = channels;
         args.d_state = d_state;
         launch(kernels().selective_scan, args);
     }, nb::arg("x"), nb::arg("dt"), nb::arg("A"), nb::arg("B"), nb::arg("C"), nb::arg("D"),
        nb::arg("z").none(), nb::arg("dt_bias").none(), nb::arg("state"), nb::arg("cu_seqlens"),
-       nb::arg("slots"), nb::arg("fresh"), nb::arg("y"));
+       nb::arg("slots"), nb::arg("sources"), nb::arg("fresh"), nb::arg("y"));
 }
 
 // Each head's index into the groups of B and C.
@@ -100,7 +104,8 @@ Rows float_vector(const char* name, Handle tensor, int64_t size) {
 void bind_ssd(nb::module_& m) {
     m.def("ssd_scan", [](Handle x, Handle dt, Handle A, Handle B, Handle C, Handle D,
                          Handle dt_bias, Handle state, Handle cu_seqlens, Handle slots,
-                         Handle fresh, float dt_min, float dt_max, Handle head_group, Handle y) {
+                         Handle sources, Handle fresh, float dt_min, float dt_max,
+                         Handle head_group, Handle y) {
         const View in("x", x), projection("B", B), h("state", state);
         const int64_t tokens = in.shaped({-1, -1, -1}).size(0);
         const int64_t heads = in.size(1), head_dim = in.size(2);
@@ -118,7 +123,7 @@ void bind_ssd(nb::module_& m) {
         args.y = real_rows(View("y", y), {tokens, heads, head_dim});
         args.state = {h.data<void>(), h.stride(0), h.stride(2), h.dtype()};
         args.head_stride = h.stride(1);
-        args.seqs = sequences(cu_seqlens, slots, fresh, tokens, h.size(0));
+        args.seqs = sequences(cu_seqlens, slots, sources, fresh, tokens, h.size(0));
         args.head_group = head_groups(View("head_group", head_group), heads, groups);
         args.heads = heads;
         args.head_dim = head_dim;
@@ -129,7 +134,8 @@ void bind_ssd(nb::module_& m) {
         launch(kernels().ssd_scan, args);
     }, nb::arg("x"), nb::arg("dt"), nb::arg("A"), nb::arg("B"), nb::arg("C"), nb::arg("D"),
        nb::arg("dt_bias"), nb::arg("state"), nb::arg("cu_seqlens"), nb::arg("slots"),
-       nb::arg("fresh"), nb::arg("dt_min"), nb::arg("dt_max"), nb::arg("head_group"), nb::arg("y"));
+       nb::arg("sources"), nb::arg("fresh"), nb::arg("dt_min"), nb::arg("dt_max"),
+       nb::arg("head_group"), nb::arg("y"));
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ inline void load_history(ConvTile& tile, const ConvArgs& a, int64_t s, int64_t c
         if (a.seqs.fresh[s]) {
             zero(tile.window[k], round_up(n, kLanes));
         } else {
-            load_row(tile.window[k], at(a.state, a.seqs.slots[s], k, c), a.state.dtype, n);
+            load_row(tile.window[k], at(a.state, a.seqs.sources[s], k, c), a.state.dtype, n);
         }
     }
 }

@@ -30,10 +30,13 @@ struct State {
     DType dtype;
 };
 
-// A packed batch's sequences: s holds rows bounds[s] to bounds[s + 1] and the state at slots[s].
+// A packed batch's sequences: s holds rows bounds[s] to bounds[s + 1], goes on from the state at
+// sources[s] and leaves its own at slots[s]. A source may be an earlier sequence's slot: whoever
+// writes a part of it runs the sequences in order.
 struct Sequences {
     const int32_t* bounds;
     const int64_t* slots;
+    const int64_t* sources;
     const bool* fresh;
     int64_t count;
 };

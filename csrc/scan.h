@@ -104,11 +104,12 @@ inline void scan_tile(ScanTile& tile, const ScanArgs& a, int64_t t, int64_t toke
     store_tokens(tile, a, t, tokens, c, n);
 }
 
+// The state that a sequence goes on from.
 inline float* state_of(const ScanArgs& a, int64_t s, int64_t c) {
-    return static_cast<float*>(at(a.state, a.seqs.slots[s], 0, c));
+    return static_cast<float*>(at(a.state, a.seqs.sources[s], 0, c));
 }
 
-// A single token of a sequence that goes on, without a copy of its state.
+// A single token of a sequence that goes on in its own slot, without a copy of its state.
 inline void scan_step(ScanTile& tile, const ScanArgs& a, int64_t s, int64_t c, int64_t n) {
     const int64_t t = a.seqs.bounds[s], stride = a.state.row_stride;
     float* h = state_of(a, s, c);
@@ -123,13 +124,15 @@ inline void scan_step(ScanTile& tile, const ScanArgs& a, int64_t s, int64_t c, i
 
 // Rows of one block of channels of a sequence.
 inline void scan_sequence(ScanTile& tile, const ScanArgs& a, int64_t s, int64_t c, int64_t n) {
-    const int64_t begin = a.seqs.bounds[s], end = a.seqs.bounds[s + 1], slot = a.seqs.slots[s];
+    const int64_t begin = a.seqs.bounds[s], end = a.seqs.bounds[s + 1];
+    const int64_t slot = a.seqs.slots[s], source = a.seqs.sources[s];
     const bool whole = n % kLanes == 0 && a.state.dtype == DType::f32;
-    if (end - begin == 1 && whole && !a.seqs.fresh[s]) return scan_step(tile, a, s, c, n);
+    const bool in_place = whole && source == slot && !a.seqs.fresh[s];
+    if (end - begin == 1 && in_place) return scan_step(tile, a, s, c, n);
     for (int64_t r = 0; r < a.d_state; ++r) {
         float* row = tile.h + r * kScanChannels;
         if (a.seqs.fresh[s]) zero(row, kScanChannels);
-        else load_row(row, at(a.state, slot, r, c), a.state.dtype, n);
+        else load_row(row, at(a.state, source, r, c), a.state.dtype, n);
     }
     for (int64_t t = begin; t < end; t += kScanTokens) {
         scan_tile(tile, a, t, smaller(kScanTokens, end - t), c, n, tile.h, kScanChannels);

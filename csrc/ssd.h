@@ -105,20 +105,20 @@ inline void ssd_tokens(SsdTile& tile, const SsdArgs& a, const Projections& proje
 inline void ssd_block(SsdTile& tile, const SsdArgs& a, const Projections& projections, int64_t head,
                       int64_t s, int64_t p, int64_t n) {
     const int64_t end = a.seqs.bounds[s + 1];
-    auto row = [&](int64_t r) {
-        return at(a.state, a.seqs.slots[s], r, head * a.head_stride + p);
+    auto row = [&](int64_t slot, int64_t r) {
+        return at(a.state, slot, r, head * a.head_stride + p);
     };
     for (int64_t r = 0; r < a.d_state; ++r) {
         float* h = tile.h + r * kSsdChannels;
         if (a.seqs.fresh[s]) zero(h, kSsdChannels);
-        else load_row(h, row(r), a.state.dtype, n);
+        else load_row(h, row(a.seqs.sources[s], r), a.state.dtype, n);
     }
     for (int64_t t = a.seqs.bounds[s]; t < end; t += kSsdTokens) {
         ssd_tokens(tile, a, projections, head, t, smaller(kSsdTokens, end - t), p, n, tile.h,
                    kSsdChannels);
     }
     for (int64_t r = 0; r < a.d_state; ++r) {
-        store_row(row(r), a.state.dtype, tile.h + r * kSsdChannels, n);
+        store_row(row(a.seqs.slots[s], r), a.state.dtype, tile.h + r * kSsdChannels, n);
     }
 }
 
@@ -126,7 +126,8 @@ inline void ssd_sequence(SsdTile& tile, const SsdArgs& a, const Projections& pro
                          int64_t head, int64_t s) {
     const int64_t begin = a.seqs.bounds[s], tokens = a.seqs.bounds[s + 1] - begin;
     const bool whole = a.head_dim % kLanes == 0 && a.state.dtype == DType::f32;
-    if (tokens == 1 && whole && !a.seqs.fresh[s]) {  // decode: no copy of the state
+    const bool in_place = whole && a.seqs.sources[s] == a.seqs.slots[s] && !a.seqs.fresh[s];
+    if (tokens == 1 && in_place) {  // decode: no copy of the state
         float* h = static_cast<float*>(at(a.state, a.seqs.slots[s], 0, head * a.head_stride));
         return ssd_tokens(tile, a, projections, head, begin, 1, 0, a.head_dim, h,
                           a.state.row_stride);

@@ -75,6 +75,7 @@ def causal_conv1d(
     state: Tensor,
     cu_seqlens: Tensor,
     slots: Tensor,
+    sources: Tensor,
     fresh: Tensor,
     activation: bool,
     y: Tensor,
@@ -91,6 +92,7 @@ def selective_scan(
     state: Tensor,
     cu_seqlens: Tensor,
     slots: Tensor,
+    sources: Tensor,
     fresh: Tensor,
     y: Tensor,
 ) -> None: ...
@@ -105,6 +107,7 @@ def ssd_scan(
     state: Tensor,
     cu_seqlens: Tensor,
     slots: Tensor,
+    sources: Tensor,
     fresh: Tensor,
     dt_min: float,
     dt_max: float,

@@ -55,9 +55,11 @@ class Bucket:
         if width > len(INTEGERS):
             start = self.integers[:, INTEGERS.index("start")]
             tables = PageTables(self.integers[:, len(INTEGERS) :], start)
+        slots = torch.empty(size, dtype=torch.int64, device=device)
         seqs = Sequences(
             cu_seqlens=torch.arange(size + 1, dtype=torch.int32, device=device),
-            slots=torch.empty(size, dtype=torch.int64, device=device),
+            slots=slots,
+            sources=slots,
             fresh=torch.empty(size, dtype=torch.bool, device=device),
             bounds=tuple(range(size + 1)),
             n_decodes=size,

@@ -58,9 +58,11 @@ class StepInputs:
         n = shape.sequences
         self._sizes = [shape.tokens, n, n, n + 1, n * shape.pages]
         self._integers = torch.zeros(sum(self._sizes), dtype=torch.int64, device=device)
+        slots = torch.empty(n, dtype=torch.int64, device=device)
         seqs = Sequences(
             cu_seqlens=torch.empty(n + 1, dtype=torch.int32, device=device),
-            slots=torch.empty(n, dtype=torch.int64, device=device),
+            slots=slots,
+            sources=slots,
             fresh=torch.empty(n, dtype=torch.bool, device=device),
             bounds=shape.longest_bounds,
             n_decodes=shape.singles,

@@ -58,6 +58,7 @@ class RecordedStep:
         """The step's result for these inputs, valid until the next one."""
         self.embedded.copy_(embedded)
         self.seqs.slots.copy_(seqs.slots)
+        self.seqs.sources.copy_(seqs.sources)
         self.seqs.fresh.copy_(seqs.fresh)
         self.recording.replay()
         return self.hidden
@@ -132,8 +133,8 @@ class RecordedSteps:
             index = self._places[n_pages].first(seqs.n_seqs)
         embedded = embedded.clone()
         seqs = Sequences(
-            seqs.cu_seqlens.clone(), seqs.slots.clone(), seqs.fresh.clone(), seqs.bounds,
-            seqs.n_decodes,
+            seqs.cu_seqlens.clone(), seqs.slots.clone(), seqs.sources.clone(), seqs.fresh.clone(),
+            seqs.bounds, seqs.n_decodes,
         )  # fmt: skip
         before = self._counter.calls
         recording = native.new_recording()

@@ -102,9 +102,11 @@ def _part(seqs: Sequences, which: slice, bounds: list[int], fresh: torch.Tensor)
     return Sequences(
         cu_seqlens=torch.tensor(bounds, dtype=torch.int32, device=seqs.cu_seqlens.device),
         slots=seqs.slots[which],
+        sources=seqs.sources[which],
         fresh=fresh,
         bounds=tuple(bounds),
         n_decodes=seqs.n_decodes if which.start == 0 else 0,
+        waves=seqs.waves if which.start == 0 else (),
     )
 
 
@@ -122,6 +124,7 @@ def _split_on_device(seqs: Sequences, row: int) -> tuple[Sequences, Sequences]:
     second = Sequences(
         cu_seqlens=(later - row).clamp_(min=0),
         slots=seqs.slots[n:],
+        sources=seqs.slots[n:],
         fresh=seqs.fresh[n:] & (later[:-1] >= row),
         bounds=(0, *[seqs.n_tokens - row] * n_prompts),
         n_decodes=0,

@@ -80,7 +80,7 @@ def causal_conv1d(
         return torch_conv.causal_conv1d(x, weight, bias, state, seqs, activation)
     y = empty(x.shape, x.dtype)
     _native.causal_conv1d(
-        x, weight, bias, state, seqs.cu_seqlens, seqs.slots, seqs.fresh, activation, y
+        x, weight, bias, state, seqs.cu_seqlens, seqs.slots, seqs.sources, seqs.fresh, activation, y
     )
     return y
 
@@ -103,7 +103,20 @@ def selective_scan(
         return torch_selective_scan.selective_scan(x, dt, A, B, C, D, z, dt_bias, state, seqs, out)
     y = empty(x.shape, x.dtype) if out is None else out
     _native.selective_scan(
-        x, dt, A, B, C, D, z, dt_bias, state, seqs.cu_seqlens, seqs.slots, seqs.fresh, y
+        x,
+        dt,
+        A,
+        B,
+        C,
+        D,
+        z,
+        dt_bias,
+        state,
+        seqs.cu_seqlens,
+        seqs.slots,
+        seqs.sources,
+        seqs.fresh,
+        y,
     )
     return y
 
@@ -128,7 +141,7 @@ def ssd_scan(
         )
     y = empty(x.shape, x.dtype)
     _native.ssd_scan(
-        x, dt, A, B, C, D, dt_bias, state, seqs.cu_seqlens, seqs.slots, seqs.fresh,
+        x, dt, A, B, C, D, dt_bias, state, seqs.cu_seqlens, seqs.slots, seqs.sources, seqs.fresh,
         dt_limit[0], dt_limit[1], head_group, y,
     )  # fmt: skip
     return y

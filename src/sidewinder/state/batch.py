@@ -16,20 +16,32 @@ class Sequences:
         cu_seqlens: int32 `[S+1]` on the device; sequence `s` holds the rows from `cu_seqlens[s]`
             up to `cu_seqlens[s+1]`.
         slots: int64 `[S]` on the device, the state slot of each sequence (all different).
+        sources: int64 `[S]` on the device, the slot that each goes on from: its own, or one of an
+            earlier single token, which it leaves as it is (drafts: `engine.drafts`).
         fresh: bool `[S]` on the device; True where the slot's content counts as zero.
         bounds: `cu_seqlens` as Python integers.
         n_decodes: number of leading sequences with exactly one token each, fresh or not.
         fixed_shape: the same object serves steps whose prompts differ in length. Where they begin
             is known to the device only; `bounds` gives all of their rows to the first of them, so
             that sizes that follow from it do for any lengths. Triton's kernels only.
+        waves: where the leading single tokens are cut, if some go on from others of them: those of
+            a part go on from earlier parts only.
     """
 
     cu_seqlens: Tensor
     slots: Tensor
+    sources: Tensor
     fresh: Tensor
     bounds: tuple[int, ...]
     n_decodes: int
     fixed_shape: bool = False
+    waves: tuple[int, ...] = ()
+
+    @property
+    def single_tokens(self) -> list[slice]:
+        """The leading sequences of one token each, in parts that run one after another."""
+        cuts = (0, *self.waves, self.n_decodes)
+        return [slice(start, stop) for start, stop in pairwise(cuts) if start < stop]
 
     @property
     def n_seqs(self) -> int:
@@ -89,6 +101,8 @@ def pack(
     starts: list[int] | None = None,
     page_tables: list[list[int]] | None = None,
     device: torch.device | str = "cpu",
+    sources: list[int] | None = None,
+    waves: tuple[int, ...] = (),
 ) -> PackedBatch:
     """Pack token lists into one batch, keeping their order.
 
@@ -98,6 +112,8 @@ def pack(
         starts: tokens already in each slot's state; 0 (the default) means fresh.
         page_tables: KV pages of each sequence (hybrids).
         device: where the tensors go.
+        sources: the slot that each sequence goes on from; by default its own.
+        waves: as `Sequences.waves`.
     """
     starts = [0] * len(sequences) if starts is None else starts
     assert len(sequences) == len(slots) == len(starts), "one slot and one start per sequence"
@@ -109,12 +125,15 @@ def pack(
     n_decodes = 0
     while n_decodes < len(sequences) and len(sequences[n_decodes]) == 1:
         n_decodes += 1
+    own = torch.tensor(slots, dtype=torch.int64, device=device)
     seqs = Sequences(
         cu_seqlens=torch.tensor(bounds, dtype=torch.int32, device=device),
-        slots=torch.tensor(slots, dtype=torch.int64, device=device),
+        slots=own,
+        sources=own if sources is None else torch.tensor(sources, dtype=torch.int64, device=device),
         fresh=torch.tensor([start == 0 for start in starts], device=device),
         bounds=tuple(bounds),
         n_decodes=n_decodes,
+        waves=waves,
     )
     flat = [token for tokens in sequences for token in tokens]
     return PackedBatch(

@@ -59,6 +59,7 @@ def fixed(index: KVIndex, n_empty: int, rows: int, room: int, spare: int) -> Pro
     seqs = Sequences(
         cu_seqlens=torch.tensor(bounds, dtype=torch.int32),
         slots=torch.arange(n_seqs),
+        sources=torch.arange(n_seqs),
         fresh=torch.zeros(n_seqs, dtype=torch.bool),
         bounds=(*range(n_singles + 1), *[rows] * (n_seqs - n_singles)),
         n_decodes=n_singles,

@@ -25,7 +25,7 @@ def causal_conv1d(
         weight: `[K, C]`; `weight[K-1]` multiplies the token itself.
         bias: `[C]` or None.
         state: `[n_slots, K-1, C]`, updated in place at `seqs.slots` only; channels contiguous.
-        seqs: boundaries, slots and freshness.
+        seqs: boundaries, slots, the slots that sequences go on from, and freshness.
         activation: apply SiLU.
 
     Returns:
@@ -34,10 +34,10 @@ def causal_conv1d(
     taps = weight.shape[0]
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for s in range(seqs.n_seqs):
-        slot = int(seqs.slots[s])
+        slot, source = int(seqs.slots[s]), int(seqs.sources[s])
         window = torch.zeros(taps, x.shape[1], device=x.device)
         if not seqs.fresh[s]:
-            window[1:] = state[slot].float()
+            window[1:] = state[source].float()
         for t in range(seqs.bounds[s], seqs.bounds[s + 1]):
             window = torch.cat([window[1:], x[t : t + 1].float()])
             total = (weight.float() * window).sum(0)

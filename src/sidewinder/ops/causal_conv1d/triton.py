@@ -49,6 +49,7 @@ def causal_conv1d(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     arguments = (x, weight, bias, state, seqs, activation, y)
     sizes = (x.dtype, *weight.shape)
+    assert not seqs.waves, "drafts are for CPUs"
     if seqs.n_decodes:
         key = (*sizes, tuning.bucket(seqs.n_decodes))
         config = tuning.choose(

@@ -18,17 +18,15 @@ def causal_conv1d(
     """As `reference.causal_conv1d`."""
     taps = weight.float()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    n = seqs.n_decodes
-    if n:
-        slots = seqs.slots[:n]
-        history = state[slots].masked_fill(seqs.fresh[:n, None, None], 0)
-        window = torch.cat([history, x[:n, None].to(state.dtype)], dim=1)  # [n, K, C]
-        y[:n] = _finish((window.float() * taps).sum(1), bias, activation)
-        state[slots] = window[:, 1:]
-    for s in range(n, seqs.n_seqs):
+    for part in seqs.single_tokens:
+        history = state[seqs.sources[part]].masked_fill(seqs.fresh[part, None, None], 0)
+        window = torch.cat([history, x[part, None].to(state.dtype)], dim=1)  # [n, K, C]
+        y[part] = _finish((window.float() * taps).sum(1), bias, activation)
+        state[seqs.slots[part]] = window[:, 1:]
+    for s in range(seqs.n_decodes, seqs.n_seqs):
         rows = slice(seqs.bounds[s], seqs.bounds[s + 1])
         slot = seqs.slots[s : s + 1]
-        history = state[slot].masked_fill(seqs.fresh[s], 0)[0]
+        history = state[seqs.sources[s : s + 1]].masked_fill(seqs.fresh[s], 0)[0]
         window = torch.cat([history, x[rows].to(state.dtype)])  # [K-1 + length, C]
         y[rows] = _finish(_convolve(window.float(), taps), bias, activation)
         state[slot] = window[None, window.shape[0] - history.shape[0] :]

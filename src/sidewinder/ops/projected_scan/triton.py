@@ -34,7 +34,7 @@ def projected_scan(
     out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.projected_scan`."""
-    few = seqs.n_seqs == seqs.n_decodes <= parts.MOST_FUSED
+    few = seqs.n_seqs == seqs.n_decodes <= parts.MOST_FUSED and not seqs.waves
     if not few or not isinstance(dt_proj, Tensor):
         return parts.projected_scan(
             x, low, dt_proj, norm_eps, norm_weight, A, D, z, dt_bias, state, seqs, out

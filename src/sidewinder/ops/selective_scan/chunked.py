@@ -33,18 +33,16 @@ def selective_scan(
 ) -> Tensor:
     """As `reference.selective_scan`."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
-    n = seqs.n_decodes
-    if n:
-        slots = seqs.slots[:n]
-        h = state[slots].float().masked_fill(seqs.fresh[:n, None, None], 0)
-        decay, drive = _discretise(x[:n], dt[:n], A, B[:n], dt_bias)
+    for part in seqs.single_tokens:
+        h = state[seqs.sources[part]].float().masked_fill(seqs.fresh[part, None, None], 0)
+        decay, drive = _discretise(x[part], dt[part], A, B[part], dt_bias)
         h = decay.mul_(h).add_(drive)
-        y[:n] = _output(h, x[:n], C[:n], D, None if z is None else z[:n])
-        state[slots] = h.to(state.dtype)
+        y[part] = _output(h, x[part], C[part], D, None if z is None else z[part])
+        state[seqs.slots[part]] = h.to(state.dtype)
     chunk = SUB_CHUNK * max(1, CHUNK_BYTES // (4 * SUB_CHUNK * A.numel()))
-    for s in range(n, seqs.n_seqs):
+    for s in range(seqs.n_decodes, seqs.n_seqs):
         slot = seqs.slots[s : s + 1]
-        h = state[slot].float().masked_fill(seqs.fresh[s], 0)[0]
+        h = state[seqs.sources[s : s + 1]].float().masked_fill(seqs.fresh[s], 0)[0]
         for start in range(seqs.bounds[s], seqs.bounds[s + 1], chunk):
             rows = slice(start, min(start + chunk, seqs.bounds[s + 1]))
             decay, drive = _discretise(x[rows], dt[rows], A, B[rows], dt_bias)

@@ -38,7 +38,7 @@ def selective_scan(
         D, dt_bias: `[D]` float32; dt_bias may be None.
         state: `[n_slots, N, D]` float32 or bfloat16, updated in place at `seqs.slots` only; counts
             as zero where a sequence is fresh. Rounded only when stored.
-        seqs: boundaries, slots and freshness.
+        seqs: boundaries, slots, the slots that sequences go on from, and freshness.
         out: where the result goes, `[T, D]` in x's dtype; new memory if None.
 
     The last dimension of every argument is contiguous; the others may be strided (slices of wider
@@ -49,8 +49,8 @@ def selective_scan(
     """
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     for s in range(seqs.n_seqs):
-        slot = int(seqs.slots[s])
-        h = torch.zeros(A.shape, device=x.device) if seqs.fresh[s] else state[slot].float()
+        slot, source = int(seqs.slots[s]), int(seqs.sources[s])
+        h = torch.zeros(A.shape, device=x.device) if seqs.fresh[s] else state[source].float()
         for t in range(seqs.bounds[s], seqs.bounds[s + 1]):
             x_t = x[t].float()
             step = dt[t].float() if dt_bias is None else dt[t].float() + dt_bias.float()

@@ -77,6 +77,7 @@ def selective_scan(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     arguments = _Arguments(x, dt, A, B, C, D, z, dt_bias, state, seqs, y)
     sizes = (x.dtype, state.dtype, *A.shape)
+    assert not seqs.waves, "drafts are for CPUs"
     if seqs.n_decodes:
         key = (*sizes, tuning.bucket(seqs.n_decodes))
         _update(arguments, tuning.choose(

@@ -32,16 +32,14 @@ def ssd_scan(
     """As `reference.ssd_scan`."""
     delta = F.softplus(dt.float() + dt_bias).clamp(*dt_limit)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    n = seqs.n_decodes
-    if n:
-        slots = seqs.slots[:n]
-        h = state[slots].float().masked_fill(seqs.fresh[:n, None, None, None], 0)
-        out, h = _update(x[:n].float(), delta[:n], A, B[:n], C[:n], h, head_group)
-        y[:n] = out.addcmul_(x[:n].float(), D[:, None])
-        state[slots] = h.to(state.dtype)
-    for s in range(n, seqs.n_seqs):
+    for part in seqs.single_tokens:
+        h = state[seqs.sources[part]].float().masked_fill(seqs.fresh[part, None, None, None], 0)
+        out, h = _update(x[part].float(), delta[part], A, B[part], C[part], h, head_group)
+        y[part] = out.addcmul_(x[part].float(), D[:, None])
+        state[seqs.slots[part]] = h.to(state.dtype)
+    for s in range(seqs.n_decodes, seqs.n_seqs):
         slot = seqs.slots[s : s + 1]
-        h = state[slot].float().masked_fill(seqs.fresh[s], 0)[0]
+        h = state[seqs.sources[s : s + 1]].float().masked_fill(seqs.fresh[s], 0)[0]
         for start in range(seqs.bounds[s], seqs.bounds[s + 1], CHUNK):
             rows = slice(start, min(start + CHUNK, seqs.bounds[s + 1]))
             x_chunk = x[rows].float()

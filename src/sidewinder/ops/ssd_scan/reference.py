@@ -38,7 +38,7 @@ def ssd_scan(
         B, C: `[T, G, N]`.
         state: `[n_slots, H, N, P]` float32 or bfloat16, updated in place at `seqs.slots` only;
             counts as zero where a sequence is fresh. Rounded only when stored.
-        seqs: boundaries, slots and freshness.
+        seqs: boundaries, slots, the slots that sequences go on from, and freshness.
         dt_limit: smallest and largest Δ (the latter may be infinite).
         head_group: int64 `[H]`, the index into `B` and `C` that each head uses.
 
@@ -50,8 +50,8 @@ def ssd_scan(
     """
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for s in range(seqs.n_seqs):
-        slot = int(seqs.slots[s])
-        h = state[slot].float()
+        slot, source = int(seqs.slots[s]), int(seqs.sources[s])
+        h = state[source].float()
         if seqs.fresh[s]:
             h = torch.zeros_like(h)
         for t in range(seqs.bounds[s], seqs.bounds[s + 1]):

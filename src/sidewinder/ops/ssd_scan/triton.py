@@ -107,6 +107,7 @@ def ssd_scan(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     arguments = _Arguments(x, dt, A, B, C, D, dt_bias, state, seqs, dt_limit, head_group, y)
     sizes = (x.dtype, state.dtype, *state.shape[1:])
+    assert not seqs.waves, "drafts are for CPUs"
     if seqs.n_decodes:
         key = (*sizes, tuning.bucket(seqs.n_decodes))
         _update(arguments, tuning.choose(
