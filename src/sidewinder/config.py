@@ -43,6 +43,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 LARGEST = 2**63 - 1
 """Of options that count something: what comes of more fits no memory, and no float."""
+MOST_SPECULATE = 15
+"""Drafts of one step: from some more on, a CPU computes longer than it reads weights."""
 MOST_TIMEOUT_S = 10**6
 """Operating systems take no wait without end: eleven days."""
 
@@ -82,6 +84,8 @@ class EngineConfig:
         max_model_len: longest prompt plus output in tokens; None means no limit of ours.
         max_batch_size: most sequences that run at once (state slots).
         max_step_tokens: most tokens in one step; longer prompts are prefilled in chunks.
+        speculate: most tokens that a step guesses ahead of a text, from what followed its end
+            before, and checks together; the text stays the same (CPU; docs/generation.md). 0: none.
         scheduling: "throughput" fills steps with prompts; "latency" lets only so many prompt tokens
             run beside decodes that a step takes less than twice as long (docs/generation.md).
         kv_cache_tokens: hybrids: tokens that the KV pages of all running sequences hold together;
@@ -121,6 +125,7 @@ class EngineConfig:
     max_model_len: int | None = None
     max_batch_size: int = 32
     max_step_tokens: int = 2048
+    speculate: int = 0
     scheduling: str = "throughput"
     kv_cache_tokens: int | None = None
     state_cache_bytes: int | None = None
@@ -148,6 +153,12 @@ class EngineConfig:
             self._check_integer(name, optional=True)
         self._check_integer("seed", optional=True, minimum=0)
         self._check_state_cache()
+        self._check_integer("speculate", minimum=0)
+        if self.speculate > MOST_SPECULATE:
+            raise ValueError(
+                f"speculate={self.speculate} is more than a step can gain from; use at most "
+                f"{MOST_SPECULATE}"
+            )
         self._check_scheduling()
         for name, choices in CHOICES.items():
             value = getattr(self, name)

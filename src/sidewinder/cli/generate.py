@@ -124,6 +124,8 @@ def figures(output: RequestOutput) -> dict[str, Any]:
         "token_ids": list(output.token_ids),
         "prompt_tokens": len(output.prompt_token_ids),
         "output_tokens": len(output.token_ids),
+        "draft_tokens": metrics.draft_tokens,
+        "accepted_tokens": metrics.accepted_tokens,
         "ttft_s": metrics.ttft_s,
         "tpot_s": metrics.tpot_s,
         "total_s": metrics.total_s,
@@ -135,7 +137,11 @@ def summary(output: RequestOutput) -> str:
     """One line for people."""
     values = figures(output)
     tpot = f"{values['tpot_s'] * 1e3:.1f} ms" if values["tpot_s"] is not None else "-"
+    drafts = ""
+    if values["draft_tokens"]:
+        drafts = f", {values['accepted_tokens']} of {values['draft_tokens']} drafts accepted"
     return (
         f"[{values['output_tokens']} tokens, {values['output_tokens_per_s']:.1f} tokens/s, "
-        f"TTFT {values['ttft_s'] * 1e3:.1f} ms, TPOT {tpot}, finished: {values['finish_reason']}]"
+        f"TTFT {values['ttft_s'] * 1e3:.1f} ms, TPOT {tpot}{drafts}, "
+        f"finished: {values['finish_reason']}]"
     )

@@ -13,6 +13,7 @@ ELSEWHERE = {
     "--max-num-seqs": "it is --max-batch-size here",
     "--max-num-batched-tokens": "it is --max-step-tokens here",
     "--quantization": "it is --weight-dtype here",
+    "--speculative-config": "drafts from the text itself are --speculate N here",
     "--enforce-eager": "it is --cuda-graphs off here",
     "--gpu-memory-utilization": "memory follows --max-batch-size and --state-cache-bytes",
     "--kv-cache-memory-bytes": "it is --kv-cache-tokens here (hybrids only)",

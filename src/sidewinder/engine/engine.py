@@ -28,6 +28,7 @@ class Counters:
         steps: steps run, and `step_s` the time they took together.
         prompt_tokens, decode_tokens: tokens run in prefill and in decode.
         cached_tokens: prompt tokens that were not run: their state was kept.
+        draft_tokens, accepted_tokens: tokens guessed ahead, and how many were right.
         finished, aborted: requests.
     """
 
@@ -36,6 +37,8 @@ class Counters:
     prompt_tokens: int = 0
     decode_tokens: int = 0
     cached_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
     finished: int = 0
     aborted: int = 0
 
@@ -195,9 +198,10 @@ class Engine:
         if output.prompt_logprobs is not None:
             n_missing = len(output.prompt_token_ids) - len(output.prompt_logprobs)
             output.prompt_logprobs += result.scores[:n_missing]
+        self._count_drafts(metrics, part)
         reason = part.finish_reason
-        if result.token is not None:
-            reason = self._take_token(live, increment, part)
+        if result.tokens:
+            reason = self._take_tokens(live, increment, part)
             if metrics.first_token_s is None:
                 metrics.first_token_s = ended
         if reason is not None:
@@ -208,19 +212,30 @@ class Engine:
             self.counters.finished += 1
         return increment
 
-    def _take_token(self, live: _Live, increment: Increment, part: Progress) -> FinishReason | None:
-        output, result, reason = live.output, part.result, part.finish_reason
-        assert result.token is not None
-        increment.token_ids = [result.token]
-        output.token_ids.append(result.token)
-        output.metrics.output_tokens += 1
-        if output.logprobs is not None:
-            assert result.logprobs is not None
-            increment.logprobs = [result.logprobs]
-            output.logprobs.append(result.logprobs)
-        increment.text = live.text.push(result.token, reason)
+    def _count_drafts(self, metrics: Metrics, part: Progress) -> None:
+        n_accepted = max(0, len(part.result.tokens) - 1)
+        for counted in (metrics, self.counters):
+            counted.draft_tokens += part.n_drafts
+            counted.accepted_tokens += n_accepted
+
+    def _take_tokens(
+        self, live: _Live, increment: Increment, part: Progress
+    ) -> FinishReason | None:
+        """Write down what was drawn, up to where a stop string ends the text."""
+        output, tokens = live.output, part.result.tokens
+        for n_taken, token in enumerate(tokens, start=1):
+            is_last = n_taken == len(tokens)
+            increment.token_ids.append(token)
+            increment.text += live.text.push(token, part.finish_reason if is_last else None)
+            if live.text.stopped:
+                break
+        output.token_ids += increment.token_ids
+        output.metrics.output_tokens += len(increment.token_ids)
         output.text += increment.text
-        if live.text.stopped:
-            self._scheduler.finish(output.request_id)
-            reason = "stop"
-        return reason
+        if output.logprobs is not None:
+            increment.logprobs = part.result.logprobs[: len(increment.token_ids)]
+            output.logprobs += increment.logprobs
+        if not live.text.stopped:
+            return part.finish_reason
+        self._scheduler.finish(output.request_id)
+        return "stop"

@@ -11,6 +11,8 @@ class Limits:
 
     Attributes:
         n_slots: sequences that run at once.
+        n_draft_slots: slots beside theirs, for drafts.
+        max_drafts: of one sequence in a step; 0 for none.
         max_step_tokens: tokens of one step.
         max_logit_rows: rows of logits that one step sends back to the caller.
         n_pages, page_size: hybrids: KV pages, and the tokens that one holds; else 0.
@@ -21,6 +23,8 @@ class Limits:
     max_logit_rows: int
     n_pages: int = 0
     page_size: int = 0
+    n_draft_slots: int = 0
+    max_drafts: int = 0
 
     def pages_for(self, request: Request) -> int:
         """KV pages that the longest possible text of `request` fills."""

@@ -34,11 +34,18 @@ class PoolSize:
     Attributes:
         n_slots: sequences that run at once.
         n_pages, page_size: hybrids: KV pages, and tokens per page; else 0.
+        n_draft_slots: slots beside the sequences' own, for drafts.
     """
 
     n_slots: int
     n_pages: int = 0
     page_size: int = 0
+    n_draft_slots: int = 0
+
+    @property
+    def all_slots(self) -> int:
+        """Slots of sequences and of drafts."""
+        return self.n_slots + self.n_draft_slots
 
 
 def check_weights_fit(weight_bytes: int, free_bytes: int) -> None:
@@ -59,7 +66,7 @@ def fit_pool(engine: EngineConfig, slot_bytes: int, page_bytes: int, free_bytes:
     """The largest pool, up to what `engine` asks for, that one rank's `free_bytes` hold.
 
     Args:
-        engine: `max_batch_size`, `max_model_len` and `kv_cache_tokens` are wishes.
+        engine: `max_batch_size`, `max_model_len`, `kv_cache_tokens` and `speculate` are wishes.
         slot_bytes: one sequence's state, on the rank where it is largest.
         page_bytes: one KV page, likewise; 0 for pure SSMs.
         free_bytes: of the rank with the least memory.
@@ -76,7 +83,8 @@ def fit_pool(engine: EngineConfig, slot_bytes: int, page_bytes: int, free_bytes:
             f"the state of one sequence takes {_mib(slot_bytes)} per rank and {_mib(left)} are "
             "left for it; use more ranks (tp), state_dtype='bfloat16' or a smaller kv_cache_tokens"
         )
-    return PoolSize(n_slots, n_pages, PAGE_SIZE if n_pages else 0)
+    n_draft_slots = min(engine.speculate, left // slot_bytes - n_slots)
+    return PoolSize(n_slots, n_pages, PAGE_SIZE if n_pages else 0, n_draft_slots)
 
 
 def _n_pages(engine: EngineConfig, page_bytes: int, budget: int) -> int:

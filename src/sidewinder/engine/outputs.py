@@ -17,6 +17,7 @@ class Metrics:
         arrival_s, scheduled_s, first_token_s, finished_s: points in time (`time.perf_counter`).
         prompt_tokens, output_tokens: counts.
         cached_tokens: prompt tokens that were not run: their state was kept (docs/state-cache.md).
+        draft_tokens, accepted_tokens: guessed ahead (`speculate`, docs/generation.md), and right.
     """
 
     arrival_s: float
@@ -26,6 +27,8 @@ class Metrics:
     prompt_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def queue_s(self) -> float | None:

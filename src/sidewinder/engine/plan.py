@@ -25,6 +25,9 @@ class SequenceStep:
         return_logits: send back float32 logits of all rows.
         allowed: tokens that may be drawn, one bit per id, the lowest bit of each byte first; empty
             allows all.
+        draft_slots: a slot for each of the last tokens that is a draft (`engine.drafts`). Every
+            token is then a row that goes on from the one before it: the first leaves its state in
+            `slot`, each draft in its own, and a token is drawn behind each.
     """
 
     slot: int
@@ -36,6 +39,22 @@ class SequenceStep:
     top_logprobs: int = 0
     return_logits: bool = False
     allowed: bytes = b""
+    draft_slots: tuple[int, ...] = ()
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Where its rows leave their states."""
+        return (self.slot, *self.draft_slots)
+
+    @property
+    def drafts(self) -> tuple[int, ...]:
+        """The tokens that are drafts."""
+        return self.tokens[len(self.tokens) - len(self.draft_slots) :]
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it runs one token, drafts aside."""
+        return len(self.tokens) == len(self.slots)
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,7 @@ class StepPlan:
     """One step: what to do with kept states, the samplers that are new, then the sequences.
 
     Attributes:
-        sequences: one-token ones first; none in a step that only moves states.
+        sequences: single ones first; none in a step that only moves states.
         admissions: what samplers must know.
         state_ops: done first, in this order.
         ahead: the step after this one, to be started before this one's tokens are waited for.
@@ -81,14 +100,15 @@ class SequenceResult:
     """What a step gives back for one sequence.
 
     Attributes:
-        token: the sampled id, or None.
-        logprobs: of the sampled token, when its params ask for them.
+        tokens: the sampled ids: one where the plan asks for it, and one more for each draft that
+            was accepted.
+        logprobs: of the sampled tokens, when its params ask for them; else empty.
         scores: one entry per row of `score`, None where it was -1.
         logits: float32 numpy `[rows, vocab_size]`, when asked for.
     """
 
-    token: int | None = None
-    logprobs: TokenLogprobs | None = None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     scores: list[TokenLogprobs | None] = field(default_factory=list)
     logits: object | None = None
 

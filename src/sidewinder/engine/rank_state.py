@@ -65,7 +65,7 @@ def open_state(
     free = least_free_bytes(device, collectives)
     size = fit_pool(engine, max(slot_bytes), max(page_bytes), free)
     pool = StatePool(
-        model.config, model.dims, size.n_slots + n_spare, dtype, device,
+        model.config, model.dims, size.all_slots + n_spare, dtype, device,
         n_pages=size.n_pages + n_spare, state_dtype=state_dtype,
     )  # fmt: skip
     cache = fit_cache(
@@ -73,7 +73,7 @@ def open_state(
         size,
         state_bytes=max(of_all_ranks(stored_bytes(pool.meta_snapshot(), engine.state_cache_dtype))),
         page_bytes=max(page_bytes),
-        free_bytes=free - size.n_slots * max(slot_bytes) - size.n_pages * max(page_bytes),
+        free_bytes=free - size.all_slots * max(slot_bytes) - size.n_pages * max(page_bytes),
         host_bytes=host_free_bytes(device, collectives),
     )
     return RankState(pool, size, cache, slot_bytes, page_bytes)

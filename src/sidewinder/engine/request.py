@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sidewinder.engine.drafts import Drafter
 from sidewinder.engine.plan import PENDING, Admission, SequenceStep
 from sidewinder.sampling import Constraint, SamplingParams
 from sidewinder.state.cache.cache import Kept
@@ -77,6 +78,7 @@ class Sequence:
         n_cached: tokens that were in the state when the sequence got its slot.
         boundaries: where prefill stops to keep the state.
         n_ahead: tokens that a step started ahead is running; the state will hold them, too.
+        drafter: guesses what it says next, where drafts are wanted.
     """
 
     request: Request
@@ -87,6 +89,7 @@ class Sequence:
     n_cached: int = 0
     boundaries: set[int] = field(default_factory=set)
     n_ahead: int = 0
+    drafter: Drafter | None = None
 
     @property
     def n_before_boundary(self) -> int:
@@ -110,26 +113,33 @@ class Sequence:
     def prefilling(self) -> bool:
         return self.n_stored < len(self.request.prompt)
 
-    def next_step(self, n_tokens: int, page_size: int) -> SequenceStep:
-        """The next `n_tokens` tokens of this sequence as its part of a step."""
+    def decode_step(
+        self, page_size: int, drafts: tuple[int, ...] = (), draft_slots: tuple[int, ...] = ()
+    ) -> SequenceStep:
+        """The token drawn last as this sequence's part of a step, and drafts of the next ones."""
+        assert not self.prefilling, "the prompt comes first"
+        tokens = (self.output[-1], *drafts)
+        return SequenceStep(
+            slot=self.slot,
+            tokens=tokens,
+            start=self.n_stored,
+            pages=self._pages_up_to(self.n_stored + len(tokens), page_size),
+            sample=True,
+            allowed=self._allowed(),
+            draft_slots=draft_slots,
+        )
+
+    def prefill_step(self, n_tokens: int, page_size: int) -> SequenceStep:
+        """The next `n_tokens` tokens of the prompt as this sequence's part of a step."""
         request, start, stop = self.request, self.n_stored, self.n_stored + n_tokens
-        assert 0 < n_tokens <= self.n_unstored
-        n_pages = -(-stop // page_size) if self.pages else 0
-        if not self.prefilling:
-            return SequenceStep(
-                slot=self.slot,
-                tokens=(self.output[-1],),
-                start=start,
-                pages=self.pages[:n_pages],
-                sample=True,
-                allowed=self._allowed(),
-            )
+        assert n_tokens > 0, "no empty parts"
+        assert stop <= len(request.prompt), "the prompt has so many tokens left"
         sample = request.generate and stop == len(request.prompt)
         return SequenceStep(
             slot=self.slot,
             tokens=request.prompt[start:stop],
             start=start,
-            pages=self.pages[:n_pages],
+            pages=self._pages_up_to(stop, page_size),
             sample=sample,
             score=self._next_tokens(start, stop),
             top_logprobs=request.params.prompt_logprobs or 0,
@@ -140,10 +150,15 @@ class Sequence:
     @property
     def draws_alone(self) -> bool:
         """Whether its next two tokens can be drawn without the host knowing the first."""
-        request, params = self.request, self.request.params
-        needs_host = request.keep or request.constraint is not None or params.logprobs is not None
+        reports = self.request.keep or self.request.params.logprobs is not None
+        return not (reports or self._is_constrained or self.prefilling)
+
+    @property
+    def _is_constrained(self) -> bool:
+        """Whether what may be drawn next depends on more than the text's state."""
+        params = self.request.params
         adjusts = params.has_penalties or params.logit_bias or len(self.output) < params.min_tokens
-        return not (needs_host or adjusts or self.prefilling)
+        return bool(adjusts) or self.request.constraint is not None
 
     def step_after(self, step: SequenceStep, page_size: int) -> SequenceStep | None:
         """What follows `step`, which draws its next token; None if that is the last one."""
@@ -151,16 +166,31 @@ class Sequence:
         if len(self.output) + 1 >= self.request.params.max_tokens:
             return None
         start = step.start + 1
-        n_pages = start // page_size + 1 if self.pages else 0
+        pages = self._pages_up_to(start + 1, page_size)
         return SequenceStep(
-            slot=self.slot, tokens=(PENDING,), start=start, pages=self.pages[:n_pages], sample=True
+            slot=self.slot, tokens=(PENDING,), start=start, pages=pages, sample=True
         )
+
+    def draft(self, most: int) -> tuple[int, ...]:
+        """Guesses of what it says behind the token drawn last, at most so many."""
+        params = self.request.params
+        assert params.max_tokens is not None, "resolved by the engine"
+        # Behind the last draft, too, a token is drawn.
+        most = min(most, params.max_tokens - len(self.output) - 1)
+        if self.drafter is None or most < 1 or self._is_constrained:
+            return ()
+        return self.drafter.draft(most)
 
     def take(self, token: int) -> None:
         """A step drew `token`."""
         self.output.append(token)
+        if self.drafter is not None:
+            self.drafter.extend(token)
         if self.request.constraint is not None:
             self.request.constraint.take(token)
+
+    def _pages_up_to(self, n_tokens: int, page_size: int) -> tuple[int, ...]:
+        return self.pages[: -(-n_tokens // page_size)] if self.pages else ()
 
     def _allowed(self) -> bytes:
         constraint = self.request.constraint

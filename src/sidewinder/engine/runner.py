@@ -16,6 +16,7 @@ from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.decode_graphs import DecodeGraphs
 from sidewinder.engine.loading import load_model
 from sidewinder.engine.memory import gather_integer
+from sidewinder.engine.packing import n_accepted, pack_step
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
 from sidewinder.engine.prompt_graphs import PromptGraphs, prompt_graphs_for
 from sidewinder.engine.rank_state import open_state
@@ -31,7 +32,6 @@ from sidewinder.sampling.params import TokenLogprobs
 from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
 from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.sensitivity import policy_for
-from sidewinder.state.batch import pack
 from sidewinder.state.cache.ops import StateOp
 from sidewinder.state.cache.store import SnapshotStore
 from sidewinder.state.pool import StatePool
@@ -64,7 +64,7 @@ def build_runner(
     state = open_state(engine, built, collectives, n_spare=int(recorder is not None))
     graphs = prompts = None
     if recorder is not None:
-        spare = Spare(state.size.n_slots, state.size.n_pages)
+        spare = Spare(state.size.all_slots, state.size.n_pages)
         graphs = DecodeGraphs(built, state.pool, recorder, spare, counter)
         prompts = prompt_graphs_for(built, state.pool, recorder, spare, counter)
     report = RunnerReport(
@@ -153,6 +153,8 @@ class Runner:
         if self.pool.poison and not plan.started:
             for part in sequences:
                 self.pool.poison_entered(part.slot, part.start, part.pages)
+                for slot in part.draft_slots:
+                    self.pool.poison_entered(slot, start=0, pages=())
         results = [SequenceResult() for _ in sequences]
         if self._graphs is not None and self._graphs.serves(sequences):
             return StepResult(results, failed, self._step_by_graph(self._graphs, plan, results))
@@ -161,34 +163,26 @@ class Runner:
             self._step_plainly(plan, results)
         else:
             self._draw(plan, rows.__getitem__, results)
-        if all(part.sample and len(part.tokens) == 1 for part in sequences):
+        if all(part.sample and part.is_single for part in sequences):
             self._report = replace(self._report, collectives_per_step=self._counter.calls - calls)
         return StepResult(results, failed)
 
     def _step_plainly(self, plan: StepPlan, results: list[SequenceResult]) -> None:
         """Results of any step."""
         sequences = plan.sequences
-        batch = pack(
-            [list(part.tokens) for part in sequences],
-            [part.slot for part in sequences],
-            [part.start for part in sequences],
-            [list(part.pages) for part in sequences] if self.pool.kv is not None else None,
-            self._device,
-        )
+        batch, rows = pack_step(sequences, self._device, paged=self.pool.kv is not None)
         if self._recorded is not None and self._recorded.serves(batch):
             hidden = self._recorded.forward(batch)
         else:
             hidden = self.model.forward(batch, self.pool)
-        ends = batch.seqs.bounds[1:]
 
-        def last_rows(indices: list[int]) -> Tensor:
-            return hidden[[ends[index] - 1 for index in indices]]
+        def drawn_rows(indices: list[int]) -> Tensor:
+            return hidden[[row for i in indices for row in rows[i][-len(sequences[i].slots) :]]]
 
-        self._draw(plan, last_rows, results)
-        for index, part in enumerate(sequences):
+        self._draw(plan, drawn_rows, results)
+        for part, own, result in zip(sequences, rows, results, strict=True):
             if part.score or part.return_logits:
-                rows = hidden[batch.seqs.bounds[index] : batch.seqs.bounds[index + 1]]
-                self._read_rows(part, rows, results[index])
+                self._read_rows(part, hidden[own[0] : own[-1] + 1], result)
 
     def _step_by_graph(
         self, graphs: DecodeGraphs, plan: StepPlan, results: list[SequenceResult]
@@ -208,7 +202,7 @@ class Runner:
             return False
         # Where a step is started ahead nobody wants logprobs, and these logits are gone.
         for result, token in zip(results, tokens, strict=True):
-            result.token = token
+            result.tokens = [token]
         return True
 
     @torch.inference_mode()
@@ -232,16 +226,17 @@ class Runner:
     def _draw(
         self,
         plan: StepPlan,
-        last_rows: Callable[[list[int]], Tensor],
+        drawn_rows: Callable[[list[int]], Tensor],
         results: list[SequenceResult],
     ) -> None:
-        """Draw where the plan asks for it; `last_rows` gives those of some sequences."""
+        """Draw where the plan asks for it; `drawn_rows` gives the rows behind which some sequences
+        draw: the last one, and in front of it one for each draft."""
         drawing = [index for index, part in enumerate(plan.sequences) if part.sample]
         if not drawing:
             return
-        slots = [plan.sequences[index].slot for index in drawing]
-        logits = self.model.local_logits(last_rows(drawing))
-        allowed = [plan.sequences[index].allowed for index in drawing]
+        parts = [part for index in drawing for part in _repeated(plan.sequences[index])]
+        slots, allowed = [part.slot for part in parts], [part.allowed for part in parts]
+        logits = self.model.local_logits(drawn_rows(drawing))
         tokens = self._sampler.sample(logits, slots, allowed)
         self._give(plan.sequences, drawing, logits, tokens, results)
 
@@ -253,11 +248,20 @@ class Runner:
         tokens: list[int],
         results: list[SequenceResult],
     ) -> None:
-        """Tokens drawn for some of the sequences into their results, with logprobs if wanted."""
-        slots = [sequences[index].slot for index in drawing]
+        """Tokens drawn for some of the sequences into their results, with logprobs if wanted. Those
+        drawn behind a wrong draft count for nothing."""
+        slots = [part.slot for index in drawing for part in _repeated(sequences[index])]
         logprobs = self._sampler.logprobs(logits, slots, tokens, report=self._answers)
-        for index, token, report in zip(drawing, tokens, logprobs, strict=True):
-            results[index].token, results[index].logprobs = token, report
+        start = 0
+        for index in drawing:
+            part, result = sequences[index], results[index]
+            n_drawn = len(part.slots)
+            n_kept = 1 + n_accepted(part.drafts, tokens[start : start + n_drawn])
+            result.tokens = tokens[start : start + n_kept]
+            result.logprobs = [each for each in logprobs[start : start + n_kept] if each]
+            if part.drafts:
+                self._sampler.keep(part.slot, n_drawn, n_kept, part.slots[n_kept - 1])
+            start += n_drawn
 
     def _read_rows(self, part: SequenceStep, hidden: Tensor, result: SequenceResult) -> None:
         """Scores or logits of all rows of one sequence, a block of rows at a time."""
@@ -274,6 +278,11 @@ class Runner:
                 blocks.append(logits.cpu())
         if blocks:
             result.logits = torch.cat(blocks).numpy()
+
+
+def _repeated(part: SequenceStep) -> list[SequenceStep]:
+    """The part, once for each token that is drawn for it."""
+    return [part] * len(part.slots)
 
 
 def _score(logits: Tensor, next_tokens: Sequence[int], n_top: int) -> list[TokenLogprobs | None]:

@@ -3,6 +3,10 @@
 A recurrent state is constant in size, so a sequence is admitted when a slot is free and then never
 waits for memory. Hybrids also reserve, at admission, the KV pages of their longest possible text.
 
+Where drafts are wanted (`engine.drafts`), a decoding sequence also runs what it may say next, as
+far as slots are free: each draft leaves its state in one, and that of the last accepted one becomes
+the sequence's own.
+
 A prompt resumes the longest kept state of its beginning (`state.cache`). While another prompt is
 computing a longer common beginning, it waits for that.
 """
@@ -10,6 +14,8 @@ computing a longer common beginning, it waits for that.
 from collections import deque
 from dataclasses import dataclass
 
+from sidewinder.engine.choosing import chunks, decodes
+from sidewinder.engine.drafts import Drafter
 from sidewinder.engine.limits import Limits
 from sidewinder.engine.pacing import Pacer
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
@@ -26,7 +32,8 @@ class Progress:
     Attributes:
         sequence: after the step.
         start: how many of its tokens were in the state before.
-        n_tokens: how many were run.
+        n_tokens: how many of those that were run it keeps: rejected drafts are forgotten.
+        n_drafts: how many were drafts.
         result: what the step gave back.
         finish_reason: set when the sequence is complete; its slot is free again.
         kept: the caller's state, when the request asked for it and is complete.
@@ -35,6 +42,7 @@ class Progress:
     sequence: Sequence
     start: int
     n_tokens: int
+    n_drafts: int
     result: SequenceResult
     finish_reason: FinishReason | None
     kept: Kept | None = None
@@ -67,7 +75,7 @@ class Scheduler:
         self.cache = cache or StateCache(n_pages=limits.n_pages)
         self._waiting: deque[Request] = deque()
         self._running: dict[int, Sequence] = {}
-        self._free_slots = list(reversed(range(limits.n_slots)))
+        self._free_slots = list(reversed(range(limits.n_slots + limits.n_draft_slots)))
         self._planned: list[tuple[Sequence, SequenceStep]] = []
         self._ahead: list[tuple[Sequence, SequenceStep]] = []
         self._started: list[tuple[Sequence, SequenceStep]] = []
@@ -115,8 +123,8 @@ class Scheduler:
         ops = self.cache.take_ops()
         if not chosen and not ops:
             return None
-        # One-token sequences first: operators have a fast path for them.
-        chosen.sort(key=lambda part: len(part[1].tokens) != 1)
+        # Single tokens first: operators have a fast path for them.
+        chosen.sort(key=lambda part: not part[1].is_single)
         self._planned = chosen
         drawing = [sequence for sequence in admitted if sequence.request.generate]
         admissions = tuple(sequence.admission() for sequence in drawing)
@@ -165,14 +173,18 @@ class Scheduler:
     def took(self, plan: StepPlan, seconds: float) -> None:
         """The planned step, not yet committed, took so long."""
         if self._pacer is not None:
-            n_tokens = sum(len(step.tokens) for step in plan.sequences)
-            n_decodes = sum(not sequence.prefilling for sequence, _ in self._planned)
-            self._pacer.took(n_decodes, n_tokens - n_decodes, seconds)
+            prompts = [step for sequence, step in self._planned if sequence.prefilling]
+            n_decodes = len(plan.sequences) - len(prompts)
+            self._pacer.took(n_decodes, sum(len(step.tokens) for step in prompts), seconds)
 
     def _admit(self) -> list[Sequence]:
         admitted, passed = [], list[Request]()
         # Those who wait for a state may be passed by others, a few at a time.
-        while self._waiting and self._free_slots and len(passed) < self.limits.n_slots:
+        while (
+            self._waiting
+            and len(self._running) < self.limits.n_slots
+            and len(passed) < self.limits.n_slots
+        ):
             request = self._waiting.popleft()
             match = self._match(request)
             if match is None:
@@ -226,6 +238,8 @@ class Scheduler:
             sequence.n_stored = request.resume.n_tokens
             self.cache.resume_kept(request.resume, sequence.slot, pages)
         sequence.n_cached = sequence.n_stored
+        if request.generate and self.limits.max_drafts:
+            sequence.drafter = Drafter(request.prompt)
         if request.generate or not request.reads_all:
             sequence.boundaries = self.cache.boundaries(match, len(request.prompt))
         if not request.reads_all and request.resume is None:
@@ -234,49 +248,48 @@ class Scheduler:
         return sequence
 
     def _choose(self) -> list[tuple[Sequence, SequenceStep]]:
-        running = list(self._running.values())
-        chosen = [(sequence, 1) for sequence in running if not sequence.prefilling]
-        # Each of them once finished its prompt in a step that had room for it beside the others.
-        assert len(chosen) <= self.limits.max_step_tokens
+        running, limits = list(self._running.values()), self.limits
         prefilling = [sequence for sequence in running if sequence.prefilling]
         prefilling.sort(key=lambda sequence: sequence.request.priority)
-        tokens_left = self.limits.max_step_tokens - len(chosen)
+        decoding = [sequence for sequence in running if not sequence.prefilling]
+        # Whoever was admitted has its slot by now: what is free stays free until the commit.
+        chosen = decodes(decoding, self._free_slots, limits, beside_prompts=bool(prefilling))
+        tokens_left = limits.max_step_tokens - sum(len(step.tokens) for _, step in chosen)
         if chosen and self._pacer is not None:
             tokens_left = min(tokens_left, self._pacer.prompt_tokens())
-        chosen += self._chunks(prefilling, tokens_left)
-        return [
-            (sequence, sequence.next_step(n_tokens, self.limits.page_size))
-            for sequence, n_tokens in chosen
-        ]
-
-    def _chunks(self, prefilling: list[Sequence], tokens_left: int) -> list[tuple[Sequence, int]]:
-        chosen = []
-        rows_left = self.limits.max_logit_rows
-        for position, sequence in enumerate(prefilling):
-            alone = position == len(prefilling) - 1
-            n_tokens = min(
-                sequence.n_before_boundary, tokens_left if alone else -(-tokens_left // 2)
-            )
-            if sequence.request.return_logits:
-                n_tokens = min(n_tokens, rows_left)
-                rows_left -= n_tokens
-            if n_tokens:
-                chosen.append((sequence, n_tokens))
-                tokens_left -= n_tokens
-        return chosen
+        return chosen + chunks(prefilling, tokens_left, limits)
 
     def _advance(self, sequence: Sequence, step: SequenceStep, result: SequenceResult) -> Progress:
-        sequence.n_stored += len(step.tokens)
-        if result.token is not None:
-            sequence.take(result.token)
+        sequence.n_stored += len(step.tokens) - len(step.drafts)
+        reason = self._take(sequence, step, result)
         if sequence.n_stored in sequence.boundaries:
             self._save(sequence)
-        reason, kept = sequence.finish_reason(), None
+        kept = None
         if reason is not None:
             if sequence.request.keep:
                 kept = self.cache.keep_slot(sequence.slot, sequence.n_stored, sequence.pages)
             self.finish(sequence.request.id)
-        return Progress(sequence, step.start, len(step.tokens), result, reason, kept)
+        n_tokens, n_drafts = sequence.n_stored - step.start, len(step.drafts)
+        return Progress(sequence, step.start, n_tokens, n_drafts, result, reason, kept)
+
+    def _take(
+        self, sequence: Sequence, step: SequenceStep, result: SequenceResult
+    ) -> FinishReason | None:
+        """Take the tokens that were drawn, up to its last one, and the state behind them."""
+        reason = sequence.finish_reason() if not result.tokens else None
+        for n_accepted, token in enumerate(result.tokens):
+            sequence.take(token)
+            reason = sequence.finish_reason()
+            if reason is not None:
+                del result.tokens[n_accepted + 1 :], result.logprobs[n_accepted + 1 :]
+                break
+        n_accepted = max(0, len(result.tokens) - 1)
+        if n_accepted:
+            sequence.n_stored += n_accepted
+            self._free_slots.append(sequence.slot)
+            sequence.slot = step.slots[n_accepted]
+            self._free_slots.remove(sequence.slot)
+        return reason
 
     def _save(self, sequence: Sequence) -> None:
         if sequence.boundaries:

@@ -53,6 +53,8 @@ def limits_of(engine: EngineConfig, model: ModelConfig, report: RunnerReport) ->
         max_logit_rows=max(1, LOGITS_PER_BLOCK // model.vocab_size),
         n_pages=report.pool.n_pages,
         page_size=report.pool.page_size,
+        n_draft_slots=report.pool.n_draft_slots,
+        max_drafts=engine.speculate,
     )
 
 

@@ -1,5 +1,6 @@
 """The sampler of one rank: all ranks draw the same tokens, each from its columns of the logits."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -149,7 +150,8 @@ class Sampler:
 
         Args:
             logits: `[len(slots), vocab_local]`, row by row for `slots`; not changed.
-            slots: admitted slots, all different.
+            slots: admitted slots. Rows of the same one are its next draws, one after another; what
+                is drawn must not matter to the next then (see `unadjusted`).
             allowed: for each of them the tokens that may be drawn, one bit per id, the lowest bit
                 of each byte first; empty allows all.
 
@@ -167,7 +169,8 @@ class Sampler:
         tokens, best = self._best(rows, raw)
         random = [i for i, state in enumerate(states) if not state.params.greedy]
         if random:
-            bits = [uniform_bits(states[i].seed, states[i].n_drawn) for i in random]
+            nth = _occurrences(slots)
+            bits = [uniform_bits(states[i].seed, states[i].n_drawn + nth[i]) for i in random]
             params = [states[i].params for i in random]
             chosen = rows if len(random) == len(rows) else rows[random]
             wanted = Rows.of(chosen, best[random], params, bits, self._vocab_size)
@@ -199,6 +202,13 @@ class Sampler:
             for i, each in zip(rows, found, strict=True):
                 reports[i] = replace(each, top=each.top[: wanted[i]])
         return reports
+
+    def keep(self, slot: int, n_drawn: int, n_kept: int, new_slot: int) -> None:
+        """Of the last `n_drawn` draws of a slot's sequence only the first `n_kept` count, and it is
+        in `new_slot` from here on."""
+        state = self._slots.pop(slot)
+        state.n_drawn -= n_drawn - n_kept
+        self._slots[new_slot] = state
 
     def unadjusted(self, slots: Sequence[int], allowed: Sequence[bytes]) -> list[Draw] | None:
         """How to draw the next tokens of `slots`, for a caller that does it; None if it cannot:
@@ -265,6 +275,16 @@ class Sampler:
             state.seen[column] = True
         if state.counts is not None:
             state.counts[column] += 1
+
+
+def _occurrences(slots: Sequence[int]) -> list[int]:
+    """How often each slot is among those before it."""
+    seen: Counter[int] = Counter()
+    found = []
+    for slot in slots:
+        found.append(seen[slot])
+        seen[slot] += 1
+    return found
 
 
 def _adjust(row: Tensor, state: _Slot) -> None:

@@ -125,6 +125,8 @@ class StateCollector(Collector):
     def _counters(self) -> Iterator[Metric]:
         counters = self._llm.counters
         yield _counter("prompt_tokens", "Prompt tokens run", counters.prompt_tokens)
+        yield _counter("draft_tokens", "Tokens guessed ahead", counters.draft_tokens)
+        yield _counter("accepted_tokens", "Those that were right", counters.accepted_tokens)
         yield _counter("steps", "Steps run", counters.steps)
         yield _counter("step_seconds", "Time spent in steps", counters.step_s)
 
@@ -165,7 +167,7 @@ class StateCollector(Collector):
         )
         for rank, weights in enumerate(ranks.weight_bytes):
             metric.add_metric([str(rank), "weights"], weights)
-            metric.add_metric([str(rank), "state"], ranks.slot_bytes[rank] * pool.n_slots)
+            metric.add_metric([str(rank), "state"], ranks.slot_bytes[rank] * pool.all_slots)
             metric.add_metric([str(rank), "kv"], ranks.page_bytes[rank] * pool.n_pages)
         return metric
 

@@ -49,7 +49,7 @@ class AheadExecutor(ToyExecutor):
 
     def _note(self, parts, results):
         for part, result in zip(parts, results.sequences, strict=True):
-            self.last[part.slot] = result.token
+            self.last[part.slot] = result.tokens[-1] if result.tokens else None
 
 
 def engine_of(**limits):

@@ -64,14 +64,15 @@ def test_a_step_draws_scores_and_returns_logits(runner):
     )
     assert scored.logits.shape == (len(TOKENS), runner.model.config.vocab_size)
     logprobs = torch.log_softmax(torch.from_numpy(scored.logits), dim=-1)
-    assert drawn.token == int(logprobs[-1].argmax())
-    assert drawn.logprobs.logprob == pytest.approx(float(logprobs[-1].max()), abs=1e-4)
+    assert drawn.tokens == [int(logprobs[-1].argmax())]
+    (report,) = drawn.logprobs
+    assert report.logprob == pytest.approx(float(logprobs[-1].max()), abs=1e-4)
     assert scored.scores[-1] is None
     for row, score in enumerate(scored.scores[:-1]):
         assert score.token_id == TOKENS[row + 1]
         assert score.logprob == pytest.approx(float(logprobs[row, score.token_id]), abs=1e-4)
         assert len(score.top) == 2
-    assert (quiet.token, quiet.logits, quiet.scores) == (None, None, [])
+    assert (quiet.tokens, quiet.logits, quiet.scores) == ([], None, [])
 
 
 def test_rows_are_read_in_blocks(runner, monkeypatch):
@@ -143,17 +144,17 @@ def test_ranks_draw_alike_and_the_first_answers(folder):
         admission = Admission(0, params, 77, ())
         first = part(own, 0, TOKENS, 0, sample=True, score=(*TOKENS[1:], -1))
         (result,) = step(own, first, admissions=[admission])
-        tokens, reports = [result.token], [result.logprobs]
+        tokens, reports = result.tokens, result.logprobs
         for position in range(len(TOKENS), len(TOKENS) + 5):
             (result,) = step(own, part(own, 0, [tokens[-1]], position, sample=True))
-            tokens.append(result.token)
-            reports.append(result.logprobs)
+            tokens += result.tokens
+            reports += result.logprobs
         return tokens, reports, own.report().collectives_per_step
 
     (tokens, reports, calls), (others, nothing, _) = run_ranks(2, run)
     assert tokens == others == run(SINGLE, SingleRank(SINGLE))[0]
-    assert all(report is not None for report in reports)
-    assert nothing == [None] * 6
+    assert [report.token_id for report in reports] == tokens
+    assert nothing == []
     assert calls >= 3
 
 

@@ -1,5 +1,6 @@
 """An executor without ranks or tensors: a toy recurrent model that checks what it is asked."""
 
+from sidewinder.engine.packing import n_accepted
 from sidewinder.engine.plan import SequenceResult, StepResult
 from sidewinder.sampling import TokenLogprobs
 
@@ -54,13 +55,14 @@ class ToyExecutor:
 
     def _check(self, plan):
         lengths = [len(part.tokens) for part in plan.sequences]
-        slots = [part.slot for part in plan.sequences]
+        slots = [slot for part in plan.sequences for slot in part.slots]
         assert lengths, "an empty step"
         assert sum(lengths) <= self.limits.max_step_tokens
         assert len(set(slots)) == len(slots)
-        assert all(0 <= slot < self.limits.n_slots for slot in slots)
-        ones = [length == 1 for length in lengths]
-        assert ones == sorted(ones, reverse=True), "one-token sequences come first"
+        n_slots = self.limits.n_slots + self.limits.n_draft_slots
+        assert all(0 <= slot < n_slots for slot in slots)
+        singles = [part.is_single for part in plan.sequences]
+        assert singles == sorted(singles, reverse=True), "single tokens come first"
         rows = sum(len(part.tokens) for part in plan.sequences if part.return_logits)
         assert rows <= self.limits.max_logit_rows
 
@@ -68,12 +70,13 @@ class ToyExecutor:
         state, n_stored = (0, 0) if part.start == 0 else self.slots[part.slot]
         assert n_stored == part.start, "tokens run once each, in order"
         rows = []
-        for token in part.tokens:
+        n_own = len(part.tokens) - len(part.drafts)
+        for place, token in enumerate(part.tokens, start=1):
             assert 0 <= token < VOCAB
             state = next_state(state, token)
             rows.append(state % VOCAB)
+            self.slots[part.slots[max(0, place - n_own)]] = (state, n_stored + place)
         n_stored += len(part.tokens)
-        self.slots[part.slot] = (state, n_stored)
         if self.limits.page_size:
             assert len(part.pages) == -(-n_stored // self.limits.page_size)
         result = SequenceResult()
@@ -81,8 +84,10 @@ class ToyExecutor:
         if part.return_logits:
             result.logits = rows
         if part.sample:
-            assert self.admitted[part.slot] is not None
-            result.token = rows[-1]
-            if self.admitted[part.slot].params.logprobs is not None:
-                result.logprobs = toy_score(rows[-1])
+            admission = self.admitted[part.slot]
+            drawn = rows[-len(part.slots) :]
+            result.tokens = drawn[: 1 + n_accepted(part.drafts, drawn)]
+            self.admitted[part.slots[len(result.tokens) - 1]] = admission
+            if admission.params.logprobs is not None:
+                result.logprobs = [toy_score(token) for token in result.tokens]
         return result

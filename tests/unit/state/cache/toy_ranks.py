@@ -58,7 +58,7 @@ class ToyRanks:
                 self.page_tokens[page, position % self.page_size] = token
         self.slots[part.slot] = state
         self.n_run += len(part.tokens)
-        return SequenceResult(token=state % 5 if part.sample else None)
+        return SequenceResult(tokens=[state % 5] if part.sample else [])
 
     def _text(self, pages, n_tokens):
         if not self.page_size:
