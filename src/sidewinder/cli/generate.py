@@ -4,6 +4,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ def add_parser(subparsers: Any) -> None:
     prompt.add_argument(
         "--prompt-ids", type=token_ids, metavar="N,N,...", help="token ids instead of a text"
     )
+    parser.add_argument(
+        "--prediction-file", metavar="FILE",
+        help="a text that the answer may largely repeat; with --speculate it comes sooner",
+    )  # fmt: skip
     add_sampling_options(parser, max_tokens=256)
     add_json_option(parser)
     parser.set_defaults(run=run)
@@ -50,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     """Generate; returns the exit status."""
     params, options = sampling_params(args), engine_options(args)
     prompt = _prompt(args)
+    if args.prediction_file is not None:
+        params = replace(params, prediction=read_text(args.prediction_file))
     with model_of(args) as model, warnings.catch_warnings():
         if isinstance(prompt, str):
             if is_shape(args.model) and "tokenizer" not in options:

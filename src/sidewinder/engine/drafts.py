@@ -34,14 +34,19 @@ class Drafter:
     """Drafts the next tokens of one text.
 
     Args:
-        tokens: the text so far.
+        prompt: the text so far.
+        prediction: what somebody expects to follow it.
     """
 
-    def __init__(self, tokens: Sequence[int]) -> None:
+    def __init__(self, prompt: Sequence[int], prediction: Sequence[int] = ()) -> None:
         self._text: list[int] = []
         self._last: dict[tuple[int, ...], int] = {}
         self._before: list[int] = []
-        for token in tokens[-MOST_KNOWN:]:
+        if prediction:
+            # As if the prompt had been followed by it once before.
+            for token in (*prompt[-LONGEST:], *prediction[:MOST_KNOWN]):
+                self.extend(token)
+        for token in prompt[-MOST_KNOWN:]:
             self.extend(token)
 
     def extend(self, token: int) -> None:

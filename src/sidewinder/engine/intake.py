@@ -101,6 +101,7 @@ class Intake:
             self._max_model_len,
         )
         params = self._check_endings(params)
+        prediction, params = self._prediction(params), replace(params, prediction=None)
         text = prompt if isinstance(prompt, str) else None
         if text is not None or params.stop:
             self._tokenizer.load()
@@ -114,6 +115,7 @@ class Intake:
             namespace=namespace_of(cache_salt),
             resume=None if resume is None else resume.kept,
             priority=priority,
+            prediction=prediction,
         )
         self._limits.check(request)
         tokenizer = self._tokenizer if self._has_tokenizer else None
@@ -168,6 +170,17 @@ class Intake:
             prompt = self._tokenizer.encode(prompt, special=False) if prompt else []
         added = check_tokens(prompt, self._vocab_size) if len(prompt) else ()
         return state.token_ids + added
+
+    def _prediction(self, params: SamplingParams) -> tuple[int, ...]:
+        given = params.prediction
+        if not given:
+            return ()
+        if isinstance(given, str):
+            given = tuple(self._tokenizer.encode(given, special=False))
+        try:
+            return check_tokens(given, self._vocab_size)
+        except ValueError as error:
+            raise ValueError(f"prediction: {error}") from error
 
     def _check_endings(self, params: SamplingParams) -> SamplingParams:
         if params.structured_output is not None:

@@ -32,6 +32,7 @@ class Request:
         namespace: of cached states; requests of different ones share none.
         resume: a caller's state that holds the first tokens of the prompt.
         keep: keep the state of the prompt for the caller.
+        prediction: what may follow the prompt, for drafts.
     """
 
     id: int
@@ -46,6 +47,7 @@ class Request:
     namespace: str = ""
     resume: Kept | None = None
     keep: bool = False
+    prediction: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.prompt, "a request without tokens"

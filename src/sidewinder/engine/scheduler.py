@@ -239,7 +239,7 @@ class Scheduler:
             self.cache.resume_kept(request.resume, sequence.slot, pages)
         sequence.n_cached = sequence.n_stored
         if request.generate and self.limits.max_drafts:
-            sequence.drafter = Drafter(request.prompt)
+            sequence.drafter = Drafter(request.prompt, request.prediction)
         if request.generate or not request.reads_all:
             sequence.boundaries = self.cache.boundaries(match, len(request.prompt))
         if not request.reads_all and request.resume is None:

@@ -47,6 +47,8 @@ class SamplingParams:
         prompt_logprobs: the same for prompt tokens; the first has none.
         include_stop_str_in_output: leave the stop string, or the stop id's text, in the text.
         skip_special_tokens: leave special tokens out of the text.
+        prediction: what the text may largely say, as text or token ids: a document that is edited,
+            say. With `speculate` the text then comes sooner; it stays the same.
 
     Raises:
         ValueError: for a value out of its range.
@@ -71,12 +73,15 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    prediction: str | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         object.__setattr__(self, "stop", _tuple("stop", stop))
         object.__setattr__(self, "stop_token_ids", _tuple("stop_token_ids", self.stop_token_ids))
         object.__setattr__(self, "logit_bias", _pairs(self.logit_bias))
+        if self.prediction is not None and not isinstance(self.prediction, str):
+            object.__setattr__(self, "prediction", _tuple("prediction", self.prediction))
         self._check_lengths()
         self._check_distribution()
         self._check_biases()

@@ -49,6 +49,7 @@ class Choice:
         self.call = call
         self.n_tokens = 0
         self.n_cached = 0
+        self.n_accepted = self.n_rejected = 0
         self.finish_reason: FinishReason | None = None
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]
         self.n_characters = 0
@@ -62,7 +63,9 @@ class Choice:
         self.prompt_logprobs += increment.scores[:missing]
         self.n_tokens += len(increment.token_ids)
         if increment.output is not None:
-            self.n_cached = increment.output.metrics.cached_tokens
+            metrics = increment.output.metrics
+            self.n_cached, self.n_accepted = metrics.cached_tokens, metrics.accepted_tokens
+            self.n_rejected = metrics.draft_tokens - metrics.accepted_tokens
         self.finish_reason = self._delta.finish_reason = increment.finish_reason
         self._delta.text += increment.text
         self._delta.logprobs += increment.logprobs or []
@@ -190,7 +193,7 @@ class Reply:
         self._event_head = b"data: " + head[:-1] + b',"choices":'
 
     def usage(self) -> dict[str, Any]:
-        """Tokens so far; those from the cache once a choice is complete."""
+        """Tokens so far; those from the cache, and drafts, once a choice is complete."""
         prompts = self.choices[:: self._n]
         prompt_tokens = sum(len(choice.call.request.prompt) for choice in prompts)
         completion_tokens = sum(choice.n_tokens for choice in self.choices)
@@ -199,6 +202,10 @@ class Reply:
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
             "prompt_tokens_details": {"cached_tokens": sum(choice.n_cached for choice in prompts)},
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": sum(choice.n_accepted for choice in self.choices),
+                "rejected_prediction_tokens": sum(choice.n_rejected for choice in self.choices),
+            },
         }
 
     def whole(self) -> dict[str, Any]:

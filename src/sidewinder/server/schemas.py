@@ -134,6 +134,13 @@ Stops = Annotated[
 Content = Annotated[Text, BeforeValidator(_joined, json_schema_input_type=str | list[TextPart])]
 
 
+class Prediction(_Body):
+    """What the text may largely say: OpenAI's predicted outputs."""
+
+    type: Literal["content"]
+    content: Content
+
+
 class Sampling(_Body):
     """Fields that completions and chats share. The names are OpenAI's, and vLLM's for the rest."""
 
@@ -162,6 +169,7 @@ class Sampling(_Body):
     guided_grammar: Text | None = None
     include_stop_str_in_output: Bool | None = None
     skip_special_tokens: Bool | None = None
+    prediction: Prediction | None = None
     stream: Bool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: Annotated[Text, Field(min_length=1, max_length=256)] | None = None

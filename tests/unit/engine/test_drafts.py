@@ -62,6 +62,15 @@ def test_only_the_end_of_a_long_prompt_is_looked_at(monkeypatch):
     assert Drafter([7, 1, 2, 3, 1, 2]).draft(1) == (3,)
 
 
+def test_a_prediction_is_drafted_from_its_beginning_on():
+    prompt, prediction = [1, 2, 3, 4, 5], [7, 8, 9, 7, 6]
+    drafter = Drafter(prompt, prediction)
+    assert drafter.draft(3) == (7, 8, 9)
+    for token in (0, 8, 9):  # An error, and back.
+        drafter.extend(token)
+    assert drafter.draft(2) == (7, 6)
+
+
 def test_large_batches_leave_no_room():
     assert room_for_drafts(1) > room_for_drafts(4) > 0
     assert room_for_drafts(64) == 0

@@ -1,6 +1,7 @@
 """Drafts change how many steps a text takes, and nothing else."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from sidewinder.engine.drafts import Drafter
 from sidewinder.engine.engine import Engine
 from sidewinder.engine.limits import Limits
 from sidewinder.engine.request import Request
-from sidewinder.testing import TINY, save_tiny
+from sidewinder.testing import TINY, save_tiny, save_tokenizer
 
 EOS = 7
 MOST = 5
@@ -30,8 +31,8 @@ class Prophet:
         self._texts, self._vocab_size = [tuple(text) for text in texts], vocab_size
         self._draws = random.Random(0)
 
-    def __call__(self, tokens):
-        return _Prophecy(self, tokens)
+    def __call__(self, prompt, prediction=()):
+        return _Prophecy(self, prompt, prediction)
 
     def draft(self, text, most):
         known = next((own for own in self._texts if own[: len(text)] == tuple(text)), ())
@@ -44,8 +45,8 @@ class Prophet:
 
 
 class _Prophecy(Drafter):
-    def __init__(self, prophet, tokens):
-        super().__init__(tokens)
+    def __init__(self, prophet, prompt, prediction):
+        super().__init__(prompt, prediction)
         self._prophet = prophet
 
     def draft(self, most):
@@ -196,13 +197,14 @@ def test_texts_and_kept_states_of_models(family, dtype, tmp_path, monkeypatch):
     assert n_accepted > 100, "hardly anything was accepted; the test is void"
 
 
+@pytest.mark.parametrize("all_reduce", ["exact", "int8"])
 @pytest.mark.parametrize("family", ["mamba", "zamba"])
-def test_ranks(family, tmp_path, monkeypatch):
+def test_ranks(family, all_reduce, tmp_path, monkeypatch):
     folder = save_tiny(family, tmp_path)
-    plain, _ = answers(folder, tp=2)
+    plain, _ = answers(folder, tp=2, all_reduce=all_reduce)
     texts = [[*prompt, *tokens] for prompt, tokens, _ in plain]
     monkeypatch.setattr("sidewinder.engine.scheduler.Drafter", Prophet(texts, 90))
-    drafted, n_accepted = answers(folder, tp=2, speculate=MOST)
+    drafted, n_accepted = answers(folder, tp=2, all_reduce=all_reduce, speculate=MOST)
     assert [each[:2] for each in drafted] == [each[:2] for each in plain]
     assert n_accepted > 100
 
@@ -215,6 +217,25 @@ def test_one_sequence_at_a_time_has_slots_for_drafts(tmp_path, monkeypatch):
     drafted, n_accepted = answers(folder, max_batch_size=1, speculate=MOST)
     assert drafted == plain
     assert n_accepted > 100
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_predictions(as_text, tmp_path):
+    folder = save_tokenizer(save_tiny("mamba", tmp_path, vocab_size=287, tie_word_embeddings=False))
+    params = SamplingParams(max_tokens=60, temperature=1.0, seed=3, ignore_eos=True)
+    with LLM(folder, device="cpu", dtype="float32", speculate=MOST, state_cache_bytes=0) as llm:
+        (plain,) = llm.generate([[5, 80, 12]], params)
+        before = llm.counters.steps
+        prediction = plain.text if as_text else plain.token_ids
+        (found,) = llm.generate([[5, 80, 12]], replace(params, prediction=prediction))
+        assert found.token_ids == plain.token_ids
+        # A text's tokens may be cut in another way than they were drawn.
+        assert found.metrics.accepted_tokens >= (10 if as_text else 40)
+        assert llm.counters.steps - before == 60 - found.metrics.accepted_tokens
+        with pytest.raises(ValueError, match="prediction: token id 287 at position 1"):
+            llm.generate([[5]], replace(params, prediction=(5, 287)))
+        with pytest.raises(ValueError, match="prediction=5 is not a list"):
+            replace(params, prediction=5)
 
 
 def test_gpus_are_refused(tmp_path, monkeypatch):
