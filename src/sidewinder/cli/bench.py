@@ -72,6 +72,11 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print; returns the exit status."""
     load = Load(args.prompt_tokens, args.output_tokens, args.batch)
     options = engine_options(args)
+    if options.get("speculate"):
+        raise ValueError(
+            f"speculate={options['speculate']}: drafts of random prompts, or of random models, "
+            "which loop, would say nothing; leave it out, or measure a server with `bench serve`"
+        )
     check_output(args)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "outputs have token ids and no text")  # as all do here

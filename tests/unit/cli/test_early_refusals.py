@@ -136,3 +136,16 @@ def test_token_ids_in_and_out_of_a_shape_without_weights(bare, capsys):
     assert values["prompt_tokens"] == 3
     assert streamed.out == ",".join(map(str, values["token_ids"])) + "\n"
     assert len(values["token_ids"]) == 4
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize("kind", ["latency", "throughput"])
+def test_speculation_on_random_prompts(kind, bare, capsys):
+    refused(capsys, ["bench", kind, bare, "--speculate", "4"], "speculate=4", "bench serve")
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(("value", "words"), [("16", "at most 15"), ("-1", "at least 0")])
+def test_more_drafts_than_a_step_can_gain_from(value, words, bare, capsys):
+    command = ["generate", bare, "--prompt-ids", "1", f"--speculate={value}"]
+    refused(capsys, command, f"speculate={value}", words)
