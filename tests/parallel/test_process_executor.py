@@ -44,6 +44,14 @@ def test_threads_are_the_setting_not_the_environment(start, monkeypatch):
     assert start(1, threads=2).call("who")[3] == 2
 
 
+def test_what_ranks_cannot_import_comes_back(start, monkeypatch):
+    """The caller has read its variables long ago; its ranks read them now."""
+    monkeypatch.setenv("SIDEWINDER_OPS", "cuda")
+    with pytest.raises(ValueError, match=r"'cuda'.*SIDEWINDER_OPS.*reference") as caught:
+        start(2)
+    assert "_check" in str(caught.value.__cause__), "the rank's traceback is the cause"
+
+
 @pytest.mark.parametrize("size", [0, 1, 65_527, 65_528, 65_529, 3_000_000])
 def test_messages_of_every_size_travel_both_ways(pool, size):
     value = b"x" * size

@@ -133,7 +133,7 @@ class ProcessExecutor:
             self._by_fd[worker.channel.fileno()] = worker
             self._poll.register(worker.channel, select.POLLIN)
         # The group forms only when all ranks have imported, so that its timeout can be short.
-        self._collect(max(IMPORT_TIMEOUT_S, self._timeout_s), math.inf)
+        self._settle(self._collect(max(IMPORT_TIMEOUT_S, self._timeout_s), math.inf))
         self._send([pickle.dumps(setup) for setup in setups])
         self._settle(self._collect(self._timeout_s, math.inf))
 

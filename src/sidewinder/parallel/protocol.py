@@ -66,7 +66,7 @@ class Raised:
     @staticmethod
     def of(error: Exception) -> "Raised":
         kind = next((known for known in KNOWN_ERRORS if isinstance(error, known)), RankError)
-        return Raised(kind.__name__, str(error), traceback.format_exc())
+        return Raised(kind.__name__, str(error), "".join(traceback.format_exception(error)))
 
     def error(self, rank: int, size: int) -> Exception:
         """The exception to raise in the caller."""

@@ -7,21 +7,12 @@ import pickle
 import signal
 import socket
 import sys
+from importlib import import_module
+from types import ModuleType
 
-import torch
-
-from sidewinder.collectives.base import Collectives, SingleRank
-from sidewinder.collectives.distributed import TorchCollectives, c10d
-from sidewinder.collectives.shared_memory import SharedMemoryCollectives, open_segment
-from sidewinder.collectives.tcp import TcpCollectives
 from sidewinder.logs import start_logging
 from sidewinder.parallel.channel import Channel
-from sidewinder.parallel.cores import use_threads
-from sidewinder.parallel.executor import resolve_target
-from sidewinder.parallel.gpu_group import gpu_of, join_gpus
-from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.lifeline import die_with_parent, start_lifeline
-from sidewinder.parallel.mesh import open_links
 from sidewinder.parallel.protocol import EMPTY, Raised, WorkerSetup, decode, encode_answer
 
 
@@ -34,14 +25,26 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if options.die_with_parent:
         die_with_parent()
+    # Before the heartbeat: it would hide imports that hang.
+    rank = _import_rank()
     lifeline = socket.socket(fileno=options.lifeline)
     start_lifeline(lifeline, options.parent, options.heartbeat, on_lost=lambda: os._exit(1))
     channel = Channel(socket.socket(fileno=options.channel))
     try:
+        if isinstance(rank, Exception):
+            return _give_up(channel, rank)
         channel.send(EMPTY)
-        return _run(channel, decode(channel.receive()))
+        return _run(channel, rank, decode(channel.receive()))
     except (EOFError, OSError):
         return 1  # The caller is gone, and has said why, if there was anyone to tell.
+
+
+def _import_rank() -> ModuleType | Exception:
+    """All that is slow or may fail to import, for one: with a wrong SIDEWINDER_OPS."""
+    try:
+        return import_module("sidewinder.parallel.rank")
+    except Exception as error:
+        return error
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -55,47 +58,25 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(channel: Channel, setup: WorkerSetup) -> int:
+def _run(channel: Channel, rank: ModuleType, setup: WorkerSetup) -> int:
     with contextlib.ExitStack() as resources:
         try:
             if setup.cores is not None:
                 os.sched_setaffinity(0, setup.cores)
-            collectives = open_collectives(setup)
+            collectives = rank.open_collectives(setup)
             resources.callback(collectives.close)
-            runner = build(setup, collectives)
+            runner = rank.build(setup, collectives)
         except Exception as error:
-            channel.send(pickle.dumps(Raised.of(error)))
-            channel.receive()  # Stop, or the end of the caller: it has the reason now.
-            return 1
+            return _give_up(channel, error)
         channel.send(EMPTY)
         _serve(channel, runner, is_first=setup.rank == 0)
     return 0
 
 
-def open_collectives(setup: WorkerSetup) -> Collectives:
-    """This rank's end of the group."""
-    tp = TensorParallel(setup.rank, setup.size)
-    if tp.size == 1:
-        return SingleRank(tp)
-    if setup.transport == "shared memory":
-        segment = open_segment(setup.segment, tp.size)
-        return SharedMemoryCollectives(tp, segment, setup.timeout_s, setup.cores is not None)
-    store = c10d.FileStore(setup.rendezvous, tp.size)
-    if setup.transport == "tcp":
-        own_cores = setup.cores is not None
-        links = open_links(tp, store, "127.0.0.1", setup.timeout_s, own_cores)
-        return TcpCollectives(tp, links)
-    if setup.device != "cpu":
-        return join_gpus(tp, store, gpu_of(setup.device), setup.transport, setup.timeout_s)
-    return TorchCollectives(tp, store, torch.device("cpu"), setup.timeout_s)
-
-
-def build(setup: WorkerSetup, collectives: Collectives) -> object:
-    """The runner that `setup.target` names, on this rank's device and threads."""
-    use_threads(setup.threads)
-    if setup.device != "cpu":
-        torch.cuda.set_device(gpu_of(setup.device))
-    return resolve_target(setup.target)(setup.engine, setup.model, collectives.tp, collectives)
+def _give_up(channel: Channel, error: Exception) -> int:
+    channel.send(pickle.dumps(Raised.of(error)))
+    channel.receive()  # Stop, or the end of the caller: it has the reason now.
+    return 1
 
 
 def _serve(channel: Channel, runner: object, is_first: bool) -> None:
