@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from sidewinder.collectives.shared_memory import native
+from sidewinder.ops import native as ops_native
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.torchrun import TorchrunPlace
 
@@ -31,6 +32,19 @@ for seed in range(2):
     if sys.argv[1] == "close":
         executor.close()
 """
+
+
+def places(size: int) -> list[dict[str, str]]:
+    """Variables of ranks that each are alone on a machine, as far as torchrun says."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return [
+        PLACE | {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": "0",
+                 "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": port,
+                 "PYTHONPATH": os.pathsep.join(sys.path)}
+        for rank in range(size)
+    ]  # fmt: skip
 
 
 PATHS = ["gloo"] if native is None else ["shared memory", "tcp"]
@@ -58,6 +72,36 @@ def test_two_ranks_under_torchrun(path, ending, tmp_path):
     assert sorted(result.stdout.split("\n")) == ["", *expected]
 
 
+UNLIKE_SCRIPT = """
+import os, types
+os.environ["SIDEWINDER_ISA"] = "portable" if os.environ["RANK"] == "1" else ""
+from sidewinder.config import EngineConfig
+from sidewinder.parallel.launch import start_executor
+engine = EngineConfig(model="none", tp=2, device="cpu", dtype="float32", launch="torchrun")
+try:
+    start_executor(engine, types.SimpleNamespace(dtype="float32"), "rank_toys:build_toy")
+except ValueError as error:
+    os.write(1, f"{error}\\n".encode())
+"""
+
+
+@pytest.mark.skipif(ops_native.isa() in (None, "portable"), reason="one level runs here")
+def test_ranks_of_unlike_kernels_are_told_what_to_set(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(UNLIKE_SCRIPT)
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, script], env=os.environ | place, stdout=subprocess.PIPE, text=True
+        )
+        for place in places(2)
+    ]
+    told = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert told[0] == told[1]
+    assert "portable (rank 1)" in told[0]
+    assert "set SIDEWINDER_ISA=portable for every rank" in told[0]
+
+
 SLOW_SCRIPT = """
 import os, time, torch
 from sidewinder.parallel import mesh
@@ -79,15 +123,9 @@ group.close()
 def test_the_first_rank_s_store_outlives_the_forming_of_the_group(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SLOW_SCRIPT)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    places = [
-        PLACE | {"RANK": str(rank), "WORLD_SIZE": "3", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
-                 "MASTER_PORT": port, "PYTHONPATH": os.pathsep.join(sys.path)}
-        for rank in range(3)
-    ]  # fmt: skip
-    ranks = [subprocess.Popen([sys.executable, script], env=os.environ | place) for place in places]
+    ranks = [
+        subprocess.Popen([sys.executable, script], env=os.environ | place) for place in places(3)
+    ]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0, 0]
 
 

@@ -25,6 +25,8 @@ from sidewinder.parallel.gpu_group import gpu_transport, join_gpus
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.mesh import address_towards, open_links
 from sidewinder.parallel.protocol import Transport
+from sidewinder.parallel.same_kernels import check_same_kernels, kernels_here
+from sidewinder.parallel.store import exchange, wait_for
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def join_torchrun(
         name: of the group, equal on all ranks and unique in the job.
 
     Raises:
+        ValueError: if CPU ranks run different levels of kernels.
         RankFailure: if a rank does not come in time.
     """
     if place.tp.size == 1:
@@ -99,9 +102,11 @@ def join_torchrun(
     if device.type == "cuda":
         transport = gpu_transport(forced, place.local_size, one_machine)
         return join_gpus(place.tp, store, device, transport, timeout_s, name)
+    own_store = c10d.PrefixStore(name, store)
+    check_same_kernels(place.tp, own_store, kernels_here(), timeout_s)
     if native is None or forced == "gloo":
         return TorchCollectives(place.tp, store, device, timeout_s, host, name)
-    group = _join_cpus(place, c10d.PrefixStore(name, store), host, forced, timeout_s)
+    group = _join_cpus(place, own_store, host, forced, timeout_s)
     group.barrier()  # The store may end with rank 0's use of it; now nobody needs it any more.
     return group
 
@@ -134,12 +139,10 @@ def _shared_segment(tp: TensorParallel, store: Any, timeout_s: float) -> Any:
     # What the system refuses (containers with process spaces of their own) is the answer "no".
     with suppress(OSError, RuntimeError):
         segment = open_segment(_open_of_rank_0(store, timeout_s), tp.size)
-    store.set(f"mapped/{tp.rank}", "no" if segment is None else "yes")
-    keys = [f"mapped/{rank}" for rank in range(tp.size)]
-    _wait_for(store, keys, timeout_s)
+    mapped = exchange(tp, store, "mapped", "no" if segment is None else "yes", timeout_s)
     if fd >= 0:
         os.close(fd)
-    return segment if all(store.get(key) == b"yes" for key in keys) else None
+    return segment if set(mapped) == {"yes"} else None
 
 
 def _open_of_rank_0(store: Any, timeout_s: float) -> int:
@@ -148,18 +151,9 @@ def _open_of_rank_0(store: Any, timeout_s: float) -> int:
     Raises:
         OSError: if rank 0's process cannot be looked into, or is another one.
     """
-    _wait_for(store, ["segment"], timeout_s)
+    wait_for(store, ["segment"], timeout_s)
     pid, number, name = store.get("segment").decode().split()
     path = f"/proc/{pid}/fd/{number}"
     if not os.readlink(path).startswith(f"/memfd:{name}"):
         raise FileNotFoundError(f"{path} is not rank 0's segment")
     return os.open(path, os.O_RDWR)
-
-
-def _wait_for(store: Any, keys: list[str], timeout_s: float) -> None:
-    try:
-        store.wait(keys, timedelta(seconds=timeout_s))
-    except RuntimeError as error:
-        raise RankFailure(
-            f"a rank of this job did not come within {timeout_s:g} s ({error})"
-        ) from error
