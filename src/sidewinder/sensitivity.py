@@ -28,6 +28,7 @@ from sidewinder.collectives.quantised.policy import (
 )
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.ops.codec.formats import CODECS
+from sidewinder.sensitivity_types import check_types
 
 SWEPT = ("int8", "int6", "int4")
 """Codecs that are measured and chosen from, from most bits to fewest."""
@@ -62,7 +63,7 @@ class Sensitivity:
         """What `write` wrote.
 
         Raises:
-            ValueError: if the file is missing or something else.
+            ValueError: if the file is missing or something else; it names the file and the field.
         """
         try:
             values = json.loads(file.read_text())
@@ -77,6 +78,7 @@ class Sensitivity:
         names = {field.name for field in fields(Sensitivity)}
         if not isinstance(values, dict) or set(values) != names:
             raise ValueError(f"{file} is not a file of sensitivities; it has other fields")
+        check_types(file, values, SWEPT)
         return Sensitivity(**values)
 
     def write(self, file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +161,40 @@ def test_a_broken_file_is_refused(folder):
         file.write_text(text)
         with pytest.raises(ValueError, match=words):
             policy_for(engine_of(folder, all_reduce_kl=1.0), load_model_config(folder))
+
+
+SITE = "layers.1.mixer.out_proj"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("fingerprint", 7, "fingerprint is 7, not a text"),
+        ("tp", "2", "tp is '2', not a whole number"),
+        ("tp", True, "tp is True, not a whole number"),
+        ("dtype", None, "dtype is None, not a text"),
+        ("rotate", 0, "rotate is 0, not true or false"),
+        ("tokens", 9.5, "tokens is 9.5, not a whole number"),
+        ("sites", [SITE], "sites is ['layers.1.mixer.out_proj'], not an object"),
+        ("sites", {SITE: 0.5}, f"sites['{SITE}'] is 0.5, not a KL in nats for each of int8, int6"),
+        ("sites", {SITE: {"int8": 0.5}}, f"sites['{SITE}'] is {{'int8': 0.5}}, not a KL"),
+        ("together", dict.fromkeys(SWEPT, "1"), "together['int8'] is '1', not a finite number"),
+        ("together", dict.fromkeys(SWEPT, True), "together['int8'] is True, not a finite"),
+        ("together", dict.fromkeys(SWEPT, float("nan")), "together['int8'] is nan, not a finite"),
+        ("together", dict.fromkeys(SWEPT, 10**400), "together['int8'] is 1000"),
+        ("together", dict.fromkeys([*SWEPT, "int2"], 0), "not a KL in nats for each of int8"),
+        ("together", "x" * 10_000, "together is 'xxx"),
+    ],
+)
+def test_a_field_of_another_type_is_named(folder, field, value, words):
+    stored(folder)
+    file = sensitivity_file(engine_of(folder))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        policy_for(engine_of(folder, all_reduce_kl=1.0), load_model_config(folder))
+    assert str(file) in str(caught.value)
+    assert "measure again" in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 def test_other_weights_have_another_fingerprint(folder, tmp_path):
