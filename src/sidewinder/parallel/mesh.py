@@ -1,22 +1,19 @@
 """Sockets from every rank to every other, found through a store that all ranks share."""
 
-import hmac
 import secrets
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from typing import Any
 
 from sidewinder.collectives.distributed import c10d
 from sidewinder.collectives.tcp import Links
+from sidewinder.parallel.door import MOST_GUESTS, RANK_BYTES, Door
 from sidewinder.parallel.errors import RankFailure
 from sidewinder.parallel.group import TensorParallel
 
 TOKEN_BYTES = 32
-RANK_BYTES = 4
-HELLO_S = 5.0
-"""How long a stranger that connects may take to prove that it is a rank."""
 
 
 def connect_mesh(
@@ -40,18 +37,19 @@ def connect_mesh(
     peers: list[socket.socket | None] = [None] * tp.size
     with ExitStack() as on_failure:
         try:
-            with _listen(host, tp.size) as listener:
+            with _listen(host, tp.size + MOST_GUESTS) as listener:
                 token = secrets.token_bytes(TOKEN_BYTES)
                 port = listener.getsockname()[1]
                 store.set(f"mesh/{tp.rank}", f"{host} {port} {token.hex()}")
                 for rank in range(tp.rank):
                     peers[rank] = on_failure.enter_context(_connect(tp, rank, store, deadline))
-                while None in peers[tp.rank + 1 :]:
-                    rank, peer = _accept(listener, token, deadline)
-                    if not tp.rank < rank < tp.size or peers[rank] is not None:
-                        peer.close()
-                        continue
-                    peers[rank] = on_failure.enter_context(peer)
+                with closing(Door(listener, token)) as door:
+                    while None in peers[tp.rank + 1 :]:
+                        rank, peer = door.next_peer(deadline)
+                        if not tp.rank < rank < tp.size or peers[rank] is not None:
+                            peer.close()
+                            continue
+                        peers[rank] = on_failure.enter_context(peer)
         except (OSError, RuntimeError) as error:
             raise RankFailure(
                 f"rank {tp.rank} of {tp.size} could not connect to all others over TCP from {host} "
@@ -113,17 +111,3 @@ def _connect(tp: TensorParallel, rank: int, store: Any, deadline: float) -> sock
         raise
     peer.settimeout(None)
     return peer
-
-
-def _accept(listener: socket.socket, token: bytes, deadline: float) -> tuple[int, socket.socket]:
-    """The rank of the next one that connects, -1 for a stranger."""
-    listener.settimeout(max(0.001, deadline - time.monotonic()))
-    peer, _ = listener.accept()
-    peer.settimeout(HELLO_S)
-    try:
-        hello = peer.recv(TOKEN_BYTES + RANK_BYTES, socket.MSG_WAITALL)
-    except OSError:
-        return -1, peer
-    peer.settimeout(None)
-    knows = hmac.compare_digest(hello[:TOKEN_BYTES], token)
-    return (int.from_bytes(hello[TOKEN_BYTES:], "big") if knows else -1), peer
