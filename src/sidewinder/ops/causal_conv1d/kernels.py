@@ -23,6 +23,22 @@ def keep_last_rows(
         put(stored + k * state_row, newer.to(tl.float32) + older.to(tl.float32), used)
 
 
+@triton.jit
+def input_row(
+    inputs, x_row, stored, state_row, c, channels, kept, t, length,
+    TAPS: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    """Row `t` of a sequence, zeros outside; in the OVERLAP also from before its start, which the
+    slot has where it is `kept`."""
+    inside = below_if(c, channels, (t >= 0) & (t < length))
+    row = tl.load(inputs + t.to(tl.int64) * x_row, mask=inside, other=0.0)
+    if OVERLAP:
+        before = kept & below_if(c, channels, t < 0)
+        older = tl.load(stored + (TAPS - 1 + t) * state_row, mask=before, other=0.0)
+        row = tl.where(before, older.to(row.dtype), row)
+    return row
+
+
 @triton.jit(do_not_specialize=["first", "n_seqs"])
 def prefill(
     x, x_row, weight, bias, state, state_slot, state_row, cu_seqlens, slots, fresh, y,
@@ -66,12 +82,9 @@ def prefill(
         rows = ()
         for i in tl.static_range(ROWS + TAPS - 1):
             t = base - (TAPS - 1) + i
-            inside = below_if(c, channels, (t >= 0) & (t < length))
-            row = tl.load(inputs + t.to(tl.int64) * x_row, mask=inside, other=0.0)
-            if i < TAPS - 1:
-                before = kept & below_if(c, channels, t < 0)
-                older = tl.load(stored + (TAPS - 1 + t) * state_row, mask=before, other=0.0)
-                row = tl.where(before, older.to(row.dtype), row)
+            row = input_row(
+                inputs, x_row, stored, state_row, c, channels, kept, t, length, TAPS, i < TAPS - 1
+            )
             rows += (row,)
         for j in tl.static_range(ROWS):
             total = tl.zeros([BLOCK_C], dtype=tl.float32)
