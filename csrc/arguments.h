@@ -1,6 +1,10 @@
 // What bindings of kernels share: arguments as rows, and the launch.
 #pragma once
 
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
 #include "recording.h"
 #include "tensor.h"
 
@@ -22,6 +26,13 @@ inline Rows real_rows(const View& view, std::initializer_list<int64_t> shape) {
 
 inline Rows optional_rows(const View& view, std::initializer_list<int64_t> shape) {
     return view.present() ? real_rows(view, shape) : view.rows();
+}
+
+inline Activation activation_of(int number) {
+    if (number < 0 || number >= kActivations) {
+        throw std::invalid_argument("activation: 0 to " + std::to_string(kActivations - 1));
+    }
+    return static_cast<Activation>(number);
 }
 
 }  // namespace sidewinder

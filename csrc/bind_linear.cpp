@@ -195,7 +195,7 @@ void bind_experts(nb::module_& m) {
         args.inner = set.inner;
         args.experts = static_cast<int64_t>(set.count());
         args.n_chosen = best.size(1);
-        args.activation = static_cast<Activation>(activation);
+        args.activation = activation_of(activation);
         launch(kernels().experts, args);
     }, nb::arg("x"), nb::arg("matrices"), nb::arg("chosen"), nb::arg("shares"),
        nb::arg("activation"), nb::arg("y"));

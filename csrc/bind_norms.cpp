@@ -130,14 +130,13 @@ void bind_gated_activation(nb::module_& m) {
     m.def("gated_activation", [](Handle gate, Handle up, int activation, Handle y) {
         const View in("gate", gate);
         const int64_t rows = in.shaped({-1, -1}).size(0), width = in.size(1);
-        if (activation < 0 || activation > 3) throw std::invalid_argument("activation: 0 to 3");
         GatedActivationArgs args{};
         args.gate = real_rows(in, {rows, width});
         args.up = real_rows(View("up", up), {rows, width});
         args.y = real_rows(View("y", y), {rows, width});
         args.rows = rows;
         args.width = width;
-        args.activation = static_cast<Activation>(activation);
+        args.activation = activation_of(activation);
         launch(kernels().gated_activation, args);
     }, nb::arg("gate"), nb::arg("up"), nb::arg("activation"), nb::arg("y"));
 }

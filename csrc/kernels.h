@@ -110,8 +110,9 @@ struct AddRowsArgs {
     int64_t rows, width;
 };
 
-// In the order of `gated_activation`'s names.
-enum class Activation : int { gelu = 0, gelu_tanh = 1, relu = 2, silu = 3 };
+// In the order of src/sidewinder/activations.py.
+enum class Activation : int { gelu, gelu_tanh, relu, silu };
+constexpr int kActivations = 4;
 
 struct GatedActivationArgs {
     Rows gate, up, y;

@@ -77,7 +77,7 @@ class MLPConfig:
 
     Attributes:
         d_ff: inner width.
-        activation: as the checkpoint names it ("gelu", "silu", ...).
+        activation: one of `activations.ACTIVATIONS`; without a gate `SQUARED_RELU`.
         use_bias: of its projections.
         gated: what is activated is a gate, and multiplies a second projection.
         layers: indices of the layers that have it, in order; None: all that have no experts.

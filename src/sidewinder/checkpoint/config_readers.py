@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sidewinder.activations import SILU_IN_CHECKPOINTS
 from sidewinder.checkpoint.config_values import MOST_LAYERS, UNLIMITED, ConfigValues
 from sidewinder.checkpoint.files import stored_dtype
 from sidewinder.checkpoint.hybrid_readers import HYBRIDS
@@ -86,7 +87,7 @@ def _transformers_config(values: ConfigValues) -> ModelConfig:
 
 
 def _transformers_mamba(values: ConfigValues, falcon: bool) -> ModelConfig:
-    values.choice("hidden_act", "silu", ("silu", "swish"))
+    values.choice("hidden_act", "silu", SILU_IN_CHECKPOINTS)
     d_model = values.size("hidden_size", 768)
     return ModelConfig(
         family="falcon_mamba" if falcon else "mamba",
@@ -117,7 +118,7 @@ def _transformers_mamba(values: ConfigValues, falcon: bool) -> ModelConfig:
 
 
 def _transformers_mamba2(values: ConfigValues) -> ModelConfig:
-    values.choice("hidden_act", "silu", ("silu", "swish"))
+    values.choice("hidden_act", "silu", SILU_IN_CHECKPOINTS)
     d_model = values.size("hidden_size", 4096)
     d_inner = values.scaled("expand", 2, d_model)
     n_heads, head_dim = values.size("num_heads", 128), values.size("head_dim", 64)
@@ -199,7 +200,7 @@ def _check_authors_options(values: ConfigValues, ssm: ConfigValues, layer: str) 
         raise ssm.error(
             f"unknown options {', '.join(unknown)} of {layer}; known: {', '.join(sorted(known))}"
         )
-    ssm.choice("activation", "swish", ("silu", "swish"))
+    ssm.choice("activation", "swish", SILU_IN_CHECKPOINTS)
     if not values.flag("rms_norm", True):
         raise values.error("rms_norm=false (LayerNorm) is not supported; only RMSNorm models are")
     if values.get("attn_layer_idx"):

@@ -9,6 +9,7 @@ older files have for kernels or other layers (`mamba_chunk_size`, `mamba_use_mlp
 import sys
 from itertools import accumulate
 
+from sidewinder.activations import SILU_IN_CHECKPOINTS
 from sidewinder.checkpoint.config_values import UNLIMITED, ConfigValues
 from sidewinder.checkpoint.mamba2_hybrids import head_dim_of, mamba2_heads, whole_rotary
 from sidewinder.config import ModelConfig
@@ -22,7 +23,7 @@ KV_HEADS, D_SSM = 8, 1024
 def falcon_h1(values: ConfigValues) -> ModelConfig:
     """Falcon-H1."""
     # One name for the activations of the convolution and of the MLP; the kernels have this one.
-    values.choice("hidden_act", "silu", ("silu", "swish"))
+    values.choice("hidden_act", "silu", SILU_IN_CHECKPOINTS)
     if (window := values.get("sliding_window")) is not None:
         raise values.error(
             f"sliding_window={window!r} is not supported; only models are that attend to all "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from sidewinder.activations import SILU_IN_CHECKPOINTS
 from sidewinder.checkpoint.config_values import UNLIMITED, ConfigValues
 from sidewinder.checkpoint.falcon_h1 import falcon_h1
 from sidewinder.checkpoint.jamba import jamba
@@ -13,7 +14,7 @@ from sidewinder.model_config import AttentionConfig, MLPConfig
 
 
 def _zamba(values: ConfigValues) -> ModelConfig:
-    values.choice("hidden_mamba_act", "silu", ("silu", "swish"))
+    values.choice("hidden_mamba_act", "silu", SILU_IN_CHECKPOINTS)
     d_model, n_layers = values.size("hidden_size", 3712), values.size("num_hidden_layers", 76)
     d_inner = values.scaled("mamba_expand", 2, d_model)
     return ModelConfig(

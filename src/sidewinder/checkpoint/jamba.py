@@ -6,6 +6,7 @@ older files (there are always norms inside), `layers_block_type` and `layer_type
 offsets count), and what only initial weights, training or generation need.
 """
 
+from sidewinder.activations import SILU_IN_CHECKPOINTS
 from sidewinder.checkpoint.config_values import UNLIMITED, ConfigValues
 from sidewinder.checkpoint.mamba2_hybrids import chosen_experts, head_dim_of
 from sidewinder.config import ModelConfig
@@ -18,7 +19,7 @@ KV_HEADS = 8
 def jamba(values: ConfigValues) -> ModelConfig:
     """Jamba."""
     # One name for all activations; the kernels of the convolution have this one.
-    values.choice("hidden_act", "silu", ("silu", "swish"))
+    values.choice("hidden_act", "silu", SILU_IN_CHECKPOINTS)
     d_model, n_layers = values.size("hidden_size", 4096), values.size("num_hidden_layers", 32)
     d_ff, eps = values.size("intermediate_size", 14336), values.positive("rms_norm_eps", 1e-6)
     experts = _experts(values, n_layers, d_ff)

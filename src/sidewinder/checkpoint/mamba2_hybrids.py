@@ -4,6 +4,7 @@ Granite-4.0-H.
 
 from dataclasses import replace
 
+from sidewinder.activations import SILU_IN_CHECKPOINTS
 from sidewinder.checkpoint.config_values import MOST_EXPERTS, UNLIMITED, ConfigValues
 from sidewinder.config import ModelConfig
 from sidewinder.model_config import (
@@ -112,7 +113,7 @@ def _residual_multiplier(values: ConfigValues) -> float:
 def _hybrid(values: ConfigValues, family: Family, vocab_size: int, norm_eps: float) -> ModelConfig:
     """What both have; defaults that differ are given."""
     # One name for the activations of the convolution and of the MLP; the kernels have this one.
-    values.choice("hidden_act", "silu", ("silu", "swish"))
+    values.choice("hidden_act", "silu", SILU_IN_CHECKPOINTS)
     d_model, n_layers = values.size("hidden_size", 4096), values.size("num_hidden_layers", 32)
     d_inner = values.scaled("mamba_expand", 2, d_model)
     n_heads = mamba2_heads(values, d_inner)

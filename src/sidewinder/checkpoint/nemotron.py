@@ -9,6 +9,7 @@ is what only initial weights, training or generation need.
 import math
 from collections.abc import Sequence
 
+from sidewinder.activations import SILU_IN_CHECKPOINTS, SQUARED_RELU
 from sidewinder.checkpoint.config_values import MOST_EXPERTS, ConfigValues
 from sidewinder.checkpoint.mamba2_hybrids import ATTENTION_NAMES, MIXER_NAMES, chosen_experts
 from sidewinder.config import ModelConfig
@@ -45,7 +46,7 @@ def nemotron_h(values: ConfigValues) -> ModelConfig:
             f"num_nextn_predict_layers={predicted} (multi-token prediction) is not supported; only "
             "models with num_nextn_predict_layers=0 are"
         )
-    values.choice("mamba_hidden_act", "silu", ("silu", "swish"))
+    values.choice("mamba_hidden_act", "silu", SILU_IN_CHECKPOINTS)
     kinds = _kinds(values)
     n_heads = values.size("mamba_num_heads", 128)
     groups, bias = _name(values, "n_groups"), values.flag("use_bias", False)
@@ -119,7 +120,7 @@ def _mlp(values: ConfigValues, layers: tuple[int, ...]) -> MLPConfig | None:
 
 
 def _activation(values: ConfigValues) -> str:
-    return values.choice("mlp_hidden_act", "relu2", ("relu2",))
+    return values.choice("mlp_hidden_act", SQUARED_RELU, (SQUARED_RELU,))
 
 
 def _experts(values: ConfigValues, layers: tuple[int, ...]) -> ExpertsConfig | None:

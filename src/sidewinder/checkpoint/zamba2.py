@@ -6,12 +6,11 @@ Read by nothing in transformers 5.23, and so not here: `use_conv_bias` (there al
 
 import math
 
+from sidewinder.activations import IN_CHECKPOINTS
 from sidewinder.checkpoint.config_values import ConfigValues
 from sidewinder.checkpoint.mamba2_hybrids import whole_rotary
 from sidewinder.config import ModelConfig
 from sidewinder.model_config import AttentionConfig, MLPConfig
-
-MLP_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 
 GATED_NORM_EPS = 1e-5
 """Of the mixers' gated norm, whatever `rms_norm_eps` is."""
@@ -67,8 +66,7 @@ def zamba2(values: ConfigValues) -> ModelConfig:
 
 def mlp_activation(values: ConfigValues) -> str:
     """What the MLP of a shared block activates its gate with."""
-    activation = values.choice("hidden_act", "gelu", MLP_ACTIVATIONS)
-    return "silu" if activation == "swish" else activation
+    return IN_CHECKPOINTS[values.choice("hidden_act", "gelu", tuple(IN_CHECKPOINTS))]
 
 
 def wide_input(values: ConfigValues, d_model: int) -> int:

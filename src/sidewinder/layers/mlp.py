@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from sidewinder.activations import ACTIVATIONS, SQUARED_RELU
 from sidewinder.collectives.base import Collectives, Pending
 from sidewinder.layers.adapter import Adapter
 from sidewinder.layers.linear import ColumnParallelLinear, RowParallelLinear
@@ -12,15 +13,6 @@ from sidewinder.model_config import MLPConfig
 from sidewinder.ops.add_rows import add_rows
 from sidewinder.ops.gated_activation import gated_activation
 from sidewinder.state.batch import Sequences
-
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-}
-"""What checkpoints call them, and `ops.gated_activation` does."""
 
 
 class MLP(ABC):
@@ -58,7 +50,7 @@ class GatedMLP(MLP):
     """`down(act(gate(x)) * up(x))`.
 
     Args:
-        activation: its name in the checkpoint.
+        activation: one of `ACTIVATIONS`.
         weights: also `gate`, split by row.
         collectives: all ranks.
 
@@ -72,7 +64,7 @@ class GatedMLP(MLP):
                 f"activation {activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}"
             )
         super().__init__(weights, collectives)
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
         self.gate = ColumnParallelLinear(weights.under("gate"))
 
     def _inner(self, x: Tensor) -> Tensor:
@@ -117,8 +109,9 @@ def mlp_of(config: MLPConfig, weights: Weights, collectives: Collectives) -> MLP
     """
     if config.gated:
         return GatedMLP(config.activation, weights, collectives)
-    if config.activation != "relu2":
+    if config.activation != SQUARED_RELU:
         raise ValueError(
-            f"activation {config.activation!r} is not supported without a gate; supported: relu2"
+            f"activation {config.activation!r} is not supported without a gate; "
+            f"supported: {SQUARED_RELU}"
         )
     return SquaredMLP(weights, collectives)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sidewinder import extension
+from sidewinder.activations import NUMBERS
 from sidewinder.ops import dispatch, native_attention, native_linear
 from sidewinder.ops.add_rows import add_rows as add_operator
 from sidewinder.ops.add_rows import reference as torch_add
@@ -21,7 +22,6 @@ from sidewinder.ops.concat_rms_norm import operator as concat_norm_operator
 from sidewinder.ops.concat_rms_norm import vectorized as torch_concat_norm
 from sidewinder.ops.gated_activation import gated_activation as gated_activation_operator
 from sidewinder.ops.gated_activation import vectorized as torch_gated_activation
-from sidewinder.ops.gated_activation.reference import ACTIVATIONS
 from sidewinder.ops.gated_rms_norm import gated_rms_norm as gated_norm_operator
 from sidewinder.ops.gated_rms_norm import vectorized as torch_gated_norm
 from sidewinder.ops.gated_squares import gated_squares as gated_squares_operator
@@ -41,8 +41,6 @@ from sidewinder.ops.workspace import empty
 from sidewinder.state.batch import Sequences
 
 _native = extension.module
-
-_ACTIVATION_NUMBERS = {name: number for number, name in enumerate(ACTIVATIONS)}
 
 
 def is_available() -> bool:
@@ -179,7 +177,7 @@ def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     if not gate.is_cpu:
         return torch_gated_activation.gated_activation(gate, up, activation)
     y = empty(gate.shape, gate.dtype)
-    _native.gated_activation(gate, up, _ACTIVATION_NUMBERS[activation], y)
+    _native.gated_activation(gate, up, NUMBERS[activation], y)
     return y
 
 

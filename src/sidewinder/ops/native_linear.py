@@ -7,12 +7,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from sidewinder.activations import NUMBERS
 from sidewinder.extension import module as _native
 from sidewinder.model_config import RouterConfig
 from sidewinder.ops.experts import experts as experts_operator
 from sidewinder.ops.experts import grouped
 from sidewinder.ops.experts.matrices import ExpertMatrices
-from sidewinder.ops.gated_activation.reference import ACTIVATIONS
 from sidewinder.ops.linear import linear as linear_operator
 from sidewinder.ops.linear import vectorized as torch_linear
 from sidewinder.ops.route import route as route_operator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 SMALL_ROWS = 32
 """Rows up to which the portable kernel beats torch's matrix product in float32."""
 
-_ACTIVATION_NUMBERS = {name: number for number, name in enumerate(ACTIVATIONS)}
 _sets: "WeakKeyDictionary[ExpertMatrices, Any]" = WeakKeyDictionary()
 """What the native code knows of matrices, once for each layer."""
 
@@ -97,7 +96,7 @@ def experts(
     if matrices not in _sets:
         _sets[matrices] = _set_of(matrices)
     y = empty(x.shape, x.dtype)
-    _native.experts(x, _sets[matrices], chosen, shares, _ACTIVATION_NUMBERS[activation], y)
+    _native.experts(x, _sets[matrices], chosen, shares, NUMBERS[activation], y)
     return y
 
 

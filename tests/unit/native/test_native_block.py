@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from native_cases import DTYPES, LEVELS, TOLERANCE, _native, kernels_of
 from ops_cases import make_case
 
+from sidewinder.activations import ACTIVATIONS
 from sidewinder.ops import native, native_attention
 from sidewinder.ops.concat_rms_norm import reference
-from sidewinder.ops.gated_activation.reference import ACTIVATIONS, gated_activation
+from sidewinder.ops.gated_activation.reference import FUNCTIONS, gated_activation
 from sidewinder.testing import assert_close
 
 EACH_ACTIVATION = pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -76,7 +77,7 @@ def exact(activation, x):
         return x * torch.special.erfc(-x / math.sqrt(2.0)) / 2
     if activation == "gelu_tanh":
         return x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
-    return ACTIVATIONS[activation](x)
+    return FUNCTIONS[activation](x)
 
 
 @LEVELS
@@ -96,7 +97,7 @@ def test_far_below_zero_it_is_what_torch_has(level, activation):
     x = torch.tensor([[-math.inf, -3e38, -1e30, -200.0]])
     with kernels_of(level):
         result = native.gated_activation(x, torch.ones_like(x), activation)
-    torch.testing.assert_close(result, ACTIVATIONS[activation](x), equal_nan=True, rtol=0, atol=0)
+    torch.testing.assert_close(result, FUNCTIONS[activation](x), equal_nan=True, rtol=0, atol=0)
 
 
 @LEVELS
@@ -142,7 +143,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="up has shape"):
         native.gated_activation(x, torch.ones(2, 4), "relu")
     with pytest.raises(ValueError, match="activation: 0 to 3"):
-        _native.gated_activation(x, x, 4, x)
+        _native.gated_activation(x, x, len(ACTIVATIONS), x)
     with pytest.raises(ValueError, match=r"weight has shape \[ 3 \], not \[ 6 \]"):
         native.concat_rms_norm(x, x, torch.ones(3), 1e-5)
 

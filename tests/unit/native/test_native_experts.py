@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from native_cases import DTYPES, LEVELS, TOLERANCE, _native, _runs_here, kernels_of
 from ops_cases import make_case
 
+from sidewinder.activations import ACTIVATIONS
 from sidewinder.model_config import RouterConfig
 from sidewinder.ops import native_linear
 from sidewinder.ops.experts import reference
@@ -141,6 +142,15 @@ def test_an_expert_that_does_not_exist_is_refused(expert):
     arguments["chosen"][1, 1] = expert
     with pytest.raises(ValueError, match="chosen: no such expert"):
         native_linear.experts(**arguments)
+
+
+@pytest.mark.parametrize("activation", [-1, len(ACTIVATIONS)])
+def test_an_activation_that_does_not_exist_is_refused(activation):
+    up, down = [(torch.ones(3, 4), None, 32)], [(torch.ones(4, 3), None, 32)]
+    one = torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1)
+    matrices, x = _native.ExpertSet(None, up, down, 4, 3, False), torch.ones(1, 4)
+    with pytest.raises(ValueError, match="activation: 0 to 3"):
+        _native.experts(x, matrices, *one, activation, torch.empty(1, 4))
 
 
 @pytest.mark.parametrize(

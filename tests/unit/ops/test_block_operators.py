@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ops_cases import make_case
 
+from sidewinder.activations import ACTIVATIONS, IN_CHECKPOINTS, NUMBERS
 from sidewinder.ops.add_rows import add_rows
 from sidewinder.ops.concat_rms_norm import concat_rms_norm, reference, vectorized
 from sidewinder.ops.dispatch import forced
@@ -18,10 +19,10 @@ from sidewinder.ops.store_kv import reference as store_reference
 from sidewinder.ops.store_kv import vectorized as store_vectorized
 from sidewinder.testing import assert_close
 
-ACTIVATIONS = pytest.mark.parametrize("activation", gate_reference.ACTIVATIONS)
+EACH_ACTIVATION = pytest.mark.parametrize("activation", ACTIVATIONS)
 
 
-@ACTIVATIONS
+@EACH_ACTIVATION
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 50), st.integers(0, 99), st.sampled_from([1.0, 8.0]))
 def test_gated_activation_is_the_reference(activation, tokens, width, seed, spread):
@@ -30,6 +31,12 @@ def test_gated_activation_is_the_reference(activation, tokens, width, seed, spre
     expected = gate_reference.gated_activation(gate, up, activation)
     result = gate_vectorized.gated_activation(gate, up, activation)
     assert torch.allclose(expected, result, atol=1e-5 * spread)
+
+
+def test_all_have_the_activations_of_the_one_list():
+    assert tuple(gate_reference.FUNCTIONS) == tuple(gate_vectorized.FUNCTIONS) == ACTIVATIONS
+    assert set(IN_CHECKPOINTS.values()) == set(ACTIVATIONS)
+    assert [ACTIVATIONS[number] for number in NUMBERS.values()] == list(NUMBERS)
 
 
 def test_the_definitions_are_those_that_checkpoints_mean():

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sidewinder.activations import ACTIVATIONS
 from sidewinder.model_config import RouterConfig
 from sidewinder.ops.add_rows.triton import add_rows
 from sidewinder.ops.causal_conv1d.triton import causal_conv1d
@@ -15,7 +16,6 @@ from sidewinder.ops.codec.triton import decode, decode_add, decode_rms_norm, enc
 from sidewinder.ops.concat_rms_norm.triton import concat_rms_norm
 from sidewinder.ops.experts.matrices import ExpertMatrices
 from sidewinder.ops.experts.triton import experts
-from sidewinder.ops.gated_activation.reference import ACTIVATIONS
 from sidewinder.ops.gated_activation.triton import gated_activation
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
 from sidewinder.ops.gated_squares.triton import gated_squares

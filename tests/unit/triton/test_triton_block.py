@@ -5,6 +5,7 @@ import torch
 from ops_cases import make_case
 from triton_cases import DTYPES, TOLERANCE, here, launching, on_device
 
+from sidewinder.activations import ACTIVATIONS
 from sidewinder.ops.concat_rms_norm import reference, triton
 from sidewinder.ops.gated_activation import reference as gate_reference
 from sidewinder.ops.gated_activation import triton as gate_triton
@@ -34,7 +35,7 @@ def test_concat_rms_norm_is_the_reference(dtype, added, width, more):
 
 
 @DTYPES
-@pytest.mark.parametrize("activation", gate_reference.ACTIVATIONS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("width", [1, 77, 1500])
 def test_gated_activation_is_the_reference(dtype, activation, width):
     case = make_case([3], seed=width)

@@ -19,7 +19,7 @@ def experts(
         matrices: of all experts.
         chosen, shares: int32 and float32 `[T, k]`, as `ops.route` returns them: the experts of a
             row are different.
-        activation: a key of `ops.gated_activation.reference.ACTIVATIONS`.
+        activation: one of `activations.ACTIVATIONS`.
 
     Returns:
         `[T, d]`, contiguous, in x's dtype. What goes into `down` is rounded to x's dtype; each

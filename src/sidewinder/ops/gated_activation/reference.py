@@ -27,13 +27,13 @@ def silu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(x)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "relu": relu,
     "silu": silu,
 }
-"""By name; their order is the native kernel's."""
+"""By name, all of `activations.ACTIVATIONS`."""
 
 
 def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
@@ -41,10 +41,10 @@ def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
 
     Args:
         gate, up: `[T, d]`; may be column slices (row stride ≥ d).
-        activation: a key of `ACTIVATIONS`.
+        activation: one of `activations.ACTIVATIONS`.
 
     Returns:
         `[T, d]`, contiguous, in gate's dtype. Arithmetic is float32, rounded once.
     """
-    y = ACTIVATIONS[activation](gate.float()) * up.float()
+    y = FUNCTIONS[activation](gate.float()) * up.float()
     return y.to(gate.dtype).contiguous()
