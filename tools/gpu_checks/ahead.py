@@ -1,7 +1,7 @@
 """Compile the suite's kernels on a machine without a card, into a folder that Triton looks into.
 
-Every candidate of every case, and what the four models launch in the engine and as shards; not what
-the tests launch, which have many small shapes.
+Every candidate of every case, and what the models launch in the engine and, of four, as shards; not
+what the tests launch, which have many small shapes.
 """
 
 import math
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from gpu_checks.cases import PREFILL, all_cases
 from gpu_checks.compile import MOST_CANDIDATES
-from gpu_checks.context import MODELS, Context
+from gpu_checks.context import HYBRIDS, MODELS, Context
 from sidewinder.config import EngineConfig
 from sidewinder.engine.ahead import launched_by, target_of
 from sidewinder.ops import tuning
@@ -63,8 +63,8 @@ def launched_by_cases(context: Context, device: Device) -> dict[Specialisation, 
 def launched_by_models(context: Context, device: Device) -> dict[Specialisation, None]:
     """Engines of one rank, also with kernels that wait for each other, and the shards."""
     found: dict[Specialisation, None] = {}
-    for model in MODELS:
-        for size in SHARDS:
+    for model in (*MODELS, *HYBRIDS):
+        for size in SHARDS if model in MODELS else SHARDS[:1]:
             engine = EngineConfig(
                 model, size, dtype=context.values(model)["dtype"], max_step_tokens=PREFILL
             )

@@ -6,7 +6,7 @@ import torch
 
 from gpu_checks.attention_cases import attention_case, block_cases, prompt_attention_case
 from gpu_checks.case import Case, normal
-from gpu_checks.context import MODELS, Context
+from gpu_checks.context import HYBRIDS, MODELS, Context
 from gpu_checks.expert_cases import expert_cases
 from sidewinder.bench.roofline import model_work
 from sidewinder.config import ModelConfig
@@ -28,7 +28,7 @@ PREFILL, DECODES = 8192, (1, 32)
 
 
 def all_cases(context: Context) -> Iterator[tuple[str, Case]]:
-    """Every model's, then the codecs', then experts'."""
+    """Every model's, then the codecs', then experts', then hybrids' but for their matrices."""
     for model in MODELS:
         for case in cases(context, context.config(model)):
             yield model, case
@@ -36,12 +36,20 @@ def all_cases(context: Context) -> Iterator[tuple[str, Case]]:
         yield "any", case
     for case in expert_cases(context):
         yield "granite-4.0-h-tiny", case
+    for model in HYBRIDS:
+        for case in operator_cases(context, context.config(model)):
+            yield model, case
 
 
 def cases(context: Context, config: ModelConfig) -> Iterator[Case]:
     """The operators of one family, in prefill and in decode."""
+    yield from linear_cases(context, config, context.pick(PREFILL, 24))
+    yield from operator_cases(context, config)
+
+
+def operator_cases(context: Context, config: ModelConfig) -> Iterator[Case]:
+    """All but products with matrices."""
     tokens = context.pick(PREFILL, 24)
-    yield from linear_cases(context, config, tokens)
     shapes = [("prefill", tokens, 1), *((f"decode {n}", n, n) for n in DECODES)]
     for name, n_tokens, n_seqs in shapes:
         seqs = sequences(context, n_tokens, n_seqs)

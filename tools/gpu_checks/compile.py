@@ -43,8 +43,10 @@ def run(context: Context) -> dict[str, Any]:
 
 
 def cases_of(context: Context) -> dict[str, Any]:
-    """One case of every name; the sizes of other models are no constants of a kernel."""
-    by_name = {case.name: case for _, case in all_cases(context)}
+    """The first case of every name; the sizes of most other models are no constants of a kernel."""
+    by_name: dict[str, Any] = {}
+    for _, case in all_cases(context):
+        by_name.setdefault(case.name, case)
     found: dict[str, Any] = {}
     for prefix in PREFIXES:
         same = {name: case for name, case in by_name.items() if name.startswith(prefix)}

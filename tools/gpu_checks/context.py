@@ -15,8 +15,14 @@ from sidewinder.config import ModelConfig
 from sidewinder.testing import TINY
 
 MODELS = ("mamba-2.8b", "falcon-mamba-7b", "zamba-7b", "mamba2-2.7b")
+"""What figures are compared on, and the shards and the projection."""
+
+HYBRIDS = ("zamba2-1.2b", "falcon-h1-1.5b", "jamba-reasoning-3b")
+"""Families whose mixers or attention have other sizes; they come last, where there is time left."""
+
 DRY_MODELS = {"mamba-2.8b": "mamba", "falcon-mamba-7b": "falcon_mamba", "zamba-7b": "zamba",
-              "mamba2-2.7b": "mamba2"}  # fmt: skip
+              "mamba2-2.7b": "mamba2", "zamba2-1.2b": "zamba2", "falcon-h1-1.5b": "falcon_h1",
+              "jamba-reasoning-3b": "jamba"}  # fmt: skip
 
 CACHE_BYTES, MOST_COPIES = 128e6, 48
 """More than a GPU's second-level cache holds; sets of tensors that are made for one timing."""

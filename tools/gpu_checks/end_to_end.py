@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gpu_checks.context import MODELS, Context
+from gpu_checks.context import HYBRIDS, MODELS, Context
 from gpu_checks.kernels import gemm_rate, model_gemm_rate, read_rate
 from sidewinder.bench.roofline import model_work
 from sidewinder.bench.speed import Load, measure
@@ -28,7 +28,7 @@ def run(context: Context) -> dict[str, Any]:
     """Every model: latency at batch 1, throughput at batch 32, graphs on; and off for one."""
     read, rate = read_rate(context), gemm_rate(context)
     rows = []
-    for model in MODELS:
+    for model in (*MODELS, *HYBRIDS):
         if not context.has(15):
             rows.append({"model": model, "skipped": "out of time"})
             continue

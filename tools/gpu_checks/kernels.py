@@ -6,7 +6,7 @@ import torch
 
 from gpu_checks.case import Case
 from gpu_checks.cases import PREFILL, all_cases
-from gpu_checks.context import Context
+from gpu_checks.context import HYBRIDS, Context
 from gpu_checks.fast_kernels import mamba_ssm_rows
 from sidewinder.bench.roofline import model_work
 from sidewinder.config import ModelConfig
@@ -98,8 +98,13 @@ def report(
         "read_bytes_per_s": read,
         "gemm_flops_per_s": rate,
         "rows": rows,
-        "calibration": {} if context.dry_run else calibration(context, rows),
+        "calibration": {} if context.dry_run else calibration(context, of_models(rows)),
     }
+
+
+def of_models(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that the projection's constants are of: they are compared from card to card."""
+    return [row for row in rows if row["model"] not in HYBRIDS]
 
 
 def calibration(context: Context, rows: list[dict[str, Any]]) -> dict[str, float]:

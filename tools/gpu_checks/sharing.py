@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gpu_checks.context import Context
+from gpu_checks.context import HYBRIDS, Context
 from gpu_checks.end_to_end import write_config
 from sidewinder.llm import LLM
 from sidewinder.parallel.devices import SHARE_VARIABLE
@@ -30,15 +30,16 @@ PROMPTS = [[5, 80, 12, 44, 7], [9], list(range(30, 50))]
 
 
 def run(context: Context) -> dict[str, Any]:
-    """The probe, then parity of 2 and 4 ranks with one, for every family and codec."""
+    """The probe, then parity of 2 and 4 ranks with one, for every codec; of 2 for other hybrids."""
     probe = "not on a CPU" if context.dry_run else probe_ipc()
-    models = MODELS[:1] if context.dry_run else MODELS
     jobs = [
         (model, size, codec)
         for codec in (("exact",) if context.dry_run else LIMITS)
         for size in ((2,) if context.dry_run else (2, 4))
-        for model in models
+        for model in (MODELS[:1] if context.dry_run else MODELS)
     ]
+    jobs += [(model, 2, "exact") for model in (HYBRIDS[-1:] if context.dry_run else HYBRIDS)]
+    models = dict.fromkeys(model for model, _, _ in jobs)
     with tempfile.TemporaryDirectory() as folder, shared_card():
         folders = {model: write_tiny(model, Path(folder) / model) for model in models}
         single = {model: answers(context, folders[model], 1, "exact") for model in models}

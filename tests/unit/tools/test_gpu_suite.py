@@ -20,8 +20,8 @@ import gpu_suite  # noqa: E402
 from card_tables import ENGINE  # noqa: E402
 from gpu_checks.cases import all_cases  # noqa: E402
 from gpu_checks.compile import try_candidate  # noqa: E402
-from gpu_checks.context import MODELS, Context  # noqa: E402
-from gpu_checks.kernels import calibration  # noqa: E402
+from gpu_checks.context import DRY_MODELS, HYBRIDS, MODELS, Context  # noqa: E402
+from gpu_checks.kernels import calibration, of_models  # noqa: E402
 from gpu_checks.tests_on_gpu import result_of  # noqa: E402
 from gpu_checks.verdicts import verdicts  # noqa: E402
 
@@ -70,7 +70,7 @@ def check_that_the_projection_finds_every_figure(report, file):
     report["machine"]["gpu"] = "NVIDIA H100 80GB HBM3"
     file.write_text(json.dumps(report))
     found = {(row["model"], row["tp"], row["what"]) for row in compare_suite(read_suite(file))}
-    whole = {(model, 1, what) for model in MODELS for what in ENGINE}
+    whole = {(model, 1, what) for model in (*MODELS, *HYBRIDS) for what in ENGINE}
     shards = {
         (model, tp, what)
         for model in MODELS
@@ -78,6 +78,18 @@ def check_that_the_projection_finds_every_figure(report, file):
         for what in ("prefill", "decode 1", "decode 3")
     }
     assert found == whole | shards
+
+
+def test_the_tiny_sister_of_a_model_is_of_its_family():
+    real, dry = (Context(dry_run=dry, budget_s=1) for dry in (False, True))
+    for model in (*MODELS, *HYBRIDS):
+        assert dry.config(model).family == real.config(model).family, model
+    assert set(DRY_MODELS) == {*MODELS, *HYBRIDS}
+
+
+def test_calibration_is_of_the_four_models():
+    rows = [{"model": model} for model in (*MODELS, *HYBRIDS, "any")]
+    assert of_models(rows) == [{"model": model} for model in (*MODELS, "any")]
 
 
 def test_every_operator_is_timed():
