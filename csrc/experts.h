@@ -75,7 +75,8 @@ inline void leave_groups_out(const RouteArgs& a, float* rank_by, float* sums, in
             second = value > first ? first : value > second ? value : second;
             first = value > first ? value : first;
         }
-        sums[group] = first + second > kLowest ? first + second : kLowest;
+        const float sum = width > 1 ? first + second : first;
+        sums[group] = sum > kLowest ? sum : kLowest;
     }
     take_highest(sums, a.groups, a.groups_chosen, best);
     for (int64_t i = 0; i < a.experts; ++i) {

@@ -63,6 +63,36 @@ def test_large_logits_equal_scores_and_endless_biases(level, scores):
     assert everyone.tolist() == [[0, 2, 1], [0, 1, 2], [0, 1, 2]]
 
 
+NEVER = -torch.inf
+EDGES = {
+    "the largest logit is not the first": (
+        [0.0, 300.0, 299.0], None, RouterConfig(2, normalised=False),
+    ),
+    "scores of zero have shares of zero": ([-200.0, -300.0], None, RouterConfig(1, "sigmoid")),
+    "no group has two experts": (
+        [1.0] * 6, [NEVER, NEVER, 0.0, NEVER, 0.0, NEVER],
+        RouterConfig(2, "sigmoid", n_groups=3, n_groups_chosen=1),
+    ),
+    "groups of one": (
+        [0.1, 0.9, 0.5, 0.7], None, RouterConfig(2, "sigmoid", n_groups=4, n_groups_chosen=2),
+    ),
+}  # fmt: skip
+
+
+@LEVELS
+@pytest.mark.parametrize("name", EDGES)
+def test_edges_of_routes_are_the_references(level, name):
+    logits, bias, config = EDGES[name]
+    x, weight = torch.ones(1, 1), torch.tensor(logits)[:, None]
+    bias = None if bias is None else torch.tensor(bias)
+    expected, expected_shares = route_reference.route(x, weight, bias, config)
+    with kernels_of(level):
+        chosen, shares = native_linear.route(x, weight, bias, config)
+    assert expected_shares.isfinite().all()
+    assert chosen.tolist() == expected.tolist()
+    torch.testing.assert_close(shares, expected_shares, rtol=1e-5, atol=1e-30)
+
+
 @LEVELS
 @DTYPES
 @pytest.mark.parametrize("threads", [1, 3])
