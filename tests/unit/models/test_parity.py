@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from parity_cases import CASES, random_case
+from parity_cases import CASES
 from parity_harness import (
     Driver,
     assert_parity,
@@ -13,6 +13,7 @@ from parity_harness import (
     random_tokens,
     run_sharded,
 )
+from random_cases import random_case
 
 from sidewinder.checkpoint.reader import load_shard
 from sidewinder.collectives.base import SingleRank
