@@ -25,11 +25,11 @@ def decodes(
     assert len(decoding) <= limits.max_step_tokens
     rows = limits.max_step_tokens - len(decoding)
     n_drafts = min(room_for_drafts(len(decoding)), rows // 2 if beside_prompts else rows)
-    free, chosen = list(free_slots[:n_drafts]), list[Part]()
+    free, chosen = free_slots[:n_drafts], list[Part]()
     for sequence in decoding:
-        drafts = sequence.draft(min(len(free), limits.max_drafts))
-        slots, free = tuple(free[: len(drafts)]), free[len(drafts) :]
-        chosen.append((sequence, sequence.decode_step(limits.page_size, drafts, slots)))
+        step = sequence.decode_step(limits.page_size, free[: limits.max_drafts])
+        free = free[len(step.draft_slots) :]
+        chosen.append((sequence, step))
     return chosen
 
 

@@ -28,6 +28,7 @@ class SequenceStep:
         draft_slots: a slot for each of the last tokens that is a draft (`engine.drafts`). Every
             token is then a row that goes on from the one before it: the first leaves its state in
             `slot`, each draft in its own, and a token is drawn behind each.
+        draft_allowed: as `allowed`, behind each draft; empty allows all.
     """
 
     slot: int
@@ -40,6 +41,7 @@ class SequenceStep:
     return_logits: bool = False
     allowed: bytes = b""
     draft_slots: tuple[int, ...] = ()
+    draft_allowed: tuple[bytes, ...] = ()
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -50,6 +52,11 @@ class SequenceStep:
     def drafts(self) -> tuple[int, ...]:
         """The tokens that are drafts."""
         return self.tokens[len(self.tokens) - len(self.draft_slots) :]
+
+    @property
+    def masks(self) -> tuple[bytes, ...]:
+        """What may be drawn behind each of its rows that draw."""
+        return (self.allowed, *(self.draft_allowed or (b"",) * len(self.draft_slots)))
 
     @property
     def is_single(self) -> bool:

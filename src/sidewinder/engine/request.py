@@ -1,5 +1,6 @@
 """A request: what is asked, and how far its sequence has come."""
 
+from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -115,11 +116,11 @@ class Sequence:
     def prefilling(self) -> bool:
         return self.n_stored < len(self.request.prompt)
 
-    def decode_step(
-        self, page_size: int, drafts: tuple[int, ...] = (), draft_slots: tuple[int, ...] = ()
-    ) -> SequenceStep:
-        """The token drawn last as this sequence's part of a step, and drafts of the next ones."""
+    def decode_step(self, page_size: int, free_slots: List[int] = ()) -> SequenceStep:
+        """The token drawn last as this sequence's part of a step, and drafts of the next ones, as
+        many as there are slots for them."""
         assert not self.prefilling, "the prompt comes first"
+        drafts, masks = self._draft(len(free_slots))
         tokens = (self.output[-1], *drafts)
         return SequenceStep(
             slot=self.slot,
@@ -128,7 +129,8 @@ class Sequence:
             pages=self._pages_up_to(self.n_stored + len(tokens), page_size),
             sample=True,
             allowed=self._allowed(),
-            draft_slots=draft_slots,
+            draft_slots=tuple(free_slots[: len(drafts)]),
+            draft_allowed=masks,
         )
 
     def prefill_step(self, n_tokens: int, page_size: int) -> SequenceStep:
@@ -152,15 +154,17 @@ class Sequence:
     @property
     def draws_alone(self) -> bool:
         """Whether its next two tokens can be drawn without the host knowing the first."""
-        reports = self.request.keep or self.request.params.logprobs is not None
-        return not (reports or self._is_constrained or self.prefilling)
+        request = self.request
+        reports = request.keep or request.params.logprobs is not None
+        needs_host = reports or request.constraint is not None or self._adjusts
+        return not (needs_host or self.prefilling)
 
     @property
-    def _is_constrained(self) -> bool:
-        """Whether what may be drawn next depends on more than the text's state."""
+    def _adjusts(self) -> bool:
+        """Whether its params change the logits that its next token is drawn from."""
         params = self.request.params
-        adjusts = params.has_penalties or params.logit_bias or len(self.output) < params.min_tokens
-        return bool(adjusts) or self.request.constraint is not None
+        waits = len(self.output) < params.min_tokens
+        return bool(params.has_penalties or params.logit_bias or waits)
 
     def step_after(self, step: SequenceStep, page_size: int) -> SequenceStep | None:
         """What follows `step`, which draws its next token; None if that is the last one."""
@@ -173,15 +177,17 @@ class Sequence:
             slot=self.slot, tokens=(PENDING,), start=start, pages=pages, sample=True
         )
 
-    def draft(self, most: int) -> tuple[int, ...]:
-        """Guesses of what it says behind the token drawn last, at most so many."""
-        params = self.request.params
+    def _draft(self, most: int) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+        """Guesses of what it says behind the token drawn last, at most so many; and where a
+        constraint says what may come, what may behind each."""
+        constraint, params = self.request.constraint, self.request.params
         assert params.max_tokens is not None, "resolved by the engine"
         # Behind the last draft, too, a token is drawn.
         most = min(most, params.max_tokens - len(self.output) - 1)
-        if self.drafter is None or most < 1 or self._is_constrained:
-            return ()
-        return self.drafter.draft(most)
+        if self.drafter is None or most < 1 or self._adjusts:
+            return (), ()
+        drafts = self.drafter.draft(most)
+        return (drafts, ()) if constraint is None else constraint.draft(drafts, most)
 
     def take(self, token: int) -> None:
         """A step drew `token`."""

@@ -234,10 +234,10 @@ class Runner:
         drawing = [index for index, part in enumerate(plan.sequences) if part.sample]
         if not drawing:
             return
-        parts = [part for index in drawing for part in _repeated(plan.sequences[index])]
-        slots, allowed = [part.slot for part in parts], [part.allowed for part in parts]
+        parts = [plan.sequences[index] for index in drawing]
         logits = self.model.local_logits(drawn_rows(drawing))
-        tokens = self._sampler.sample(logits, slots, allowed)
+        allowed = [mask for part in parts for mask in part.masks]
+        tokens = self._sampler.sample(logits, _drawing_slots(parts), allowed)
         self._give(plan.sequences, drawing, logits, tokens, results)
 
     def _give(
@@ -250,7 +250,7 @@ class Runner:
     ) -> None:
         """Tokens drawn for some of the sequences into their results, with logprobs if wanted. Those
         drawn behind a wrong draft count for nothing."""
-        slots = [part.slot for index in drawing for part in _repeated(sequences[index])]
+        slots = _drawing_slots([sequences[index] for index in drawing])
         logprobs = self._sampler.logprobs(logits, slots, tokens, report=self._answers)
         start = 0
         for index in drawing:
@@ -280,9 +280,9 @@ class Runner:
             result.logits = torch.cat(blocks).numpy()
 
 
-def _repeated(part: SequenceStep) -> list[SequenceStep]:
-    """The part, once for each token that is drawn for it."""
-    return [part] * len(part.slots)
+def _drawing_slots(parts: Sequence[SequenceStep]) -> list[int]:
+    """Of each part its slot, once for every token that is drawn for it."""
+    return [part.slot for part in parts for _ in part.slots]
 
 
 def _score(logits: Tensor, next_tokens: Sequence[int], n_top: int) -> list[TokenLogprobs | None]:

@@ -38,16 +38,39 @@ class GrammarConstraint:
 
     def __init__(self, matcher: Any, vocab_size: int, ending: bytes) -> None:
         self._matcher = matcher
+        self._vocab_size = vocab_size
         self._n_bytes = -(-vocab_size // 8)
         self._ending = ending
 
     def allowed(self) -> bytes:
-        bits: bytes = self._matcher.compute_bitmask()[: self._n_bytes]
-        if self._matcher.is_error() or not any(bits):
+        bits = self._bits()
+        if bits is None:
             reason = self._matcher.get_error().partition("\n")[0] or "no token fits"
             logger.warning("a structured text ends early: %s", reason)
             return self._ending
         return bits
+
+    def draft(
+        self, suggested: Sequence[int], most: int
+    ) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+        tokens = (self._matcher.compute_ff_tokens() or suggested)[:most]
+        masks: list[bytes] = []
+        for token in tokens:
+            # The tokenizer may have tokens that the model lacks.
+            if token >= self._vocab_size or not self._matcher.try_consume_tokens([token]):
+                break
+            bits = self._bits()
+            if bits is None:
+                self._matcher.rollback(1)
+                break
+            masks.append(bits)
+        self._matcher.rollback(len(masks))
+        return tuple(tokens[: len(masks)]), tuple(masks)
+
+    def _bits(self) -> bytes | None:
+        """What may come next; None if nothing may."""
+        bits: bytes = self._matcher.compute_bitmask()[: self._n_bytes]
+        return None if self._matcher.is_error() or not any(bits) else bits
 
     def take(self, token: int) -> None:
         self._matcher.consume_token(token)

@@ -1,6 +1,7 @@
 """What form a text must have: JSON, a regular expression, one of a few texts, or a grammar."""
 
 import json as json_text
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,6 +66,13 @@ class Constraint(Protocol):
 
     def take(self, token: int) -> None:
         """The text goes on with `token`, which was allowed."""
+        ...
+
+    def draft(
+        self, suggested: Sequence[int], most: int
+    ) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
+        """At most so many next tokens, and what is allowed behind each: those that must come, else
+        of the suggested ones as many as may. The text stays where it is."""
         ...
 
 
