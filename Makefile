@@ -4,6 +4,7 @@
 # make bench  measure the tables of docs/benchmarks.md (half an hour; ONLY="decode-b1 prefill" for some
 #             sections; LLAMA_PYTHON=... for those beside llama.cpp) and write the page
 # make wheel  build a wheel that needs no compiler, into dist/
+# make sanitize  build the C++ code with AddressSanitizer and UBSan (GCC) and run its tests so
 # make clean  remove .venv and build output
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 NATIVE := $(wildcard CMakeLists.txt csrc/*)
 
-.PHONY: demo test test-ray lint install bench wheel clean
+.PHONY: demo test test-ray lint install bench wheel sanitize clean
 
 demo: install
 	$(BIN)/python tools/demo.py
@@ -43,6 +44,22 @@ wheel: install
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel \
 	  --config-settings cmake.define.SIDEWINDER_NATIVE=ON .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
+
+# The first error ends the run. Python and torch keep memory to their end, so leaks are not looked for.
+# The compiler takes prefetches beyond an array for reads of it.
+SANITIZERS := -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer \
+  -Wno-array-bounds
+SANITIZED_TESTS := tests/unit/native tests/unit/ops tests/unit/collectives tests/unit/test_packing.py \
+  tests/unit/engine/test_recorded.py tests/unit/engine/test_recorded_hybrids.py tests/parallel/test_shared_memory_ranks.py
+
+sanitize: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt cmake nanobind
+	$(BIN)/cmake -S . -B build/sanitize -DCMAKE_BUILD_TYPE=Release -DSIDEWINDER_NATIVE=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_CXX_FLAGS="$(SANITIZERS)"
+	$(BIN)/cmake --build build/sanitize --parallel 2
+	PYTHONPATH=$(CURDIR)/tools/sanitized OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  $(BIN)/python -m pytest --capture=sys -p no:cacheprovider $(SANITIZED_TESTS)
 
 install: $(INSTALLED)
 

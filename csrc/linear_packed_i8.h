@@ -33,7 +33,8 @@ inline RowGroup round_group(const float* values, int64_t n, uint32_t* words) {
         _mm_storeu_si128(reinterpret_cast<__m128i*>(words + i / 2 + 4),
                          _mm_unpackhi_epi32(lows, highs));
     }
-    return {scale, 128 * _mm512_reduce_add_epi32(total)};
+    // Of what is not finite the sum is anything, and the scale NaN: unsigned numbers may wrap around.
+    return {scale, static_cast<int32_t>(128u * static_cast<uint32_t>(_mm512_reduce_add_epi32(total)))};
 }
 
 // Four products of unsigned weights and signed bytes of x, added to each lane.

@@ -24,7 +24,7 @@ void copy_rows(char* to, int64_t to_row, const char* from, int64_t from_row, int
                int64_t width) {
     if (width <= 0) return;
     if (to_row == width && from_row == width) {
-        std::memcpy(to, from, rows * width);
+        copy_bytes(to, from, rows * width);
         return;
     }
     for (int64_t i = 0; i < rows; ++i) std::memcpy(to + i * to_row, from + i * from_row, width);
@@ -96,7 +96,7 @@ void ShmGroup::reduce_two_shot(char* x, int64_t count, SumType type) {
     for (int r = 0; r < size(); ++r) {
         if (r == index()) continue;
         epochs_.wait(r, summed_at);
-        std::memcpy(x + begin(r), slot(r) + begin(r), bytes(r));
+        copy_bytes(x + begin(r), slot(r) + begin(r), bytes(r));
     }
     close_slot();
 }
@@ -193,7 +193,7 @@ void ShmGroup::collect_sum(int which, char* x, int64_t count, SumType type) {
 void ShmGroup::collect(int which, char* out, int64_t offset, int64_t bytes) {
     begin_collect(which);
     for (int r = 0; r < size(); ++r) {
-        std::memcpy(out + r * bytes, slot(r, which) + offset, bytes);
+        copy_bytes(out + r * bytes, slot(r, which) + offset, bytes);
     }
     end_collect(which);
 }

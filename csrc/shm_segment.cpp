@@ -70,7 +70,7 @@ void post_bytes(char* slot, const char* from, int64_t bytes) {
         _mm_sfence();  // before the flag
     }
 #endif
-    std::memcpy(slot + done, from + done, bytes - done);
+    copy_bytes(slot + done, from + done, bytes - done);
 }
 
 }  // namespace sidewinder

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -63,6 +64,11 @@ class Area {
     const std::vector<int> members_;
     const int index_;
 };
+
+// An empty tensor has no address, and memcpy takes none, not even for no bytes.
+inline void copy_bytes(char* to, const char* from, int64_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+}
 
 // Copies into a slot, the sooner to be read by others.
 void post_bytes(char* slot, const char* from, int64_t bytes);
