@@ -10,43 +10,60 @@
 namespace sidewinder {
 namespace {
 
-void check_group_size(int64_t size) {
-    if (size != 32 && size != 64 && size != 128) {
-        throw std::invalid_argument("group_size: 32, 64 or 128");
-    }
-}
+// What integer weights share scales by: groups of so many inputs, `bits` each.
+struct Grouping {
+    int64_t size, bits;
 
-// A matrix [outputs, inputs] with its scales, absent unless it is int8.
-LinearArgs plain(const View& matrix, const View& scales, int64_t inputs, int64_t group_size) {
+    void check() const {
+        if (size != 32 && size != 64 && size != 128) {
+            throw std::invalid_argument("group_size: 32, 64 or 128");
+        }
+        if (bits != 8 && bits != 4) throw std::invalid_argument("bits: 8 or 4");
+    }
+    int64_t groups(int64_t inputs) const { return (inputs + size - 1) / size; }
+};
+
+// A matrix [outputs, inputs] with its scales, absent unless it is int8, or int4 (whose rows are whole
+// blocks of 32 inputs in 16 bytes, linear_integer.h).
+LinearArgs plain(const View& matrix, const View& scales, int64_t inputs, Grouping grouping) {
+    const bool is_int4 = scales.present() && grouping.bits == 4;
     LinearArgs args{};
-    args.outputs = matrix.shaped({-1, inputs}).size(0);
+    args.outputs = matrix.shaped({-1, is_int4 ? (inputs + 31) / 32 * 16 : inputs}).size(0);
     args.inputs = inputs;
-    args.group_size = group_size;
-    args.weight = matrix.of({Element::f32, Element::bf16, Element::i8}).rows();
+    args.group_size = grouping.size;
+    args.bits = grouping.bits;
+    if (is_int4) {
+        matrix.of({Element::u8});
+    } else {
+        matrix.of({Element::f32, Element::bf16, Element::i8});
+    }
+    args.weight = matrix.rows();
     if (args.weight.dtype == DType::i8) {
-        check_group_size(group_size);
-        const int64_t groups = (inputs + group_size - 1) / group_size;
-        args.scales = scales.shaped({args.outputs, groups}).of({Element::f32}).rows();
+        grouping.check();
+        args.scales = scales.shaped({args.outputs, grouping.groups(inputs)}).of({Element::bf16}).rows();
     }
     return args;
 }
 
-// The same in panels: int32 [panels, units, kPanel]; a unit's lane is 2 bfloat16 or 4 int8 plus 128.
+// The same in panels: int32 [panels, units, kPanel]; a unit's lane is 2 bfloat16, 4 int8 plus 128, or
+// 8 int4 plus 8: input k in the lower half of byte k, input 4 + k in the upper one.
 LinearArgs packed(const View& matrix, const View& scales, int64_t outputs, int64_t inputs,
-                  int64_t group_size) {
+                  Grouping grouping) {
     if (kernels().linear_packed == nullptr) {
         throw std::invalid_argument(std::string(kernels().isa) + " has no packed weights");
     }
-    const int64_t panels = (outputs + kPanel - 1) / kPanel, each = scales.present() ? 4 : 2;
+    if (scales.present()) grouping.check();
+    const int64_t panels = (outputs + kPanel - 1) / kPanel;
+    const int64_t each = scales.present() ? 32 / grouping.bits : 2;
     const View& panel = matrix.shaped({panels, (inputs + each - 1) / each, kPanel});
     LinearArgs args{};
     args.outputs = outputs;
     args.inputs = inputs;
-    args.group_size = group_size;
+    args.group_size = grouping.size;
+    args.bits = grouping.bits;
     args.weight = panel.of({Element::i32}).packed_from(1).rows();
     if (scales.present()) {
-        check_group_size(group_size);
-        const int64_t groups = (inputs + group_size - 1) / group_size;
+        const int64_t groups = grouping.groups(inputs);
         args.scales =
             scales.shaped({panels, groups, kPanel}).of({Element::bf16}).packed_from(1).rows();
     }
@@ -55,25 +72,26 @@ LinearArgs packed(const View& matrix, const View& scales, int64_t outputs, int64
 
 void bind_linear(nb::module_& m) {
     m.def("linear", [](Handle x, Handle weight, Handle scales, Handle bias, Handle y,
-                       int64_t group_size) {
+                       int64_t group_size, int64_t bits) {
         const View in("x", x);
         const int64_t rows = in.shaped({-1, -1}).size(0), inputs = in.size(1);
         LinearArgs args =
-            plain(View("weight", weight), View("scales", scales), inputs, group_size);
+            plain(View("weight", weight), View("scales", scales), inputs, {group_size, bits});
         args.x = real_rows(in, {rows, inputs});
         args.bias = optional_rows(View("bias", bias), {args.outputs});
         args.y = real_rows(View("y", y), {rows, args.outputs});
         args.rows = rows;
         launch(kernels().linear, args);
     }, nb::arg("x"), nb::arg("weight"), nb::arg("scales").none(), nb::arg("bias").none(),
-       nb::arg("y"), nb::arg("group_size") = 32);
+       nb::arg("y"), nb::arg("group_size") = 32, nb::arg("bits") = 8);
 
     m.def("linear_packed", [](Handle x, Handle weight, Handle scales, Handle bias, Handle y,
-                              int64_t group_size) {
+                              int64_t group_size, int64_t bits) {
         const View in("x", x), factors("scales", scales), out("y", y);
         const int64_t rows = in.shaped({-1, -1}).size(0), inputs = in.size(1);
         const int64_t outputs = real(out.shaped({rows, -1})).size(1);
-        LinearArgs args = packed(View("weight", weight), factors, outputs, inputs, group_size);
+        LinearArgs args =
+            packed(View("weight", weight), factors, outputs, inputs, {group_size, bits});
         if (!factors.present()) in.of({Element::bf16});
         args.x = real_rows(in, {rows, inputs});
         args.bias = optional_rows(View("bias", bias), {outputs});
@@ -81,15 +99,15 @@ void bind_linear(nb::module_& m) {
         args.rows = rows;
         launch(kernels().linear_packed, args);
     }, nb::arg("x"), nb::arg("weight"), nb::arg("scales").none(), nb::arg("bias").none(),
-       nb::arg("y"), nb::arg("group_size") = 32);
+       nb::arg("y"), nb::arg("group_size") = 32, nb::arg("bits") = 8);
     m.def("has_packed", [] { return kernels().linear_packed != nullptr; });
 }
 
 // The matrices of a layer's experts, read once: a step has hundreds of them. Keeps the tensors alive.
 class ExpertSet {
    public:
-    // `gate` (None: there is none), `up`, `down`: (weight, scales or None, group_size) of every
-    // expert, all packed or none.
+    // `gate` (None: there is none), `up`, `down`: (weight, scales or None, group_size, bits) of
+    // every expert, all packed or none.
     ExpertSet(nb::object gate, nb::list up, nb::list down, int64_t width, int64_t inner,
               bool is_packed)
         : width(width), inner(inner), is_packed(is_packed), tensors_(nb::make_tuple(gate, up, down)) {
@@ -106,7 +124,7 @@ class ExpertSet {
     std::vector<LinearArgs> gate, up, down;
     const int64_t width, inner;
     const bool is_packed;
-    bool widens = false;  // Some are int8, or float32, so any x will do.
+    bool widens = false;  // Some are integers, or float32, so any x will do.
 
    private:
     std::vector<LinearArgs> matrices(const nb::list& parts, int64_t outputs, int64_t inputs) {
@@ -115,9 +133,9 @@ class ExpertSet {
             const auto each = nb::cast<nb::tuple>(part);
             const nb::object weight = each[0], scales = each[1];
             const View matrix("weight", weight), factors("scales", scales);
-            const int64_t group_size = nb::cast<int64_t>(each[2]);
-            found.push_back(is_packed ? packed(matrix, factors, outputs, inputs, group_size)
-                                      : plain(matrix, factors, inputs, group_size));
+            const Grouping grouping{nb::cast<int64_t>(each[2]), nb::cast<int64_t>(each[3])};
+            found.push_back(is_packed ? packed(matrix, factors, outputs, inputs, grouping)
+                                      : plain(matrix, factors, inputs, grouping));
             if (found.back().outputs != outputs) throw std::invalid_argument("weight: outputs");
             widens = !is_packed || factors.present();
         }

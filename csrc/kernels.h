@@ -13,7 +13,7 @@ struct bf16 {
     uint16_t bits;
 };
 
-enum class DType : int { f32 = 0, bf16 = 1, i8 = 2 };
+enum class DType : int { f32 = 0, bf16 = 1, i8 = 2 };  // i8: also pairs of int4
 
 // An array of rows: element (r, c) is at data + r * stride + c. Null data means absent.
 struct Rows {
@@ -139,13 +139,14 @@ struct AttentionArgs {
     float scale;
 };
 
-// Largest group of inputs that share a scale of int8 weights; sizes divide it.
+// Largest group of inputs that share a scale; sizes divide it.
 constexpr int64_t kMaxGroup = 128;
 
-// `scales` is for int8 weights only: [outputs, ceil(inputs / group_size)], float32 (in panels: bf16).
+// `scales` is for weights in int8 and int4 only: [outputs, ceil(inputs / group_size)], bfloat16.
 struct LinearArgs {
     Rows x, weight, scales, bias, y;
     int64_t rows, inputs, outputs, group_size;
+    int64_t bits;  // of an integer weight: 8 or 4
 };
 
 // `chosen` int32 and `shares` [rows, n_chosen]; `weight` is float32, `bias` null or [experts]. Groups

@@ -5,7 +5,7 @@
 #include "conv.h"
 #include "linear.h"
 #if defined(SW_AVX512_BF16)
-#include "linear_packed_i8.h"
+#include "linear_packed_integer.h"
 #endif
 #include "experts.h"
 #include "norm.h"

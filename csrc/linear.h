@@ -1,7 +1,7 @@
 // Linear map of any number of rows: dot products for a few, outer products for more.
 #pragma once
 
-#include "linear_i8.h"
+#include "linear_integer.h"
 #include "linear_outer.h"
 #include "linear_tile.h"
 #include "thread_pool.h"
@@ -61,10 +61,15 @@ inline void linear_with(const LinearArgs& a) {
     a.rows <= kTileX ? linear_dot<W>(a) : linear_outer<W>(a);
 }
 
+template <int Bits>
+inline void linear_integer(const LinearArgs& a) {
+    a.rows <= kFewRows ? linear_few_rows<Bits>(a) : linear_outer<IntegerWeights<Bits>>(a);
+}
+
 inline void linear(const LinearArgs& a) {
     if (a.weight.dtype == DType::f32) return linear_with<F32Weights>(a);
     if (a.weight.dtype == DType::i8) {
-        return a.rows <= kFewRows ? linear_i8_few_rows(a) : linear_outer<I8Weights>(a);
+        return a.bits == 4 ? linear_integer<4>(a) : linear_integer<8>(a);
     }
     return linear_with<Bf16Weights>(a);
 }

@@ -37,8 +37,8 @@ inline Ahead next_weights(const LinearArgs& a, int64_t output, int64_t outputs, 
     const Chunk chunk = chunk_at<W>(a, last ? 0 : index + 1);
     const int64_t row = output + (last ? skip : 0), size = element_size(a.weight.dtype);
     const int64_t rows = larger(0, smaller(outputs, a.outputs - row));
-    return {static_cast<const char*>(at(a.weight, row, chunk.k)), rows, a.weight.stride * size,
-            chunk.n * size};
+    return {static_cast<const char*>(at(a.weight, row, chunk.k / W::kPerElement)), rows,
+            a.weight.stride * size, chunk.n * size / W::kPerElement};
 }
 
 // Adds one chunk to the lanes' sums of a group, [kLanes, outputs, kGroupRows].

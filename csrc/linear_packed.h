@@ -1,8 +1,8 @@
 // Linear map with packed weights, any number of rows, by the processor's own dot products.
 //
 // A panel holds 64 outputs: for each unit of inputs, 64 lanes of 32 bits, one lane an output. A unit
-// is two bfloat16 weights (vdpbf16ps) or four int8 ones (vpdpbusd). Panels stream through in order,
-// once for all rows of a call (kRowsAtOnce of them at a time).
+// is two bfloat16 weights (vdpbf16ps), four in int8 or eight in int4 (vpdpbusd). Panels stream through
+// in order, once for all rows of a call (kRowsAtOnce of them at a time).
 //
 // An output is one chain of additions along the inputs, whatever the number of rows, threads or
 // blocks, so a row's result is the same in every batch, to the bit.
@@ -20,7 +20,7 @@ constexpr int64_t kRowsAtOnce = 512;             // their sums stay in the secon
 constexpr int64_t kAheadBytes = 16 * kUnitBytes; // how early a lone tile asks for weights
 
 // One group of inputs of a row that was rounded to 16 bits: value = integer * scale. `bias` is what
-// the weights' offset of 128 adds to its products.
+// the weights' offset adds to its products.
 struct RowGroup {
     float scale;
     int32_t bias;
@@ -34,7 +34,7 @@ struct PackedTile {
     const char* ahead;    // weights that are needed next
     int64_t units;
     float* sums;          // [rows, kPanel], added to
-    // Of int8 weights only: their scales [groups, kPanel], and what belongs to the rows of x.
+    // Of integer weights only: their scales [groups, kPanel], and what belongs to the rows of x.
     const bf16* scales;
     const RowGroup* row_groups;
     int64_t row_group_stride, group_units;

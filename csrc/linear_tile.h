@@ -16,6 +16,7 @@ constexpr int64_t kDepth = 1024;  // inputs of one block: four rows of x stay in
 // same number of vectors of x. `arrange` lays out x to match, padded to whole steps; `tile_weights`
 // is the number of weight rows in a tile of m rows of x, as many as the registers hold. `widen` makes
 // the format `Wide` of it, for the same x and padded likewise, which pays when many rows use it.
+// `kPerElement` weights share a stored element.
 constexpr int f32_tile_weights(int m) {
 #if defined(SW_AVX512)
     return m < 4 ? 8 : 6;
@@ -29,6 +30,7 @@ struct F32Weights {
     using X = float;
     using Wide = F32Weights;
     static constexpr int kParts = 1;
+    static constexpr int64_t kPerElement = 1;
     static constexpr int64_t kStep = kLanes;
     static constexpr int tile_weights(int m) { return f32_tile_weights(m); }
     static SW_INLINE Vec part(const float* w, int) { return load(w); }
@@ -48,6 +50,7 @@ struct Bf16Weights {
     using X = float;
     using Wide = F32Weights;
     static constexpr int kParts = 2;
+    static constexpr int64_t kPerElement = 1;
     static constexpr int64_t kStep = 2 * kLanes;
     static constexpr int tile_weights(int m) {
         return m == 4 && kVecBytes < 64 ? 2 : f32_tile_weights(m);

@@ -26,6 +26,7 @@ const char* element_name(Element e) {
         case Element::f32: return "float32";
         case Element::bf16: return "bfloat16";
         case Element::i8: return "int8";
+        case Element::u8: return "uint8";
         case Element::i32: return "int32";
         case Element::i64: return "int64";
         default: return "bool";
@@ -91,6 +92,7 @@ Element View::element() const {
         if (tensor_.code == 2 && tensor_.bits == 32) return Element::f32;
         if (tensor_.code == 4 && tensor_.bits == 16) return Element::bf16;
         if (tensor_.code == 0 && tensor_.bits == 8) return Element::i8;
+        if (tensor_.code == 1 && tensor_.bits == 8) return Element::u8;
         if (tensor_.code == 0 && tensor_.bits == 32) return Element::i32;
         if (tensor_.code == 0 && tensor_.bits == 64) return Element::i64;
         if (tensor_.code == 6 && tensor_.bits == 8) return Element::boolean;

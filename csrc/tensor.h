@@ -28,7 +28,7 @@ struct DLTensor {
 // Learn the tensor type and its exchange table; called once from Python.
 void set_tensor_type(nb::object type, nb::capsule exchange);
 
-enum class Element { f32, bf16, i8, i32, i64, boolean };
+enum class Element { f32, bf16, i8, u8, i32, i64, boolean };
 
 // A tensor with checks: every requirement names the argument when it fails (ValueError).
 class View {

@@ -23,11 +23,12 @@ from page_blocks import fill
 from torch import Tensor
 
 from sidewinder.bench.machine import machine_info
+from sidewinder.layers.weights import Weight
 from sidewinder.memory import empty
 from sidewinder.ops import native, native_linear
 from sidewinder.ops.workspace import Workspace, results_in
 from sidewinder.packing import pack as pack_weight
-from sidewinder.quantise import quantise
+from sidewinder.quantise import BITS, quantise
 from sidewinder.state import batch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,18 +99,18 @@ def linear_rows(junk: Tensor) -> Iterator[Row]:
     """in_proj `[2 d_inner, d_model]` in every format."""
     outputs = 2 * D_INNER
     plain = [torch.randn(outputs, D_MODEL).to(torch.bfloat16) for _ in range(LAYERS)]
-    packs = native_linear.takes_packed(torch.device("cpu"))
-    ours = [pack_weight(weight) if packs else weight for weight in plain]
-    integers = [quantise(weight.float(), 64) for weight in plain]
-    ours_int8 = [pack_weight(weight) if packs else weight for weight in integers]
+    formats: dict[str, Sequence[Weight]] = {"linear, bfloat16": plain}
+    for name, bits in BITS.items():
+        formats[f"linear, {name}"] = [quantise(weight, bits=bits) for weight in plain]
+    if native_linear.takes_packed(torch.device("cpu")):
+        formats = {name: [pack_weight(each) for each in formats[name]] for name in formats}
     n_bytes = plain[0].nbytes
     for rows in LINEAR_ROWS:
         x = torch.randn(rows, D_MODEL).to(torch.bfloat16)
         flops = 2 * rows * outputs * D_MODEL
-        for name, weights in (("linear, bfloat16", ours), ("linear, int8", ours_int8)):
+        for name, weights in formats.items():
             calls = [partial(native_linear.linear, x, weight) for weight in weights]
-            size = n_bytes if weights is ours else integers[0].nbytes
-            yield row_of(name, rows, recorded(calls), junk, flops, size)
+            yield row_of(name, rows, recorded(calls), junk, flops, weights[0].nbytes)
         calls = [partial(torch.nn.functional.linear, x, weight) for weight in plain]
         yield row_of("linear, bfloat16, torch", rows, in_turn(calls), junk, flops, n_bytes)
 

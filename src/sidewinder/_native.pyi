@@ -35,6 +35,7 @@ def linear_packed(
     bias: Tensor | None,
     y: Tensor,
     group_size: int = 32,
+    bits: int = 8,
 ) -> None: ...
 def route(
     x: Tensor,
@@ -51,13 +52,13 @@ def route(
 ) -> None: ...
 
 class ExpertSet:
-    """The matrices of a layer's experts: `(weight, scales or None, group_size)` of each."""
+    """The matrices of a layer's experts: `(weight, scales or None, group_size, bits)` of each."""
 
     def __init__(
         self,
-        gate: list[tuple[Tensor, Tensor | None, int]] | None,
-        up: list[tuple[Tensor, Tensor | None, int]],
-        down: list[tuple[Tensor, Tensor | None, int]],
+        gate: list[tuple[Tensor, Tensor | None, int, int]] | None,
+        up: list[tuple[Tensor, Tensor | None, int, int]],
+        down: list[tuple[Tensor, Tensor | None, int, int]],
         width: int,
         inner: int,
         packed: bool,
@@ -138,6 +139,7 @@ def linear(
     bias: Tensor | None,
     y: Tensor,
     group_size: int = 32,
+    bits: int = 8,
 ) -> None: ...
 
 class Recording:

@@ -29,7 +29,7 @@ def load_model_config(path: str | Path) -> ModelConfig:
 CHOICES: dict[str, tuple[str, ...]] = {
     "device": ("auto", "cpu", "cuda"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
-    "weight_dtype": ("auto", "int8"),
+    "weight_dtype": ("auto", "int8", "int4"),
     "state_dtype": ("float32", "bfloat16"),
     "all_reduce": ("auto", "exact", "int8", "int6", "int4"),
     "state_cache_dtype": ("auto", "bfloat16", "int8"),
@@ -63,7 +63,8 @@ class EngineConfig:
         dtype: "auto" (the checkpoint's; float16 becomes bfloat16 on CPU), "float32", "bfloat16" or
             "float16".
         weight_dtype: "auto" keeps the weights in `dtype`; "int8" rounds the large matrices while
-            loading, with a scale per 64 inputs (CPU; docs/kernels.md).
+            loading, with a scale per 64 inputs; "int4" (CPU only) with one per 32, and the head to
+            int8 (docs/kernels.md).
         state_dtype: dtype of the SSM state, "float32" or "bfloat16".
         all_reduce: how deltas are summed over ranks: "auto" or "exact" in the model's dtype;
             "int8", "int6" or "int4" with so few bits on the wire; or a JSON file that ends in

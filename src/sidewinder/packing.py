@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.memory import empty
-from sidewinder.quantise import LARGE_MATRICES, Int8Weight
+from sidewinder.quantise import LARGE_MATRICES, QuantisedWeight
 
 PANEL = 64
 """Outputs of a panel."""
@@ -32,17 +32,19 @@ class PackedWeight:
 
     Attributes:
         data: int32 `[ceil(o / 64), units, 64]`; lane `r` of a unit has 2 neighbouring bfloat16
-            weights of the panel's row `r`, or 4 int8 ones, each plus 128.
+            weights of the panel's row `r`, 4 int8 ones, each plus 128, or 8 int4 ones, each plus 8:
+            the lower halves of the lane's bytes have the first 4, the upper ones the others.
         shape: `[o, i]`.
-        scales: None for bfloat16; bfloat16 `[ceil(o / 64), ceil(i / group_size), 64]` for int8,
-            which loses nothing (`Int8Weight.scales`).
+        scales: None for bfloat16, else bfloat16 `[ceil(o / 64), ceil(i / group_size), 64]`.
         group_size: inputs that share a scale.
+        bits: of a weight: 16, 8 or 4.
     """
 
     data: Tensor
     shape: torch.Size
     scales: Tensor | None = None
     group_size: int = 32
+    bits: int = 16
 
     @property
     def nbytes(self) -> int:
@@ -51,20 +53,25 @@ class PackedWeight:
     @property
     def unit(self) -> int:
         """Inputs of a unit."""
-        return 2 if self.scales is None else 4
+        return 32 // self.bits
 
-    def unpack(self) -> Tensor | Int8Weight:
+    def unpack(self) -> Tensor | QuantisedWeight:
         """The weight as it was before packing."""
         outputs, inputs = self.shape
         words = _in_rows(self.data, outputs)
         if self.scales is None:
             return words.view(torch.bfloat16)[:, :inputs].contiguous()
-        values = (words.view(torch.uint8)[:, :inputs].int() - 128).to(torch.int8)
-        return Int8Weight(values, _in_rows(self.scales, outputs).float(), self.group_size)
+        raised = words.view(torch.uint8)
+        if self.bits == 4:
+            lanes = raised.view(outputs, -1, 1, 4)
+            raised = torch.cat((lanes & 15, lanes >> 4), dim=2).view(outputs, -1)
+        integers = (raised[:, :inputs] - _offset(self.bits)).view(torch.int8)
+        scales = _in_rows(self.scales, outputs)
+        return QuantisedWeight.of(integers, scales, self.group_size, self.bits)
 
     def lookup(self, rows: Tensor) -> Tensor:
         """Some rows of a bfloat16 matrix, `[n]` indices to `[n, i]`."""
-        assert self.scales is None, "an int8 matrix is not an embedding"
+        assert self.scales is None, "an embedding is not rounded"
         found = self.data[rows // PANEL, :, rows % PANEL]
         return found.view(torch.bfloat16)[:, : self.shape[1]]
 
@@ -76,11 +83,11 @@ class PackedWeight:
         panels = slice(start // PANEL, -(-stop // PANEL))
         scales = None if self.scales is None else self.scales[panels]
         shape = torch.Size((stop - start, self.shape[1]))
-        return PackedWeight(self.data[panels], shape, scales, self.group_size)
+        return PackedWeight(self.data[panels], shape, scales, self.group_size, self.bits)
 
     def columns(self, which: slice) -> "PackedWeight":
         """The inputs `which` of a bfloat16 matrix: a view of whole units, else packed again."""
-        assert self.scales is None, "groups of int8 weights are not cut"
+        assert self.scales is None, "groups are not cut"
         start, stop, _ = which.indices(self.shape[1])
         if start % 2 != 0 or (stop % 2 != 0 and stop != self.shape[1]):
             unpacked = self.unpack()
@@ -90,19 +97,27 @@ class PackedWeight:
         return PackedWeight(data, torch.Size((self.shape[0], stop - start)))
 
 
-def pack(weight: Tensor | Int8Weight) -> PackedWeight:
+def pack(weight: Tensor | QuantisedWeight) -> PackedWeight:
     """Pack a matrix.
 
     Args:
-        weight: `[o, i]`, bfloat16 or int8, on the CPU.
+        weight: `[o, i]`, bfloat16, int8 or int4, on the CPU.
     """
-    if isinstance(weight, Int8Weight):
-        values = (weight.values.int() + 128).to(torch.uint8)
-        scales = _in_panels(weight.scales.bfloat16())
-        data = _in_panels(_words(values, 4))
-        return PackedWeight(data, weight.shape, scales, weight.group_size)
+    if isinstance(weight, QuantisedWeight):
+        raised = weight.integers().view(torch.uint8) + _offset(weight.bits)
+        if weight.bits == 4:
+            whole = torch.nn.functional.pad(raised, (0, -weight.inputs % 8))
+            lanes = whole.view(len(whole), -1, 2, 4)
+            raised = (lanes[:, :, 0] | lanes[:, :, 1] << 4).view(len(raised), -1)
+        data, scales = _in_panels(_words(raised, 4)), _in_panels(weight.scales)
+        return PackedWeight(data, weight.shape, scales, weight.group_size, weight.bits)
     assert weight.dtype == torch.bfloat16, weight.dtype
     return PackedWeight(_in_panels(_words(weight, 2)), weight.shape)
+
+
+def _offset(bits: int) -> int:
+    """What is added to integers, so that bytes of them have no sign."""
+    return 1 << (bits - 1)
 
 
 def _words(matrix: Tensor, each: int) -> Tensor:
@@ -133,9 +148,9 @@ def _in_rows(panels: Tensor, outputs: int) -> Tensor:
 
 
 def pack_weights(
-    weights: dict[str, Tensor | Int8Weight], tie_embeddings: bool
-) -> dict[str, Tensor | Int8Weight | PackedWeight]:
-    """A rank's weights with the bfloat16 and int8 matrices of `ops.linear` packed.
+    weights: dict[str, Tensor | QuantisedWeight], tie_embeddings: bool
+) -> dict[str, Tensor | QuantisedWeight | PackedWeight]:
+    """A rank's weights with the bfloat16, int8 and int4 matrices of `ops.linear` packed.
 
     The others stay as they are, and float32 matrices too: they have no dot products of their own.
 
@@ -144,10 +159,10 @@ def pack_weights(
             before the next is packed.
         tie_embeddings: whether the embedding is also the head.
     """
-    packed: dict[str, Tensor | Int8Weight | PackedWeight] = {}
+    packed: dict[str, Tensor | QuantisedWeight | PackedWeight] = {}
     for name in list(weights):
         weight = weights.pop(name)
         is_matrix = name.endswith(PACKED_MATRICES) or (tie_embeddings and name == EMBEDDING)
-        packable = isinstance(weight, Int8Weight) or weight.dtype == torch.bfloat16
+        packable = isinstance(weight, QuantisedWeight) or weight.dtype == torch.bfloat16
         packed[name] = pack(weight) if is_matrix and packable else weight
     return packed

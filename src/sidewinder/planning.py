@@ -17,7 +17,8 @@ from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.sharding.plan import (
     ONE_OF_EXPERTS,
-    is_float32,
+    as_stored,
+    parameter_bytes,
     parameter_shapes,
     passes,
     sharding_plan,
@@ -42,6 +43,7 @@ def plan_report(
     size: int,
     dtype: torch.dtype,
     state_dtype: torch.dtype = torch.float32,
+    weight_dtype: str = "auto",
 ) -> dict[str, Any]:
     """Everything that `sidewinder plan` shows, as plain data.
 
@@ -50,6 +52,7 @@ def plan_report(
         size: number of ranks, `tp`.
         dtype: of weights, activations, convolution state and KV.
         state_dtype: of the SSM state.
+        weight_dtype: "auto", or what the large matrices are rounded to (`quantise.BITS`).
 
     Returns:
         `parameters`: per parameter its global shape, rule, and every rank's shape and bytes;
@@ -61,9 +64,9 @@ def plan_report(
     Raises:
         ValueError: if the model cannot be split over `size` ranks; names the valid sizes.
     """
-    parameters = _parameters(config, size, dtype)
+    stored = as_stored(config, weight_dtype)
+    parameters = _parameters(stored, size, dtype, weight_dtype)
     collectives = collectives_of(config, size, dtype)
-    shapes = parameter_shapes(config)
     return {
         "model": {
             name: getattr(config, name)
@@ -72,6 +75,7 @@ def plan_report(
         },
         "tp": size,
         "dtype": _dtype_name(dtype),
+        "weight_dtype": weight_dtype,
         "state_dtype": _dtype_name(state_dtype),
         "parameters": parameters,
         "collectives": [asdict(collective) for collective in collectives],
@@ -81,19 +85,22 @@ def plan_report(
             "bytes": sum(each.layers * each.bytes for each in collectives),
         },
         "ranks": [
-            _rank_bytes(config, TensorParallel(rank, size), parameters, dtype, state_dtype)
+            _rank_bytes(stored, TensorParallel(rank, size), parameters, dtype, state_dtype)
             for rank in range(size)
         ],
         "total": {
-            "parameters": sum(prod(shape) for shape in shapes.values()),
+            "parameters": sum(prod(shape) for shape in parameter_shapes(config).values()),
             "weight_bytes": sum(
-                prod(shape) * _itemsize(name, dtype) for name, shape in shapes.items()
+                parameter_bytes(name, shape, dtype, weight_dtype)
+                for name, shape in parameter_shapes(stored).items()
             ),
         },
     }  # fmt: skip
 
 
-def _parameters(config: ModelConfig, size: int, dtype: torch.dtype) -> list[dict[str, Any]]:
+def _parameters(
+    config: ModelConfig, size: int, dtype: torch.dtype, weight_dtype: str
+) -> list[dict[str, Any]]:
     shapes = parameter_shapes(config)
     rows = []
     for name, rule in sharding_plan(config, size).items():
@@ -104,14 +111,10 @@ def _parameters(config: ModelConfig, size: int, dtype: torch.dtype) -> list[dict
                 "shape": list(shapes[name]),
                 "rule": describe_rule(rule),
                 "local_shapes": [list(shape) for shape in local],
-                "bytes": [prod(shape) * _itemsize(name, dtype) for shape in local],
+                "bytes": [parameter_bytes(name, shape, dtype, weight_dtype) for shape in local],
             }
         )
     return rows
-
-
-def _itemsize(name: str, dtype: torch.dtype) -> int:
-    return 4 if is_float32(name) else dtype.itemsize
 
 
 def _rank_bytes(
@@ -139,10 +142,11 @@ def _dtype_name(dtype: torch.dtype) -> str:
 def format_plan(report: dict[str, Any]) -> str:
     """`plan_report`'s result as text; layers that are split alike share a line."""
     model = report["model"]
+    rounded = "" if report["weight_dtype"] == "auto" else f" (large ones {report['weight_dtype']})"
     header = (
         f"{model['family']}, {model['n_layers']} layers, d_model {model['d_model']}, d_inner "
         f"{model['d_inner']}, vocabulary {model['vocab_size']}; tp={report['tp']}, "
-        f"{report['dtype']} weights, {report['state_dtype']} SSM state"
+        f"{report['dtype']} weights{rounded}, {report['state_dtype']} SSM state"
     )
     sections = [
         format_table(("parameter", "count", "shape", "rule", "local shape", "bytes per rank"),

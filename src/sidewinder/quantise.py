@@ -1,12 +1,18 @@
-"""Weights in int8 with one scale per group of inputs."""
+"""Weights in 8 or 4 bits with one scale per group of inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 GROUP_SIZES = (32, 64, 128)
+
+BITS = {"int8": 8, "int4": 4}
+"""Of the large matrices, by `weight_dtype`."""
+
+GROUP_SIZE = {8: 64, 4: 32}
+"""Of weights in so many bits: measured, docs/kernels.md."""
 
 LARGE_MATRICES = (
     ".in_proj.weight",
@@ -20,80 +26,188 @@ LARGE_MATRICES = (
     ".up.weight",
     ".down.weight",
 )
-"""Parameters that become int8. What steers the recurrence (x_proj, dt_proj) is small, and stays, as
+"""Parameters that are rounded. What steers the recurrence (x_proj, dt_proj) is small, and stays, as
 adapters do."""
+
+HEAD, HEAD_BITS = "lm_head.weight", 8
+"""The head is rounded, too, but to int8 beside int4: it is one matrix of many, and costs as much
+accuracy as all of a kind (docs/kernels.md)."""
+
+BLOCK = 32
+"""Inputs of a block of int4."""
+
+CHUNK = 1 << 12
+"""Groups that are searched at once: what that takes stays in the caches."""
+
+DIVISORS = (6, 6.75, 7.5, 8.25, 9)
+"""Where the largest weight of a group in int4 may come to lie; -8 is the last integer."""
+
+LEAST = 1e-30
+"""Groups of int4 without larger weights are zeros: scales far above the smallest float32."""
 
 
 @dataclass(frozen=True)
-class Int8Weight:
-    """A weight matrix `[o, i]` in int8: `weight[r, c] ≈ values[r, c] * scales[r, c // group_size]`.
+class QuantisedWeight:
+    """A matrix `[o, i]` of integers: `weight[r, c] ≈ integers[r, c] * scales[r, c // group_size]`.
 
     Attributes:
-        values: int8 `[o, i]`, within ±127; row stride ≥ i.
-        scales: float32 `[o, ceil(i / group_size)]`, of values that bfloat16 holds too: packed
-            weights keep them so, and read 3 % fewer bytes (`packing.PackedWeight`).
+        values: of 8 bits int8 `[o, i]`, within ±127, row stride ≥ i. Of 4 bits uint8
+            `[o, 16 * ceil(i / 32)]`, in a byte two of -8 to 7, each plus 8: byte `j` of 16 has
+            input `j` of their 32 in its lower half and input `16 + j` in its upper one.
+        scales: bfloat16 `[o, ceil(i / group_size)]`; those of int4 may be negative.
         group_size: inputs that share a scale; one of `GROUP_SIZES`.
+        bits: 8 or 4.
+        inputs: `i`.
     """
 
     values: Tensor
     scales: Tensor
     group_size: int
+    bits: int
+    inputs: int
+
+    @classmethod
+    def of(cls, integers: Tensor, scales: Tensor, group_size: int, bits: int) -> "QuantisedWeight":
+        """From integers, int8 `[o, i]`."""
+        outputs, inputs = integers.shape
+        if bits == 8:
+            return cls(integers.contiguous(), scales, group_size, bits, inputs)
+        blocks = torch.nn.functional.pad(integers + 8, (0, -inputs % BLOCK), value=8)
+        halves = blocks.view(torch.uint8).view(outputs, -1, 2, BLOCK // 2)
+        values = halves[:, :, 0] | halves[:, :, 1] << 4
+        return cls(values.view(outputs, -1), scales, group_size, bits, inputs)
 
     @property
     def shape(self) -> torch.Size:
-        return self.values.shape
+        return torch.Size((self.values.shape[0], self.inputs))
 
     @property
     def nbytes(self) -> int:
         return self.values.nbytes + self.scales.nbytes
 
-    def __getitem__(self, rows: slice) -> "Int8Weight":
-        return Int8Weight(self.values[rows], self.scales[rows], self.group_size)
+    def __getitem__(self, rows: slice) -> "QuantisedWeight":
+        values, scales = self.values[rows], self.scales[rows]
+        return QuantisedWeight(values, scales, self.group_size, self.bits, self.inputs)
+
+    def integers(self) -> Tensor:
+        """The integers, int8 `[o, i]`."""
+        if self.bits == 8:
+            return self.values
+        halves = self.values.view(len(self.values), -1, 1, BLOCK // 2)
+        both = torch.cat((halves & 15, halves >> 4), dim=2).view(torch.int8) - 8
+        return both.view(len(self.values), -1)[:, : self.inputs]
 
     def dequantise(self) -> Tensor:
         """The weight in float32, `[o, i]`, each product rounded once."""
-        scales = self.scales.repeat_interleave(self.group_size, dim=1)
-        return self.values.float() * scales[:, : self.values.shape[1]]
+        scales = self.scales.float().repeat_interleave(self.group_size, dim=1)
+        return self.integers().float() * scales[:, : self.inputs]
 
 
-def quantise(weight: Tensor, group_size: int = 64) -> Int8Weight:
-    """Round `weight` to int8, symmetrically, with the largest magnitude of each group at ±127.
+def rounded_bits(name: str, weight_dtype: str) -> int | None:
+    """Bits of parameter `name`'s integers, None where it stays as it is.
 
-    A group of zeros gets scale 0. Groups run along the inputs and do not cross rows, so slicing a
-    weight along its outputs, or along its inputs at multiples of `group_size`, before or after
-    gives the same.
+    Args:
+        name: one of ours (docs/architecture.md).
+        weight_dtype: "auto", or one of `BITS`.
+    """
+    if weight_dtype == "auto":
+        return None
+    if name == HEAD:
+        return HEAD_BITS
+    return BITS[weight_dtype] if name.endswith(LARGE_MATRICES) else None
+
+
+def rounded_bytes(shape: Sequence[int], bits: int) -> int:
+    """Bytes of a matrix `[o, i]` that `quantise` rounded to `bits`, its scales included."""
+    outputs, inputs = shape
+    values = inputs if bits == 8 else -(-inputs // BLOCK) * BLOCK // 2
+    return outputs * (values + 2 * -(-inputs // GROUP_SIZE[bits]))
+
+
+def quantise(weight: Tensor, group_size: int | None = None, bits: int = 8) -> QuantisedWeight:
+    """Round `weight` symmetrically: to int8 with the largest magnitude of each group at ±127, or to
+    int4 with the scale of each group that leaves the least squared error of those tried.
+
+    A group of zeros gets scale 0. Groups run along the inputs and do not cross rows, and each is
+    rounded by itself, so slicing a weight along its outputs, or along its inputs at multiples of
+    `group_size`, before or after gives the same.
 
     Args:
         weight: `[o, i]`, finite.
-        group_size: one of `GROUP_SIZES`; the last group of a row may be shorter.
+        group_size: one of `GROUP_SIZES`, None for `GROUP_SIZE`'s; the last group of a row may be
+            shorter.
+        bits: 8 or 4.
 
     Raises:
-        ValueError: for another group size, another number of dimensions, or values that are not
-            finite.
+        ValueError: for another group size or number of bits, another number of dimensions, or
+            values that are not finite.
     """
+    if bits not in GROUP_SIZE:
+        raise ValueError(f"bits={bits} is not one of {', '.join(map(str, BITS.values()))}")
+    group_size = GROUP_SIZE[bits] if group_size is None else group_size
     if group_size not in GROUP_SIZES:
         choices = ", ".join(map(str, GROUP_SIZES))
         raise ValueError(f"group_size={group_size} is not one of {choices}")
     if weight.dim() != 2:
-        raise ValueError(f"int8 weights are matrices; this one has {weight.dim()} dimensions")
+        raise ValueError(f"weights in integers are matrices; this has {weight.dim()} dimensions")
     outputs, inputs = weight.shape
     n_groups = -(-inputs // group_size)
-    padded = torch.zeros(outputs, n_groups * group_size)
-    padded[:, :inputs] = weight
-    groups = padded.view(outputs, n_groups, group_size)
-    # The largest magnitude is still ±127: rounding moves it by a quarter of a step at most.
-    scales = (groups.abs().amax(-1) / 127).bfloat16().float()
+    values = torch.empty(outputs, n_groups * group_size, dtype=torch.int8)
+    scales = torch.empty(outputs, n_groups, dtype=torch.bfloat16)
+    rounded = _to_int8 if bits == 8 else _to_int4
+    for rows in _chunks(outputs, n_groups):
+        groups = _groups(weight[rows], n_groups, group_size)
+        some, scales[rows] = rounded(groups)
+        values[rows] = some.view(len(some), -1)
     if not scales.isfinite().all():
         raise ValueError("a weight that is not finite cannot be quantised")
-    divisors = torch.where(scales > 0, scales, 1)[..., None]
-    values = (groups / divisors).round_().clamp_(-127, 127).to(torch.int8)
-    return Int8Weight(values.view(outputs, -1)[:, :inputs].contiguous(), scales, group_size)
+    return QuantisedWeight.of(values[:, :inputs], scales, group_size, bits)
+
+
+def _chunks(outputs: int, n_groups: int) -> Iterator[slice]:
+    step = max(1, CHUNK // max(1, n_groups))
+    return (slice(start, start + step) for start in range(0, outputs, step))
+
+
+def _groups(rows: Tensor, n_groups: int, group_size: int) -> Tensor:
+    """`[rows, inputs]` in float32 as `[rows, groups, group_size]`, padded with zeros."""
+    padded = torch.zeros(len(rows), n_groups * group_size)
+    padded[:, : rows.shape[1]] = rows
+    return padded.view(len(rows), n_groups, group_size)
+
+
+def _to_int8(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers and scales. The largest magnitude is still ±127: rounding the scale moves it by a
+    quarter of a step at most."""
+    scales = (groups.abs().amax(-1) / 127).bfloat16()
+    divisors = torch.where(scales > 0, scales.float(), 1)[..., None]
+    return (groups / divisors).round_().clamp_(-127, 127).to(torch.int8), scales
+
+
+def _to_int4(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers and scales: the largest weight goes near -8, where there is one integer more than at
+    7; of the rest, the least squares."""
+    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
+    unit = torch.where(largest.abs() > LEAST, -1 / largest, 0 * largest)
+    relative = groups * unit  # the largest is at -1
+    best, factor = torch.full_like(unit, -1.0), torch.zeros_like(unit)
+    for divisor in DIVISORS:
+        integers = (relative * divisor).round_().clamp_(-8, 7)
+        fit = (integers * relative).sum(-1, keepdim=True)
+        squares = integers.square_().sum(-1, keepdim=True).clamp_(min=1)
+        explained = fit * fit / squares  # of the sum of squares, by the best multiple of these
+        better = explained > best
+        best = torch.where(better, explained, best)
+        factor = torch.where(better, fit / squares, factor)
+    scales = (factor * -largest).bfloat16()
+    inverse = torch.where(scales != 0, 1 / scales.float(), 0)
+    return (groups * inverse).round_().clamp_(-8, 7).to(torch.int8), scales[..., 0]
 
 
 def quantise_weights(
-    weights: Mapping[str, Tensor], tie_embeddings: bool
-) -> dict[str, Tensor | Int8Weight]:
-    """A rank's weights with the large matrices and `lm_head` in int8, the others as they are.
+    weights: Mapping[str, Tensor], tie_embeddings: bool, weight_dtype: str = "int8"
+) -> dict[str, Tensor | QuantisedWeight]:
+    """A rank's weights with the large matrices and the head rounded, the others as they are.
 
     Looking up a token reads one row of the embedding and logits read all of it, so where the two
     are tied the table stays and an int8 `lm_head.weight` is added: fewer bytes per step, not less
@@ -102,10 +216,11 @@ def quantise_weights(
     Args:
         weights: by our names (docs/architecture.md).
         tie_embeddings: whether `lm_head` is the embedding.
+        weight_dtype: of the large matrices, one of `BITS`.
     """
-    head = "embedding.weight" if tie_embeddings else "lm_head.weight"
-    quantised: dict[str, Tensor | Int8Weight] = {
-        name: quantise(weight) if name.endswith(LARGE_MATRICES) else weight
-        for name, weight in weights.items()
-    }
-    return quantised | {"lm_head.weight": quantise(weights[head])}
+    head = weights["embedding.weight" if tie_embeddings else HEAD]
+    quantised: dict[str, Tensor | QuantisedWeight] = {}
+    for name, weight in (dict(weights) | {HEAD: head}).items():
+        bits = rounded_bits(name, weight_dtype)
+        quantised[name] = weight if bits is None else quantise(weight, bits=bits)
+    return quantised

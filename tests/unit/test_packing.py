@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sidewinder.ops.linear import reference, vectorized
 from sidewinder.packing import PackedWeight, pack, pack_weights
-from sidewinder.quantise import Int8Weight, quantise
+from sidewinder.quantise import QuantisedWeight, quantise
 
 OUTPUTS = st.one_of(st.integers(1, 70), st.sampled_from([63, 64, 65, 128, 130]))
 INPUTS = st.integers(1, 140)
@@ -18,18 +18,19 @@ def matrix(outputs: int, inputs: int) -> torch.Tensor:
     return values.bfloat16()
 
 
-def same(a: torch.Tensor | Int8Weight, b: torch.Tensor | Int8Weight) -> bool:
-    if isinstance(a, Int8Weight) and isinstance(b, Int8Weight):
-        return torch.equal(a.values, b.values) and torch.equal(a.scales, b.scales)
+def same(a: torch.Tensor | QuantisedWeight, b: torch.Tensor | QuantisedWeight) -> bool:
+    if isinstance(a, QuantisedWeight) and isinstance(b, QuantisedWeight):
+        alike = (a.shape, a.bits, a.group_size) == (b.shape, b.bits, b.group_size)
+        return alike and all(map(torch.equal, (a.integers(), a.scales), (b.integers(), b.scales)))
     return torch.equal(a, b)
 
 
 @settings(max_examples=30)
-@given(OUTPUTS, INPUTS, st.sampled_from([None, 32, 64, 128]))
-def test_unpacking_undoes_packing(outputs, inputs, group_size):
+@given(OUTPUTS, INPUTS, st.sampled_from([None, 32, 64, 128]), st.sampled_from([8, 4]))
+def test_unpacking_undoes_packing(outputs, inputs, group_size, bits):
     weight = matrix(outputs, inputs)
     if group_size is not None:
-        weight = quantise(weight, group_size)
+        weight = quantise(weight, group_size, bits)
     packed = pack(weight)
     assert packed.shape == weight.shape
     assert same(packed.unpack(), weight)
@@ -46,7 +47,16 @@ def test_parts_are_the_parts_of_the_whole(outputs, inputs, data):
     packed = pack(weight)
     assert same(packed.rows(rows).unpack(), weight[rows])
     assert same(packed.columns(columns).unpack(), weight[:, columns])
-    assert same(pack(quantise(weight)).rows(rows).unpack(), quantise(weight)[rows])
+    for bits in (8, 4):
+        rounded = quantise(weight, bits=bits)
+        assert same(pack(rounded).rows(rows).unpack(), rounded[rows])
+
+
+def test_four_bits_take_half_the_words_of_eight():
+    weight = matrix(128, 256)
+    eight, four = (pack(quantise(weight, 64, bits)) for bits in (8, 4))
+    assert (eight.unit, four.unit) == (4, 8)
+    assert four.data.nbytes == eight.data.nbytes // 2 == 128 * 256 // 2
 
 
 def test_aligned_parts_share_memory():
@@ -66,8 +76,9 @@ def test_rows_are_found():
 def test_every_backend_takes_them(linear):
     weight, x, bias = matrix(70, 33), matrix(5, 33), torch.randn(70).bfloat16()
     assert torch.equal(linear(x, pack(weight), bias), linear(x, weight, bias))
-    int8 = quantise(weight)
-    assert torch.equal(linear(x, pack(int8), bias), linear(x, int8, bias))
+    for bits in (8, 4):
+        rounded = quantise(weight, bits=bits)
+        assert torch.equal(linear(x, pack(rounded), bias), linear(x, rounded, bias))
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -5,12 +5,17 @@ from fractions import Fraction
 from math import prod
 
 import pytest
+import torch
 
 from sidewinder.bench import roofline
 from sidewinder.bench.roofline import model_work
 from sidewinder.bench.shapes import SHAPES
 from sidewinder.checkpoint.config_readers import parse_model_config
+from sidewinder.checkpoint.random import random_shard
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.quantise import quantise_weights
 from sidewinder.sharding.plan import parameter_shapes
+from sidewinder.testing import tiny_config
 
 NO_PRODUCTS = ("embedding.weight", "lm_head.weight", "conv.weight", "A_log")
 
@@ -39,6 +44,21 @@ def test_every_matrix_counts_as_often_as_a_token_passes_it(name):
     assert work.flops_per_token == 2 * elements
     head = config.vocab_size * config.d_model
     assert work.bytes_per_decode_step == 2 * (elements + head)
+
+
+@pytest.mark.parametrize("weight_dtype", ["int8", "int4"])
+@pytest.mark.parametrize("family", ["mamba", "mamba2", "zamba2", "granitemoehybrid"])
+def test_rounded_matrices_count_with_their_scales(family, weight_dtype):
+    config = tiny_config(family)
+    weights = quantise_weights(
+        random_shard(config, TensorParallel(), torch.bfloat16), config.tie_embeddings, weight_dtype
+    )
+    n_bytes = 0
+    for name, weight in weights.items():
+        if name == "lm_head.weight" or (len(weight.shape) == 2 and not name.endswith(NO_PRODUCTS)):
+            each = 2 * prod(weight.shape) if isinstance(weight, torch.Tensor) else weight.nbytes
+            n_bytes += calls_of(name, config) * each
+    assert model_work(config, 2, weight_dtype).bytes_per_decode_step == int(n_bytes)
 
 
 def test_a_measuring_process_that_fails_is_an_error_with_a_remedy(monkeypatch):

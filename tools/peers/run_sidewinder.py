@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = write_shape(args.shape, Path(folder), n_layers=args.layers)
         config = load_model_config(model)
-        work = model_work(config, DTYPES[args.dtype].itemsize, args.weight_dtype == "int8")
+        work = model_work(config, DTYPES[args.dtype].itemsize, args.weight_dtype)
         with LLM(
             str(model),
             tp=args.tp,

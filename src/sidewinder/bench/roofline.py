@@ -12,15 +12,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import prod
 from typing import Any
 
 import torch
 
 from sidewinder.config import ModelConfig
+from sidewinder.quantise import rounded_bits, rounded_bytes
+from sidewinder.sharding.plan import parameter_shapes, passes
 
-INT8_GROUP = 64
-"""Weights that share a float32 scale."""
+NO_PRODUCTS = ("embedding.weight", ".conv.weight", ".A_log")
+"""Of the tensors with two dimensions: those that are no matrices of products."""
 
 READ_BYTES = 512 << 20
 """Bytes that one process reads per pass: far beyond any cache."""
@@ -43,21 +47,21 @@ class ModelWork:
     bytes_per_decode_step: int
 
 
-def model_work(config: ModelConfig, element_bytes: int, int8: bool = False) -> ModelWork:
+def model_work(config: ModelConfig, element_bytes: int, weight_dtype: str = "auto") -> ModelWork:
     """Matrix shapes, operations and bytes of `config`.
 
     Args:
         config: the architecture.
-        element_bytes: of a matrix element.
-        int8: the large matrices and `lm_head` are in int8 (`quantise.LARGE_MATRICES`).
+        element_bytes: of a matrix element that is not rounded.
+        weight_dtype: "auto", or what the large matrices are rounded to (`quantise.BITS`).
     """
     gemms = _layer_gemms(config)
-    head = (config.vocab_size, config.d_model, 1)
-    n_bytes = 0.0
-    for out, inner, count in [*gemms, head]:
-        small = not config.is_mamba2 and config.dt_rank in (inner, out - 2 * config.d_state)
-        each = 1 + 4 / INT8_GROUP if int8 and not small else element_bytes
-        n_bytes += out * inner * count * each
+    n_bytes: Fraction | int = 0
+    for name, shape in parameter_shapes(replace(config, tie_embeddings=False)).items():
+        if len(shape) == 2 and not name.endswith(NO_PRODUCTS):
+            bits = rounded_bits(name, weight_dtype)
+            each = element_bytes * prod(shape) if bits is None else rounded_bytes(shape, bits)
+            n_bytes += each * passes(config, name)
     elements = sum(out * inner * count for out, inner, count in gemms)
     return ModelWork(tuple(gemms), 2 * elements, int(n_bytes))
 

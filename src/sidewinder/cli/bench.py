@@ -103,8 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _ceilings(config: ModelConfig, engine: dict[str, Any], load: Load) -> dict[str, float]:
     """What this machine can do for this model, and the floors in seconds that follow."""
-    int8 = engine["weight_dtype"] == "int8"
-    work = model_work(config, DTYPES[engine["dtype"]].itemsize, int8)
+    work = model_work(config, DTYPES[engine["dtype"]].itemsize, engine["weight_dtype"])
     rows = min(engine["max_step_tokens"], load.batch * load.prompt_tokens)
     measured = measure_ceilings(work, engine["tp"], engine["threads"], engine["dtype"], rows)
     prompt_tokens = load.batch * load.prompt_tokens

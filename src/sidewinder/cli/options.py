@@ -21,7 +21,11 @@ _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
     ("tp", int, "number of tensor-parallel ranks"),
     ("device", str, "auto, cpu or cuda"),
     ("dtype", str, "auto (the checkpoint's), float32, bfloat16 or float16"),
-    ("weight_dtype", str, "auto (as dtype) or int8 (large matrices rounded while loading)"),
+    (
+        "weight_dtype",
+        str,
+        "auto (as dtype), int8 or (CPU) int4: large matrices, while loading",
+    ),
     ("state_dtype", str, "dtype of the recurrent state: float32 or bfloat16"),
     ("all_reduce", str, "sums over ranks: auto, exact, int8, int6, int4 or a policy file"),
     ("all_reduce_kl", float, "mean KL that sums may cost; needs eval --sensitivity once"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sidewinder.cli.options import add_json_option, architecture_of, print_json
-from sidewinder.config import ModelConfig
+from sidewinder.config import CHOICES, ModelConfig
 from sidewinder.parallel.devices import DTYPES, resolve_dtype
 from sidewinder.planning import format_plan, plan_report
 from sidewinder.projection.calibration import Calibration, read_calibration
@@ -42,6 +42,10 @@ def add_parser(subparsers: Any) -> None:
         "--tp", type=int, default=1, metavar="N", help="number of ranks (default: 1)"
     )
     parser.add_argument("--dtype", default="auto", metavar="X", help="dtype of the weights")
+    parser.add_argument(
+        "--weight-dtype", default="auto", metavar="X",
+        help="auto (as --dtype), int8 or int4: of the large matrices",
+    )  # fmt: skip
     parser.add_argument("--state-dtype", default="float32", metavar="X", help="dtype of the state")
     parser.add_argument("--revision", default=None, metavar="X", help="revision of a hub model")
     _add_projection_options(parser)
@@ -87,12 +91,19 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--tp {args.tp} is not a number of ranks; use 1 or more")
     if args.state_dtype not in ("float32", "bfloat16"):
         raise ValueError(f"--state-dtype {args.state_dtype!r} is unknown; use float32 or bfloat16")
+    if args.weight_dtype not in CHOICES["weight_dtype"]:
+        choices = " or ".join(CHOICES["weight_dtype"])
+        raise ValueError(f"--weight-dtype {args.weight_dtype!r} is unknown; use {choices}")
+    if args.gpu is not None and args.weight_dtype != "auto":
+        raise ValueError(
+            f"--weight-dtype {args.weight_dtype} has no projection; leave it or --gpu out"
+        )
     if args.gpu is None:
         _refuse_projection_options(args)
     config = architecture_of(args.model, args.revision)
     place = torch.device("cpu" if args.gpu is None else "cuda")
     dtype = resolve_dtype(args.dtype, config.dtype, place)
-    report = plan_report(config, args.tp, dtype, DTYPES[args.state_dtype])
+    report = plan_report(config, args.tp, dtype, DTYPES[args.state_dtype], args.weight_dtype)
     text = format_plan(report)
     if args.gpu is not None:
         setting = _setting(args, config, dtype)

@@ -20,7 +20,7 @@ from sidewinder.ops import native_linear
 from sidewinder.packing import pack_weights
 from sidewinder.parallel.devices import DTYPES, torch_device
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.quantise import Int8Weight, quantise_weights
+from sidewinder.quantise import QuantisedWeight, quantise_weights
 from sidewinder.rotation import block_hadamard, fold_rotation
 from sidewinder.sharding.plan import shard_bytes
 
@@ -38,7 +38,7 @@ def load_weights(
         engine: `load_format`, `rotate` and `weight_dtype` are used here; `model` is a local folder.
         model: the architecture.
         tp: which rank of how many.
-        dtype: of the weights that are not rounded to int8.
+        dtype: of the weights that are not rounded.
         device: where they go.
 
     Raises:
@@ -52,9 +52,9 @@ def load_weights(
     if engine.rotate:
         weights = fold_rotation(weights, model, block_hadamard(model.d_model))
     tied = "lm_head.weight" not in weights
-    prepared: dict[str, Tensor | Int8Weight] = dict(weights)
-    if engine.weight_dtype == "int8":
-        prepared, tied = quantise_weights(weights, tied), False
+    prepared: dict[str, Tensor | QuantisedWeight] = dict(weights)
+    if engine.weight_dtype != "auto":
+        prepared, tied = quantise_weights(weights, tied, engine.weight_dtype), False
     del weights
     if native_linear.takes_packed(device):
         return pack_weights(prepared, tied)
@@ -71,12 +71,17 @@ def load_model(
             no such weights.
     """
     tp, device, dtype = collectives.tp, torch_device(engine.device), DTYPES[engine.dtype]
+    if engine.weight_dtype == "int4" and device.type != "cpu":
+        raise ValueError(
+            "weight_dtype='int4' is only supported on CPUs so far; use weight_dtype='int8', or "
+            "device='cpu'"
+        )
     if model.experts is not None and engine.weight_dtype == "int8" and device.type != "cpu":
         raise ValueError(
             "weight_dtype='int8' of models with experts is only supported on CPUs; leave it out, "
             "or use device='cpu'"
         )
-    needed = shard_bytes(model, tp, torch.int8 if engine.weight_dtype == "int8" else dtype)
+    needed = shard_bytes(model, tp, dtype, engine.weight_dtype)
     needed = max(gather_integer(needed, device, collectives))
     check_weights_fit(needed, least_free_bytes(device, collectives))
     weights = load_weights(engine, model, tp, dtype, device)

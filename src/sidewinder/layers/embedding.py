@@ -9,7 +9,7 @@ from sidewinder.collectives.base import Collectives
 from sidewinder.layers.weights import Weight
 from sidewinder.ops.linear import linear
 from sidewinder.packing import PackedWeight
-from sidewinder.quantise import Int8Weight
+from sidewinder.quantise import QuantisedWeight
 from sidewinder.sharding.shares import Share
 
 
@@ -23,7 +23,7 @@ class VocabParallelEmbedding:
     """
 
     def __init__(self, weight: Weight, rows: Share, collectives: Collectives) -> None:
-        assert not isinstance(weight, Int8Weight), "a table is looked up as it is"
+        assert not isinstance(weight, QuantisedWeight), "a table is looked up as it is"
         self.weight = weight
         self.rows = rows
         self.collectives = collectives
@@ -48,7 +48,7 @@ class VocabParallelLogits:
 
     Args:
         weight: `[vocab_local, d_model]`; the embedding's own where they are tied and it is not
-            in int8.
+            rounded.
         vocab_sizes: rows of each rank.
         collectives: the ranks to gather from.
         divisor: of the logits.

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from sidewinder.packing import PackedWeight
-from sidewinder.quantise import Int8Weight
+from sidewinder.quantise import QuantisedWeight
 
-Weight = Tensor | Int8Weight | PackedWeight
+Weight = Tensor | QuantisedWeight | PackedWeight
 
 
 def rows_of(weight: Weight, which: slice) -> Weight:
@@ -16,10 +16,10 @@ def rows_of(weight: Weight, which: slice) -> Weight:
 
 
 def columns_of(weight: Weight, which: slice) -> Weight:
-    """Some inputs of a matrix that is not in int8."""
+    """Some inputs of a matrix that is not in integers."""
     if isinstance(weight, PackedWeight):
         return weight.columns(which)
-    assert isinstance(weight, Tensor), "groups of int8 weights are not cut"
+    assert isinstance(weight, Tensor), "groups are not cut"
     return weight[:, which]
 
 
@@ -55,7 +55,7 @@ class Weights:
         return weight
 
     def matrix(self, name: str) -> Weight:
-        """A matrix that is only used by `ops.linear`, and so may be in int8 or packed."""
+        """A matrix that is only used by `ops.linear`, and so may be in integers or packed."""
         return self._tensors[self._prefix + name]
 
     def under(self, prefix: str) -> "Weights":

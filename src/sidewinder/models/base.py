@@ -70,7 +70,7 @@ class Model(ABC):
         self.overlap = overlap if tp.size > 1 else PLAIN
         self.weights = Weights(weights)
         table = self.weights.matrix("embedding.weight")
-        # Tied models have a head of their own only where it is in int8.
+        # Tied models have a head of their own only where it is rounded.
         head = self.weights.matrix("lm_head.weight") if "lm_head.weight" in self.weights else table
         self.embedding = VocabParallelEmbedding(table, self.dims.vocab, collectives)
         self.logits_of = VocabParallelLogits(

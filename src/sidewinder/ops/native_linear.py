@@ -20,7 +20,7 @@ from sidewinder.ops.route import vectorized as torch_route
 from sidewinder.ops.route.reference import LEAST_SUM
 from sidewinder.ops.workspace import empty
 from sidewinder.packing import PackedWeight
-from sidewinder.quantise import Int8Weight
+from sidewinder.quantise import QuantisedWeight
 
 if TYPE_CHECKING:
     from sidewinder.layers.weights import Weight
@@ -39,7 +39,7 @@ def takes_packed(device: torch.device) -> bool:
 
 
 def linear(
-    x: Tensor, weight: Tensor | Int8Weight | PackedWeight, bias: Tensor | None = None
+    x: Tensor, weight: Tensor | QuantisedWeight | PackedWeight, bias: Tensor | None = None
 ) -> Tensor:
     """As `reference.linear`: our kernel, or torch's matrix product where that is faster."""
     if not x.is_cpu:
@@ -48,11 +48,13 @@ def linear(
         if weight.scales is None and x.dtype != torch.bfloat16:
             return torch_linear.linear(x, weight, bias)
         y = empty((x.shape[0], weight.shape[0]), x.dtype)
-        _native.linear_packed(x, weight.data, weight.scales, bias, y, weight.group_size)
+        _native.linear_packed(
+            x, weight.data, weight.scales, bias, y, weight.group_size, weight.bits
+        )
         return y
-    if isinstance(weight, Int8Weight):
-        y = empty((x.shape[0], weight.values.shape[0]), x.dtype)
-        _native.linear(x, weight.values, weight.scales, bias, y, weight.group_size)
+    if isinstance(weight, QuantisedWeight):
+        y = empty((x.shape[0], weight.shape[0]), x.dtype)
+        _native.linear(x, weight.values, weight.scales, bias, y, weight.group_size, weight.bits)
         return y
     if x.dtype == weight.dtype and not multiplies(x.shape[0], x.dtype):
         return torch_linear.linear(x, weight, bias)
@@ -109,7 +111,7 @@ def _multiplies(x: Tensor, matrices: ExpertMatrices) -> bool:
     first = matrices.up[0]
     if isinstance(first, PackedWeight):
         return first.scales is not None or x.dtype == torch.bfloat16
-    return isinstance(first, Int8Weight) or multiplies(len(x), x.dtype)
+    return isinstance(first, QuantisedWeight) or multiplies(len(x), x.dtype)
 
 
 def _set_of(matrices: ExpertMatrices) -> Any:
@@ -120,12 +122,12 @@ def _set_of(matrices: ExpertMatrices) -> Any:
     return _native.ExpertSet(gate, up, down, width, inner, packed)
 
 
-def _parts(matrix: "Weight") -> tuple[Tensor, Tensor | None, int]:
+def _parts(matrix: "Weight") -> tuple[Tensor, Tensor | None, int, int]:
     if isinstance(matrix, PackedWeight):
-        return matrix.data, matrix.scales, matrix.group_size
-    if isinstance(matrix, Int8Weight):
-        return matrix.values, matrix.scales, matrix.group_size
-    return matrix, None, 32
+        return matrix.data, matrix.scales, matrix.group_size, matrix.bits
+    if isinstance(matrix, QuantisedWeight):
+        return matrix.values, matrix.scales, matrix.group_size, matrix.bits
+    return matrix, None, 32, 8
 
 
 def register() -> None:

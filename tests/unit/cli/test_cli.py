@@ -94,6 +94,28 @@ def test_plan_reports_every_rank(model, capsys, tp):
     assert bool(report["collectives"]) == (tp > 1)
 
 
+def test_plan_counts_rounded_weights(model, capsys):
+    sizes = {}
+    for weight_dtype in ("auto", "int8", "int4"):
+        assert main(["plan", model, "--json", "--weight-dtype", weight_dtype]) == DONE
+        report = last_json(capsys.readouterr().out)
+        assert report["weight_dtype"] == weight_dtype
+        rank = report["ranks"][0]
+        sizes[weight_dtype] = rank["weight_bytes"], rank["decode_weight_bytes"]
+        heads = [row for row in report["parameters"] if row["name"] == "lm_head.weight"]
+        assert bool(heads) == (weight_dtype != "auto")
+    assert sizes["int4"][0] < sizes["int8"][0]
+    assert sizes["int4"][1] < sizes["int8"][1] < sizes["auto"][1]
+    assert main(["plan", model, "--weight-dtype", "int4"]) == DONE
+    assert "(large ones int4)" in capsys.readouterr().out
+
+
+def test_generate_in_int4(model, capsys):
+    load = ["--prompt", "ab", "--max-tokens", "3", "--ignore-eos", "--json"]
+    assert main(["generate", model, *load, "--weight-dtype", "int4"]) == DONE
+    assert len(last_json(capsys.readouterr().out)["token_ids"]) == 3
+
+
 def test_bench_latency_prints_and_writes_its_result(model, capsys, tmp_path: Path):
     file = tmp_path / "results" / "latency.json"
     load = ["--prompt-tokens", "9", "--output-tokens", "4", "--repeats", "2", "--no-ceilings"]
@@ -154,6 +176,10 @@ def test_missing_model_and_missing_files_are_status_2(model, capsys, tmp_path: P
     binary.write_bytes(b"\xff\xfe\x00")
     assert main(["eval", model, "--text", str(binary)]) == BAD_USAGE
     assert main(["plan", model, "--tp", "0"]) == BAD_USAGE
+    assert main(["plan", model, "--weight-dtype", "int3"]) == BAD_USAGE
+    assert "'int3' is unknown; use auto or int8 or int4" in capsys.readouterr().err
+    assert main(["plan", model, "--weight-dtype", "int4", "--gpu", "h100"]) == BAD_USAGE
+    assert "--weight-dtype int4 has no projection" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,9 @@ from sidewinder.checkpoint.random import random_shard
 from sidewinder.engine.counted import CallCounter, CountedCollectives
 from sidewinder.engine.recorded import RecordedSteps
 from sidewinder.models.registry import build_model
+from sidewinder.ops import native_linear
+from sidewinder.packing import pack_weights
+from sidewinder.quantise import quantise_weights
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import pack
 from sidewinder.state.cache.pages import PagePool
@@ -34,14 +37,20 @@ class Rank:
         family: of the tiny model; behind a comma what is different, a key of `CHANGES`.
         collectives: of this rank.
         dtype: of weights and activations.
+        weight_dtype: "auto", or what the large matrices are rounded to, and packed where that pays.
     """
 
-    def __init__(self, family, collectives, dtype=torch.float32):
+    def __init__(self, family, collectives, dtype=torch.float32, weight_dtype="auto"):
         config = tiny_config(family.split(",")[0], **CHANGES.get(family, {}))
         tp = collectives.tp
         self.counter = CallCounter()
         counted = CountedCollectives(collectives, self.counter)
-        self.model = build_model(config, tp, random_shard(config, tp, dtype), counted)
+        weights = random_shard(config, tp, dtype)
+        if weight_dtype != "auto":
+            weights = quantise_weights(weights, config.tie_embeddings, weight_dtype)
+            if native_linear.takes_packed(torch.device("cpu")):
+                weights = pack_weights(weights, False)
+        self.model = build_model(config, tp, weights, counted)
         dims = LocalDims.of(config, tp)
         self.pool, self.plain = (
             StatePool(config, dims, SLOTS, dtype, n_pages=PAGES, page_size=PAGE_SIZE, poison=True)

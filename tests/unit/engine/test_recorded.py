@@ -35,6 +35,15 @@ def test_repeated_steps_are_plain_steps(family, dtype):
     assert sorted(rank.recorded._steps) == [(1, 0), (3, 0)]
 
 
+@pytest.mark.parametrize("weight_dtype", ["int8", "int4"])
+@pytest.mark.parametrize("family", STACKS)
+def test_steps_with_rounded_weights_are_repeated_too(family, weight_dtype):
+    rank = Rank(family, SingleRank(), torch.bfloat16, weight_dtype)
+    with torch.inference_mode():
+        assert all(rank.check_all())
+    assert sorted(rank.recorded._steps) == [(1, 0), (3, 0)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize("family", [*STACKS, "mamba2, one group"])
 def test_sums_over_shared_memory_are_repeated_too(family, dtype):

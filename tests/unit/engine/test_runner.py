@@ -125,11 +125,11 @@ def test_the_report_holds_every_rank(folder):
     assert alone.collectives == "none"
 
 
-@pytest.mark.parametrize("weight_dtype", ["auto", "int8"])
+@pytest.mark.parametrize("weight_dtype", ["auto", "int8", "int4"])
 def test_weights_that_memory_cannot_hold_are_not_loaded(folder, monkeypatch, weight_dtype):
     taken = start(folder).report().weight_bytes[0]
     monkeypatch.setattr("sidewinder.engine.loading.load_weights", None)
-    free = taken // (5 if weight_dtype == "int8" else 2)
+    free = taken // {"auto": 2, "int8": 5, "int4": 6}[weight_dtype]
     monkeypatch.setattr("sidewinder.engine.memory.free_bytes", lambda _: free)
     with pytest.raises(ValueError, match=r"the weights take .* MiB per rank and .* are free"):
         start(folder, weight_dtype=weight_dtype)

@@ -11,7 +11,7 @@ from sidewinder.models.registry import build_model
 from sidewinder.packing import PackedWeight, pack_weights
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.quantise import quantise_weights
-from sidewinder.testing import TINY, assert_close, run_ranks, tiny_config
+from sidewinder.testing import TINY, assert_close, relative_error, run_ranks, tiny_config
 
 SHORT = {"num_hidden_layers": 3}
 """What the two kinds of int8 kernels differ by grows with depth, and beyond the bound below."""
@@ -33,28 +33,33 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("rounded", [False, True], ids=["bf16", "int8"])
+@pytest.mark.parametrize("weight_dtype", ["auto", "int8", "int4"])
 @pytest.mark.parametrize("tp", [1, 2, 3])
 @pytest.mark.parametrize(("family", "overrides"), CASES, ids=str)
-def test_packed_models_give_the_same(family, overrides, tp, rounded):
+def test_packed_models_give_the_same(family, overrides, tp, weight_dtype):
     config = tiny_config(family, **overrides)
     sequences = random_tokens(config.vocab_size, [5, 1, 40])
 
     def rank(group: TensorParallel, collectives: Collectives):
         plain = random_shard(config, group, torch.bfloat16)
         tied = "lm_head.weight" not in plain
-        if rounded:
-            plain, tied = quantise_weights(plain, tied), False
+        exact = plain
+        if weight_dtype != "auto":
+            plain, tied = quantise_weights(plain, tied, weight_dtype), False
         packed = pack_weights(dict(plain), tied)
         assert any(isinstance(weight, PackedWeight) for weight in packed.values())
         runs = []
-        for weights in (plain, packed):
+        for weights in (plain, packed, exact):
             model = build_model(config, group, weights, collectives, OVERLAPS["both"])
             runs.append(torch.cat(Driver(model, 40, torch.bfloat16).run(sequences, [40, 1, 7])))
         return runs
 
-    for plain, packed in run_ranks(tp, rank):
-        assert_close("packed", plain, packed, 2e-2)
+    for plain, packed, exact in run_ranks(tp, rank):
+        bound = 2e-2
+        if weight_dtype == "int4":
+            # Packed it has rows in 8 bits, else in 16; that is little beside the weights' rounding.
+            bound = 0.2 * relative_error(plain, exact)
+        assert_close("packed", plain, packed, bound)
 
 
 @pytest.mark.parametrize("family", TINY)

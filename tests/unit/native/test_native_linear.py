@@ -46,17 +46,18 @@ def test_linear_is_the_exact_product(
 
 
 @LEVELS
+@pytest.mark.parametrize("bits", [8, 4])
 @settings(max_examples=12)
 @given(
     ROWS, INPUTS, st.integers(1, 60), st.booleans(), st.sampled_from(GROUP_SIZES),
     st.integers(0, 99),
 )  # fmt: skip
-def test_int8_linear_is_the_product_with_the_dequantised_weight(
-    level, rows, inputs, outputs, biased, group_size, seed
+def test_an_integer_linear_is_the_product_with_the_dequantised_weight(
+    level, bits, rows, inputs, outputs, biased, group_size, seed
 ):
     case = make_case([rows], seed)
     x, bias = case.strided(rows, inputs), case.randn(outputs) if biased else None
-    weight = quantise(case.randn(outputs, inputs), group_size)
+    weight = quantise(case.randn(outputs, inputs), group_size, bits)
     expected = x.double() @ weight.dequantise().double().T
     if bias is not None:
         expected = expected + bias.double()
@@ -82,18 +83,31 @@ def test_a_row_does_not_depend_on_the_batch_around_it(level, dtype):
 
 
 @LEVELS
-@pytest.mark.parametrize("kind", ["f32", "bf16", "int8"])
+@pytest.mark.parametrize("kind", ["f32", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("rows", [1, 3, 9])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_number_that_is_not_finite_spoils_its_row_only(level, kind, rows, value):
     case = make_case([rows], seed=0)
     x, wide = case.randn(rows, 200), case.randn(7, 200)
     x[rows - 1, 150] = value
-    weight = {"f32": wide, "bf16": wide.bfloat16(), "int8": quantise(wide)}[kind]
+    rounded = {"int8": quantise(wide), "int4": quantise(wide, bits=4)}
+    weight = ({"f32": wide, "bf16": wide.bfloat16()} | rounded)[kind]
     with kernels_of(level):
         y = native_linear.linear(x, weight)
     assert not y[rows - 1].isfinite().any()
     assert y[: rows - 1].isfinite().all()
+
+
+def test_int4_rows_of_another_width_are_refused():
+    weight, y = quantise(torch.ones(3, 40), bits=4), torch.empty(2, 3)
+    arguments = weight.scales, None, y, 32
+    _native.linear(torch.ones(2, 40), weight.values, *arguments, 4)
+    with pytest.raises(ValueError, match="weight has shape"):
+        _native.linear(torch.ones(2, 31), weight.values, *arguments, 4)
+    with pytest.raises(ValueError, match="weight is int8, not uint8"):
+        _native.linear(torch.ones(2, 40), weight.values.view(torch.int8), *arguments, 4)
+    with pytest.raises(ValueError, match="weight has shape"):
+        _native.linear(torch.ones(2, 40), weight.values, *arguments, 8)
 
 
 @LEVELS

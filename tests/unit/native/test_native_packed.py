@@ -58,14 +58,51 @@ def test_int8_is_the_product_with_the_dequantised_weight(
     assert ((result.double() - expected).abs().amax(1) <= rounding + 1e-5).all()
 
 
+def in_eight_bits(x, group_size):
+    """Rows whose groups have the largest value at ±127, the others at the nearest integer."""
+    padded = torch.nn.functional.pad(x.float(), (0, -x.shape[1] % group_size))
+    groups = padded.unflatten(1, (-1, group_size))
+    scales = groups.abs().amax(-1, keepdim=True) / 127
+    integers = (groups * (1 / scales).nan_to_num(posinf=0)).round()
+    return (integers.double() * scales).flatten(1)[:, : x.shape[1]]
+
+
 @here
-@pytest.mark.parametrize("rounded", [False, True], ids=["bf16", "int8"])
+@settings(max_examples=40)
+@given(
+    ROWS, INPUTS, OUTPUTS, st.booleans(), st.sampled_from(GROUP_SIZES),
+    st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 99),
+)  # fmt: skip
+def test_int4_is_the_product_of_rows_in_eight_bits_with_the_dequantised_weight(
+    rows, inputs, outputs, biased, group_size, dtype, seed
+):
+    case = make_case([rows], seed)
+    x, bias = case.strided(rows, inputs, dtype=dtype), case.randn(outputs) if biased else None
+    weight = quantise(case.randn(outputs, inputs), group_size, 4)
+    wide, near = weight.dequantise().double(), in_eight_bits(x, group_size)
+    assert ((near - x).abs() <= 2**-7 * x.double().abs().amax(1, keepdim=True)).all()
+    expected = near @ wide.T
+    if bias is not None:
+        expected = expected + bias.double()
+    with kernels_of(LEVEL):
+        result = native_linear.linear(x, pack(weight), bias)
+    magnitude = near.abs() @ wide.T.abs() + (0 if bias is None else bias.double().abs())
+    rounding = 0 if dtype == torch.float32 else 2**-8 * expected.abs()
+    assert ((result.double() - expected).abs() <= 2**-20 * magnitude + rounding).all()
+
+
+KINDS = {"bf16": lambda w: w, "int8": quantise, "int4": lambda w: quantise(w, bits=4)}
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+@here
+@kinds
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_a_row_is_the_same_in_every_batch_and_on_any_number_of_threads(rounded, threads):
+def test_a_row_is_the_same_in_every_batch_and_on_any_number_of_threads(kind, threads):
     case = make_case([1100], seed=0)
     x = case.randn(1100, 301, dtype=torch.bfloat16)
     weight = case.randn(90, 301, dtype=torch.bfloat16)
-    packed = pack(quantise(weight) if rounded else weight)
+    packed = pack(KINDS[kind](weight))
     with kernels_of(LEVEL):
         alone = torch.cat([native_linear.linear(row[None], packed) for row in x[:40]])
     with kernels_of(LEVEL, threads):
@@ -89,12 +126,12 @@ def test_parts_give_parts_of_the_result():
 
 
 @here
-@pytest.mark.parametrize("rounded", [False, True], ids=["bf16", "int8"])
+@kinds
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_what_is_not_finite_stays_in_its_row(rounded, bad):
+def test_what_is_not_finite_stays_in_its_row(kind, bad):
     case = make_case([7], seed=2)
     x, weight = case.randn(7, 70, dtype=torch.bfloat16), case.randn(65, 70, dtype=torch.bfloat16)
-    packed = pack(quantise(weight) if rounded else weight)
+    packed = pack(KINDS[kind](weight))
     with kernels_of(LEVEL):
         clean = native_linear.linear(x, packed)
         x[3, 69] = bad
@@ -118,6 +155,11 @@ def test_wrong_arguments_are_refused():
         _native.linear_packed(x, packed.data[:1], None, None, y)
     with pytest.raises(ValueError, match="x is"):
         _native.linear_packed(x.float(), packed.data, None, None, y)
+    rounded = pack(quantise(torch.ones(65, 6), bits=4))
+    with pytest.raises(ValueError, match="bits: 8 or 4"):
+        _native.linear_packed(x, rounded.data, rounded.scales, None, y, 32, 16)
+    with pytest.raises(ValueError, match="weight has shape"):
+        _native.linear_packed(x, rounded.data, rounded.scales, None, y, 32, 8)
 
 
 @pytest.mark.parametrize("level", [level for level in ALL_LEVELS if _runs_here(level)])

@@ -10,6 +10,8 @@ from sidewinder.ops import native
 if not native.is_available():
     pytest.skip("built without the native module", allow_module_level=True)
 
+LINEAR = ("linear, bfloat16", "linear, int8", "linear, int4", "linear, bfloat16, torch")
+
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
@@ -34,11 +36,7 @@ def test_every_kernel_is_timed_and_reported(tiny, monkeypatch):
         native.set_threads(threads)
     rows = json.loads((tiny / "kernels.json").read_text())["kernels"]
     assert [(row["kernel"], row["rows"]) for row in rows] == [
-        *(
-            (kernel, n)
-            for n in (1, 3)
-            for kernel in ("linear, bfloat16", "linear, int8", "linear, bfloat16, torch")
-        ),
+        *((kernel, n) for n in (1, 3) for kernel in LINEAR),
         *(
             (kernel, n)
             for n in (1, 2)

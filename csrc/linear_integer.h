@@ -1,4 +1,7 @@
-// Linear map with int8 weights, one float32 scale per group of inputs.
+// Linear map with weights in int8 or int4, one bfloat16 scale per group of inputs.
+//
+// int4: a row is blocks of 32 inputs, 16 bytes each; byte j has input j of the block in its lower half
+// and input 16 + j in its upper one, both plus 8. The last block is padded with anything.
 //
 // A few rows: x is rounded to 16 bits with one scale per row and group of inputs (an error of 2^-16
 // of the group's largest value, far below the weights' own), and products are summed exactly in
@@ -12,12 +15,36 @@
 namespace sidewinder::SW_LEVEL {
 
 constexpr int64_t kFewRows = 2 * kTileX;
+constexpr int64_t kNibbleBlock = 32;
 
-struct I8Weights {
+// n weights of a row of int4, rounded up to whole blocks, as int8.
+inline void unpack_nibbles(int8_t* dst, const void* src, int64_t n) {
+    typedef uint8_t Half __attribute__((vector_size(16)));
+    typedef uint8_t Block __attribute__((vector_size(kNibbleBlock)));
+    for (int64_t i = 0; i < n; i += kNibbleBlock) {
+        Half raw;
+        std::memcpy(&raw, static_cast<const char*>(src) + i / 2, sizeof raw);
+        const Half low = raw & 15, high = raw >> 4;
+        const Block block = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,
+                                                    12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23,
+                                                    24, 25, 26, 27, 28, 29, 30, 31) - 8;
+        std::memcpy(dst + i, &block, sizeof block);
+    }
+}
+
+inline float scale_of(const LinearArgs& a, int64_t output, int64_t group) {
+    uint16_t bits;
+    std::memcpy(&bits, at(a.scales, output, group), sizeof bits);
+    return __builtin_bit_cast(float, uint32_t{bits} << 16);
+}
+
+template <int Bits>
+struct IntegerWeights {
     using Element = int8_t;
     using X = float;
     using Wide = F32Weights;
     static constexpr int kParts = 1;
+    static constexpr int64_t kPerElement = 8 / Bits;
     static constexpr int64_t kStep = kLanes;
     static void arrange(float* dst, const void* src, DType dtype, int64_t n) {
         load_row(dst, src, dtype, n);
@@ -26,10 +53,14 @@ struct I8Weights {
     static void widen(float* dst, const LinearArgs& a, int64_t output, int64_t k, int64_t n) {
         for (int64_t done = 0; done < n; done += a.group_size) {
             const int64_t count = smaller(a.group_size, n - done);
-            const int64_t group = (k + done) / a.group_size;
-            float factor;
-            std::memcpy(&factor, at(a.scales, output, group), sizeof factor);
-            load_row(dst + done, at(a.weight, output, k + done), DType::i8, count);
+            const float factor = scale_of(a, output, (k + done) / a.group_size);
+            const void* from = at(a.weight, output, (k + done) / kPerElement);
+            int8_t bytes[kMaxGroup];
+            if constexpr (Bits == 4) {
+                unpack_nibbles(bytes, from, count);
+                from = bytes;
+            }
+            load_row(dst + done, from, DType::i8, count);
             for (int64_t i = done; i < done + count; i += kLanes) {
                 store(dst + i, load(dst + i) * splat(factor));
             }
@@ -84,31 +115,35 @@ inline ShortRows round_rows(const LinearArgs& a) {
 }
 
 // out[r * kTileX + m] = dot products of M rows, from `row` on, with R weights from `output` on.
-template <int M, int R>
+template <int Bits, int M, int R>
 inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t row, int64_t output,
                        float* out) {
-    constexpr int64_t kStep = 2 * kLanes;
+    constexpr int64_t kStep = 2 * kLanes, kPerByte = 8 / Bits;
     Vec sums[R][M];
     set_zero(sums);
     const auto* weights = static_cast<const int8_t*>(at(a.weight, output));
-    const auto* scales = static_cast<const float*>(at(a.scales, output));
     for (int64_t g = 0; g < x.groups; ++g) {
         const int64_t begin = g * a.group_size;
         const int64_t count = smaller(a.group_size, a.inputs - begin);
-        const int8_t* w = weights + begin;
+        const int8_t* w = weights + begin / kPerByte;
         int64_t w_stride = a.weight.stride;
-        int8_t tail[R * kMaxGroup];
-        if (count % kStep != 0) {  // nothing behind the row is read
-            std::memset(tail, 0, sizeof tail);
-            for (int r = 0; r < R; ++r) std::memcpy(tail + r * kMaxGroup, w + r * w_stride, count);
-            w = tail;
+        int8_t copy[R * kMaxGroup];
+        if constexpr (Bits == 4) {
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) unpack_nibbles(copy + r * kMaxGroup, w + r * w_stride, count);
+        } else if (count % kStep != 0) {  // nothing behind the row is read
+            std::memset(copy, 0, sizeof copy);
+            for (int r = 0; r < R; ++r) std::memcpy(copy + r * kMaxGroup, w + r * w_stride, count);
+        }
+        if (Bits == 4 || count % kStep != 0) {
+            w = copy;
             w_stride = kMaxGroup;
         }
         // The next tile's weights, in time: rows are too short for the processor to foresee them.
-        for (int64_t byte = 0; byte < count; byte += 64) {
+        for (int64_t byte = 0; byte < count / kPerByte; byte += 64) {
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) {
-                __builtin_prefetch(weights + (R + r) * a.weight.stride + begin + byte);
+                __builtin_prefetch(weights + (R + r) * a.weight.stride + begin / kPerByte + byte);
             }
         }
         IntVec totals[R][M] = {};
@@ -128,7 +163,7 @@ inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t row, int
 #pragma GCC unroll 4
             for (int m = 0; m < M; ++m) {
                 const float x_scale = x.scales[(row + m) * x.groups + g];
-                const Vec scale = splat(scales[r * a.scales.stride + g] * x_scale);
+                const Vec scale = splat(scale_of(a, output + r, g) * x_scale);
                 sums[r][m] = fma(__builtin_convertvector(totals[r][m], Vec), scale, sums[r][m]);
             }
         }
@@ -136,10 +171,10 @@ inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t row, int
     store_sums(sums, true, out);
 }
 
-template <int M, int R>
+template <int Bits, int M, int R>
 inline void short_outputs(const LinearArgs& a, const ShortRows& x, int64_t row, int64_t output) {
     float out[R * kTileX];
-    short_tile<M, R>(a, x, row, output, out);
+    short_tile<Bits, M, R>(a, x, row, output, out);
     for (int64_t r = 0; r < R; ++r) {
         float bias[kLanes], y[kLanes];
         load_optional_row(bias, a.bias, output + r, 1, 0.0f);
@@ -150,27 +185,28 @@ inline void short_outputs(const LinearArgs& a, const ShortRows& x, int64_t row, 
     }
 }
 
-template <int R>
+template <int Bits, int R>
 inline void short_outputs(const LinearArgs& a, const ShortRows& x, int64_t output) {
     for (int64_t row = 0; row < a.rows; row += kTileX) {
         switch (smaller(kTileX, a.rows - row)) {
-            case 1: short_outputs<1, R>(a, x, row, output); break;
-            case 2: short_outputs<2, R>(a, x, row, output); break;
-            case 3: short_outputs<3, R>(a, x, row, output); break;
-            default: short_outputs<4, R>(a, x, row, output);
+            case 1: short_outputs<Bits, 1, R>(a, x, row, output); break;
+            case 2: short_outputs<Bits, 2, R>(a, x, row, output); break;
+            case 3: short_outputs<Bits, 3, R>(a, x, row, output); break;
+            default: short_outputs<Bits, 4, R>(a, x, row, output);
         }
     }
 }
 
-inline void linear_i8_few_rows(const LinearArgs& a) {
+template <int Bits>
+inline void linear_few_rows(const LinearArgs& a) {
     const ShortRows x = round_rows(a);
     parallel(a.outputs, 1 + (1 << 18) / a.inputs, [&](int64_t begin, int64_t end) {
         int64_t o = begin;
         if (a.rows == 1) {
-            for (; o + 4 <= end; o += 4) short_outputs<4>(a, x, o);
+            for (; o + 4 <= end; o += 4) short_outputs<Bits, 4>(a, x, o);
         }
-        for (; o + 2 <= end; o += 2) short_outputs<2>(a, x, o);
-        for (; o < end; ++o) short_outputs<1>(a, x, o);
+        for (; o + 2 <= end; o += 2) short_outputs<Bits, 2>(a, x, o);
+        for (; o < end; ++o) short_outputs<Bits, 1>(a, x, o);
     });
 }
 

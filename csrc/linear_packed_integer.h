@@ -1,0 +1,149 @@
+// Packed weights in int8 and int4: products in integers, exact within a group of inputs.
+//
+// x is rounded with one scale per row and group. Beside int8 weights it has 16 bits (an error of 2^-16
+// of the group's largest value, far below the weights' own), split into two signed bytes, 256 * high +
+// low. Beside int4 ones it has 8, an error of 2^-8: a fifteenth of the weights' own in the root mean
+// square, and half as many products.
+// Weights are stored plus 128 or 8, since vpdpbusd multiplies unsigned by signed bytes; what that adds
+// is the same for all outputs (RowGroup::bias). A byte of int4 has two weights, so a unit is two vectors
+// of bytes, its lower and its upper halves, one after the other.
+#pragma once
+
+#include "linear_packed.h"
+
+namespace sidewinder::SW_LEVEL {
+
+// Rounds one group of a row, `n` values of which the last ones may be padding, to signed bytes: a word
+// for four values, or two, of their lower and of their upper bytes. `offset` is the weights'.
+template <int Bytes>
+inline RowGroup round_group(const float* values, int64_t n, int32_t offset, uint32_t* words) {
+    constexpr float kLargest = Bytes == 2 ? 127 * 256 + 127 : 127;  // all bytes at their largest
+    const Vec zeros = splat(0.0f);
+    Vec largest = zeros, poison = zeros;
+    for (int64_t i = 0; i < n; i += kLanes) {
+        const Vec v = load(values + i);
+        largest = max(largest, max(v, zeros - v));
+        poison = fma(v, zeros, poison);  // NaN where v is not finite
+    }
+    const float scale = _mm512_reduce_max_ps((__m512)largest) / kLargest + sum(poison);
+    const Vec inverse = splat(scale > 0.0f ? 1.0f / scale : 0.0f);
+    __m512i total = _mm512_setzero_si512();
+    for (int64_t i = 0; i < n; i += kLanes) {
+        const __m512i integer = _mm512_cvtps_epi32((__m512)(load(values + i) * inverse));
+        total = _mm512_add_epi32(total, integer);
+        auto* out = reinterpret_cast<__m128i*>(words + i / 4 * Bytes);
+        const __m128i lows = _mm512_cvtepi32_epi8(integer);
+        if constexpr (Bytes == 1) {
+            _mm_storeu_si128(out, lows);
+        } else {
+            const __m512i high =
+                _mm512_srai_epi32(_mm512_add_epi32(integer, _mm512_set1_epi32(128)), 8);
+            const __m128i highs = _mm512_cvtepi32_epi8(high);
+            _mm_storeu_si128(out, _mm_unpacklo_epi32(lows, highs));
+            _mm_storeu_si128(out + 1, _mm_unpackhi_epi32(lows, highs));
+        }
+    }
+    // Of what is not finite the sum is anything, and the scale NaN: unsigned numbers may wrap around.
+    const uint32_t sum_of_all = static_cast<uint32_t>(_mm512_reduce_add_epi32(total));
+    return {scale, static_cast<int32_t>(static_cast<uint32_t>(offset) * sum_of_all)};
+}
+
+// Four products of unsigned weights and signed bytes of x, a word of them, added to each lane.
+SW_INLINE void add_products(IntVec& sum, __m512i weights, uint32_t x) {
+    const __m512i bytes = _mm512_set1_epi32(static_cast<int>(x));
+    sum = (IntVec)_mm512_dpbusd_epi32((__m512i)sum, weights, bytes);
+}
+
+// Four unsigned weights in each lane of a unit's vector: all of int8's, or a half of int4's.
+template <int Bits>
+SW_INLINE __m512i weights_at(const char* unit, int v, int half) {
+    const __m512i bytes = vector_at(unit, v);
+    if constexpr (Bits == 8) return bytes;
+    return _mm512_and_si512(half == 0 ? bytes : _mm512_srli_epi32(bytes, 4), _mm512_set1_epi8(15));
+}
+
+template <int Bits>
+struct PackedInteger {
+    static constexpr int kBytes = Bits == 4 ? 1 : 2;  // of a rounded value of x
+    static constexpr int kHalves = 8 / Bits;
+    static constexpr int kTileRows = 6 / kBytes;
+    static constexpr int64_t kUnitInputs = 4 * kHalves, kUnitWords = kBytes * kHalves;
+
+    static PackedRows arrange(const LinearArgs& a) {
+        const int64_t groups = (a.inputs + a.group_size - 1) / a.group_size;
+        const int64_t width = groups * a.group_size, stride = width / 4 * kBytes;
+        const int64_t bytes = a.rows * (stride * sizeof(uint32_t) + groups * sizeof(RowGroup));
+        auto* row_groups = static_cast<RowGroup*>(scratch(Scratch::call, bytes));
+        auto* words = reinterpret_cast<uint32_t*>(row_groups + a.rows * groups);
+        parallel(a.rows, 1 + (1 << 14) / width, [&](int64_t begin, int64_t end) {
+            auto* wide = static_cast<float*>(scratch(Scratch::range, width * sizeof(float)));
+            zero(wide, width);
+            for (int64_t m = begin; m < end; ++m) {
+                load_row(wide, at(a.x, m), a.x.dtype, a.inputs);
+                for (int64_t g = 0; g < groups; ++g) {
+                    const int64_t first = g * a.group_size;
+                    row_groups[m * groups + g] =
+                        round_group<kBytes>(wide + first, a.group_size, 1 << (Bits - 1),
+                                            words + m * stride + first / 4 * kBytes);
+                }
+            }
+        });
+        return {words, stride, row_groups, groups};
+    }
+
+    template <int M, int Lines>
+    static void multiply(const PackedTile& t) {
+        for (int64_t u = 0, g = 0; u < t.units; u += t.group_units, ++g) {
+            multiply_group<M, Lines>(t, u, smaller(t.group_units, t.units - u), g);
+        }
+    }
+
+    template <int M, int Lines>
+    static SW_INLINE void multiply_group(const PackedTile& t, int64_t u, int64_t units, int64_t g) {
+        IntVec sums[kBytes][M][kVecsOfPanel] = {};
+        for (int64_t j = u; j < u + units; ++j) {
+            ask<Lines>(t.ahead + j * kUnitBytes);
+#pragma GCC unroll 2
+            for (int half = 0; half < kHalves; ++half) {
+                __m512i weights[kVecsOfPanel];
+#pragma GCC unroll 4
+                for (int v = 0; v < kVecsOfPanel; ++v) {
+                    weights[v] = weights_at<Bits>(t.weights + j * kUnitBytes, v, half);
+                }
+#pragma GCC unroll 6
+                for (int m = 0; m < M; ++m) {
+                    const uint32_t* words = t.x + m * t.x_stride + j * kUnitWords + kBytes * half;
+#pragma GCC unroll 2
+                    for (int byte = 0; byte < kBytes; ++byte) {
+#pragma GCC unroll 4
+                        for (int v = 0; v < kVecsOfPanel; ++v) {
+                            add_products(sums[byte][m][v], weights[v], words[byte]);
+                        }
+                    }
+                }
+            }
+        }
+        Vec scales[kVecsOfPanel];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVecsOfPanel; ++v) scales[v] = load(t.scales + g * kPanel + v * kLanes);
+#pragma GCC unroll 6
+        for (int m = 0; m < M; ++m) {
+            const RowGroup& group = t.row_groups[m * t.row_group_stride + g];
+#pragma GCC unroll 4
+            for (int v = 0; v < kVecsOfPanel; ++v) {
+                IntVec exact = sums[0][m][v] - group.bias;
+                if constexpr (kBytes == 2) exact += sums[kBytes - 1][m][v] << 8;
+                const Vec product = __builtin_convertvector(exact, Vec);
+                float* place = t.sums + m * kPanel + v * kLanes;
+                store(place, fma(product, scales[v] * splat(group.scale), load(place)));
+            }
+        }
+    }
+};
+
+inline void linear_packed(const LinearArgs& a) {
+    if (a.scales.data == nullptr) return linear_packed_as<PackedBf16>(a);
+    a.bits == 4 ? linear_packed_as<PackedInteger<4>>(a) : linear_packed_as<PackedInteger<8>>(a);
+}
+
+}  // namespace sidewinder::SW_LEVEL
