@@ -100,6 +100,20 @@ void bind_linear(nb::module_& m) {
         launch(kernels().linear_packed, args);
     }, nb::arg("x"), nb::arg("weight"), nb::arg("scales").none(), nb::arg("bias").none(),
        nb::arg("y"), nb::arg("group_size") = 32, nb::arg("bits") = 8);
+    m.def("round_int4", [](Handle x, int64_t group_size, Handle integers, Handle scales) {
+        const View in("x", x), out("integers", integers), factors("scales", scales);
+        const Grouping grouping{group_size, 4};
+        grouping.check();
+        const int64_t rows = in.shaped({-1, -1}).size(0), groups = grouping.groups(in.size(1));
+        RoundArgs args{};
+        args.x = real(in).rows();
+        args.integers = out.shaped({rows, groups * group_size}).of({Element::i8}).rows();
+        args.scales = factors.shaped({rows, groups}).of({Element::bf16}).rows();
+        args.rows = rows;
+        args.inputs = in.size(1);
+        args.group_size = group_size;
+        launch(kernels().round_int4, args);
+    }, nb::arg("x"), nb::arg("group_size"), nb::arg("integers"), nb::arg("scales"));
     m.def("has_packed", [] { return kernels().linear_packed != nullptr; });
 }
 

@@ -149,6 +149,12 @@ struct LinearArgs {
     int64_t bits;  // of an integer weight: 8 or 4
 };
 
+// `integers` int8 [rows, groups * group_size] and `scales` bfloat16 [rows, groups] of groups of x.
+struct RoundArgs {
+    Rows x, integers, scales;
+    int64_t rows, inputs, group_size;
+};
+
 // `chosen` int32 and `shares` [rows, n_chosen]; `weight` is float32, `bias` null or [experts]. Groups
 // divide the experts, and those chosen have n_chosen experts at least.
 struct RouteArgs {
@@ -204,6 +210,7 @@ struct Kernels {
     void (*linear)(const LinearArgs&);
     // Weights in panels: `weight` and `scales` have one row per panel. Null where a level has none.
     void (*linear_packed)(const LinearArgs&);
+    void (*round_int4)(const RoundArgs&);
     void (*route)(const RouteArgs&);
     void (*experts)(const ExpertArgs&);
     void (*rank_sum)(const RankSumArgs&);

@@ -11,6 +11,7 @@
 #include "norm.h"
 #include "rank_sum.h"
 #include "rotary.h"
+#include "round_int4.h"
 #include "scan.h"
 #include "ssd.h"
 
@@ -24,8 +25,8 @@ extern const Kernels table;
 const Kernels table{SW_LEVEL_NAME,   causal_conv1d, selective_scan, ssd_scan,
                     rms_norm,        gated_rms_norm, gated_squares, with_scalar,
                     scaled_rows,     add_rows,      gated_activation, rotary,
-                    paged_attention, linear,        linear_packed,  route,
-                    experts,         rank_sum,      codec_encode,   codec_reduce,
-                    codec_decode,    codec_decode_norm};
+                    paged_attention, linear,        linear_packed,  round_int4,
+                    route,           experts,       rank_sum,       codec_encode,
+                    codec_reduce,    codec_decode,  codec_decode_norm};
 
 }  // namespace sidewinder::SW_LEVEL

@@ -2,8 +2,8 @@
 //
 // x is rounded with one scale per row and group. Beside int8 weights it has 16 bits (an error of 2^-16
 // of the group's largest value, far below the weights' own), split into two signed bytes, 256 * high +
-// low. Beside int4 ones it has 8, an error of 2^-8: a fifteenth of the weights' own in the root mean
-// square, and half as many products.
+// low. Beside int4 ones it has 8, an error of 2^-8, still a fraction of the weights' own, for half as
+// many products.
 // Weights are stored plus 128 or 8, since vpdpbusd multiplies unsigned by signed bytes; what that adds
 // is the same for all outputs (RowGroup::bias). A byte of int4 has two weights, so a unit is two vectors
 // of bytes, its lower and its upper halves, one after the other.

@@ -37,6 +37,9 @@ def linear_packed(
     group_size: int = 32,
     bits: int = 8,
 ) -> None: ...
+def round_int4(x: Tensor, group_size: int, integers: Tensor, scales: Tensor) -> None:
+    """Writes integers, int8 `[o, groups * group_size]`, and scales, bfloat16 `[o, groups]`."""
+
 def route(
     x: Tensor,
     weight: Tensor,

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+from torch import Tensor
+
 
 def _load() -> tuple[Any, str]:
     """The module, or None and why.
@@ -11,13 +13,15 @@ def _load() -> tuple[Any, str]:
         ValueError: if SIDEWINDER_ISA names a level that this processor does not run.
     """
     try:
-        return import_module("sidewinder._native"), ""
+        found = import_module("sidewinder._native")
     except ModuleNotFoundError:
         return None, "it was built without them: no C++ compiler?"
     except ImportError as error:
         if "SIDEWINDER_ISA" in str(error):
             raise ValueError(str(error)) from error
         return None, str(error)
+    found.set_tensor_type(Tensor, Tensor.__dlpack_c_exchange_api__)
+    return found, ""
 
 
 module: Any

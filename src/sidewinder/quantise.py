@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sidewinder.extension import module as _native
+
 GROUP_SIZES = (32, 64, 128)
 
 BITS = {"int8": 8, "int4": 4}
@@ -36,11 +38,14 @@ accuracy as all of a kind (docs/kernels.md)."""
 BLOCK = 32
 """Inputs of a block of int4."""
 
-CHUNK = 1 << 12
-"""Groups that are searched at once: what that takes stays in the caches."""
+CHUNK = 1 << 14
+"""Weights that are rounded to int4 at once: torch wakes no threads for so few."""
 
 DIVISORS = (6, 6.75, 7.5, 8.25, 9)
 """Where the largest weight of a group in int4 may come to lie; -8 is the last integer."""
+
+STEPS = 1 << 13
+"""Weights of a group are divided into so many steps to choose its scale."""
 
 LEAST = 1e-30
 """Groups of int4 without larger weights are zeros: scales far above the smallest float32."""
@@ -154,18 +159,28 @@ def quantise(weight: Tensor, group_size: int | None = None, bits: int = 8) -> Qu
     n_groups = -(-inputs // group_size)
     values = torch.empty(outputs, n_groups * group_size, dtype=torch.int8)
     scales = torch.empty(outputs, n_groups, dtype=torch.bfloat16)
-    rounded = _to_int8 if bits == 8 else _to_int4
-    for rows in _chunks(outputs, n_groups):
-        groups = _groups(weight[rows], n_groups, group_size)
-        some, scales[rows] = rounded(groups)
-        values[rows] = some.view(len(some), -1)
+    if bits == 4 and _rounds_natively(weight):
+        _native.round_int4(weight, group_size, values, scales)
+    else:
+        rounded = _to_int8 if bits == 8 else _to_int4
+        # int8 takes a few passes; int4 many, over what then stays in the caches.
+        for rows in _chunks(outputs, outputs if bits == 8 else CHUNK // max(1, inputs)):
+            groups = _groups(weight[rows], n_groups, group_size)
+            some, scales[rows] = rounded(groups)
+            values[rows] = some.view(len(some), -1)
     if not scales.isfinite().all():
         raise ValueError("a weight that is not finite cannot be quantised")
     return QuantisedWeight.of(values[:, :inputs], scales, group_size, bits)
 
 
-def _chunks(outputs: int, n_groups: int) -> Iterator[slice]:
-    step = max(1, CHUNK // max(1, n_groups))
+def _rounds_natively(weight: Tensor) -> bool:
+    """Whether csrc/round_int4.h does what `_to_int4` does: to the bit, and much sooner."""
+    is_real = weight.dtype in (torch.float32, torch.bfloat16)
+    return _native is not None and weight.is_cpu and is_real and weight.stride(1) == 1
+
+
+def _chunks(outputs: int, step: int) -> Iterator[slice]:
+    step = max(1, step)
     return (slice(start, start + step) for start in range(0, outputs, step))
 
 
@@ -189,7 +204,8 @@ def _to_int4(groups: Tensor) -> tuple[Tensor, Tensor]:
     7; of the rest, the least squares."""
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
     unit = torch.where(largest.abs() > LEAST, -1 / largest, 0 * largest)
-    relative = groups * unit  # the largest is at -1
+    # The largest is at -1. Sums of multiples of 1 / STEPS are exact, in any order.
+    relative = (groups * unit * STEPS).round_() / STEPS
     best, factor = torch.full_like(unit, -1.0), torch.zeros_like(unit)
     for divisor in DIVISORS:
         integers = (relative * divisor).round_().clamp_(-8, 7)
@@ -199,7 +215,7 @@ def _to_int4(groups: Tensor) -> tuple[Tensor, Tensor]:
         better = explained > best
         best = torch.where(better, explained, best)
         factor = torch.where(better, fit / squares, factor)
-    scales = (factor * -largest).bfloat16()
+    scales = (factor * -largest + 0).bfloat16()  # no negative zeros
     inverse = torch.where(scales != 0, 1 / scales.float(), 0)
     return (groups * inverse).round_().clamp_(-8, 7).to(torch.int8), scales[..., 0]
 

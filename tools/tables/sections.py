@@ -62,17 +62,21 @@ def _prefill() -> Section:
 
 
 def _decode_one() -> Section:
-    int8 = f"int8, {TWO}"
+    int8, int4 = f"int8, {TWO}", f"int4, {TWO}"
     read = ("decode_bytes_per_s", "read_bytes_per_s", "read bandwidth")
     rows = [
-        *(rate(name, DECODE) for name in (TWO, RANKS, int8)),
+        *(rate(name, DECODE) for name in (TWO, RANKS, int8, int4)),
         share(TWO, *read, 0.85),
         share(RANKS, *read),
         share(int8, *read),
+        share(int4, *read),
         ratio("int8 over bf16", (int8, DECODE), (TWO, DECODE), 1.7),
+        ratio("int4 over int8", (int4, DECODE), (int8, DECODE), 1.5),
+        ratio("int4 over bf16", (int4, DECODE), (TWO, DECODE)),
     ]
     case = Case("decode, batch 1", 16, 32, 1, tuple(rows), rounds=9, budget_s=120)
-    entrants = (ours(TWO), ours(RANKS), ours(int8, "--weight-dtype", "int8"), machine())
+    rounded = (ours(int8, "--weight-dtype", "int8"), ours(int4, "--weight-dtype", "int4"))
+    entrants = (ours(TWO), ours(RANKS), *rounded, machine())
     return Section(
         "decode-b1",
         "Decode at batch 1",

@@ -243,7 +243,6 @@ def new_recording() -> Any:
 
 
 def _register() -> None:
-    _native.set_tensor_type(Tensor, Tensor.__dlpack_c_exchange_api__)
     conv_operator.register("native", causal_conv1d)
     selective_scan_operator.register("native", selective_scan)
     ssd_scan_operator.register("native", ssd_scan)
