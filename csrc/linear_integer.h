@@ -16,6 +16,7 @@ namespace sidewinder::SW_LEVEL {
 
 constexpr int64_t kFewRows = 2 * kTileX;
 constexpr int64_t kNibbleBlock = 32;
+constexpr int64_t kScales = 16;  // of a row that are widened at once
 
 // n weights of a row of int4, rounded up to whole blocks, as int8.
 inline void unpack_nibbles(int8_t* dst, const void* src, int64_t n) {
@@ -31,6 +32,37 @@ inline void unpack_nibbles(int8_t* dst, const void* src, int64_t n) {
         std::memcpy(dst + i, &block, sizeof block);
     }
 }
+
+// Weights of one step of products: 2 kLanes in int8, a block in int4.
+template <int Bits>
+struct Step {
+    static constexpr int64_t kInputs = 2 * kLanes;
+    ShortVec parts[1];
+    explicit Step(const int8_t* w) : parts{load_shorts(w)} {}
+};
+
+template <>
+struct Step<4> {
+    static constexpr int64_t kInputs = kNibbleBlock;
+    ShortVec parts[kNibbleBlock / (2 * kLanes)];
+
+    explicit Step(const int8_t* w) {
+        typedef uint8_t Bytes __attribute__((vector_size(16)));
+        typedef int16_t Shorts __attribute__((vector_size(32)));
+        Bytes raw;
+        std::memcpy(&raw, w, sizeof raw);
+        const Shorts pairs = __builtin_convertvector(raw, Shorts);
+        const Shorts low = (pairs & 15) - 8, high = (pairs >> 4) - 8;
+#if defined(SW_AVX512)
+        parts[0] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14,
+                                           15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,
+                                           29, 30, 31);
+#else
+        std::memcpy(parts, &low, sizeof low);
+        std::memcpy(reinterpret_cast<char*>(parts) + sizeof low, &high, sizeof high);
+#endif
+    }
+};
 
 inline float scale_of(const LinearArgs& a, int64_t output, int64_t group) {
     uint16_t bits;
@@ -118,29 +150,31 @@ inline ShortRows round_rows(const LinearArgs& a) {
 template <int Bits, int M, int R>
 inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t row, int64_t output,
                        float* out) {
-    constexpr int64_t kStep = 2 * kLanes, kPerByte = 8 / Bits;
+    constexpr int64_t kStep = Step<Bits>::kInputs, kPerByte = 8 / Bits;
+    constexpr int kParts = kStep / (2 * kLanes);
     Vec sums[R][M];
     set_zero(sums);
     const auto* weights = static_cast<const int8_t*>(at(a.weight, output));
+    float scales[R][kScales];
     for (int64_t g = 0; g < x.groups; ++g) {
+        if (g % kScales == 0) {
+            const int64_t n = smaller(kScales, x.groups - g);
+            for (int r = 0; r < R; ++r) load_row(scales[r], at(a.scales, output + r, g), DType::bf16, n);
+        }
         const int64_t begin = g * a.group_size;
         const int64_t count = smaller(a.group_size, a.inputs - begin);
         const int8_t* w = weights + begin / kPerByte;
         int64_t w_stride = a.weight.stride;
-        int8_t copy[R * kMaxGroup];
-        if constexpr (Bits == 4) {
-#pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) unpack_nibbles(copy + r * kMaxGroup, w + r * w_stride, count);
-        } else if (count % kStep != 0) {  // nothing behind the row is read
-            std::memset(copy, 0, sizeof copy);
-            for (int r = 0; r < R; ++r) std::memcpy(copy + r * kMaxGroup, w + r * w_stride, count);
-        }
-        if (Bits == 4 || count % kStep != 0) {
-            w = copy;
+        int8_t tail[R * kMaxGroup];
+        if (Bits == 8 && count % kStep != 0) {  // nothing behind the row is read
+            std::memset(tail, 0, sizeof tail);
+            for (int r = 0; r < R; ++r) std::memcpy(tail + r * kMaxGroup, w + r * w_stride, count);
+            w = tail;
             w_stride = kMaxGroup;
         }
         // The next tile's weights, in time: rows are too short for the processor to foresee them.
-        for (int64_t byte = 0; byte < count / kPerByte; byte += 64) {
+        const int64_t ahead = begin / kPerByte % 64;  // of a line that an earlier group asked for
+        for (int64_t byte = (64 - ahead) % 64; byte < count / kPerByte; byte += 64) {
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) {
                 __builtin_prefetch(weights + (R + r) * a.weight.stride + begin / kPerByte + byte);
@@ -150,11 +184,15 @@ inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t row, int
         for (int64_t k = 0; k < count; k += kStep) {
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) {
-                const ShortVec pairs = load_shorts(w + r * w_stride + k);
+                const Step<Bits> step(w + r * w_stride + k / kPerByte);
 #pragma GCC unroll 4
-                for (int m = 0; m < M; ++m) {
-                    const auto other = (ShortVec)load_raw(x.data + (row + m) * x.stride + begin + k);
-                    totals[r][m] += multiply_pairs(pairs, other);
+                for (int part = 0; part < kParts; ++part) {
+                    const int16_t* others = x.data + row * x.stride + begin + k + part * 2 * kLanes;
+#pragma GCC unroll 4
+                    for (int m = 0; m < M; ++m) {
+                        const auto other = (ShortVec)load_raw(others + m * x.stride);
+                        totals[r][m] += multiply_pairs(step.parts[part], other);
+                    }
                 }
             }
         }
@@ -163,7 +201,7 @@ inline void short_tile(const LinearArgs& a, const ShortRows& x, int64_t row, int
 #pragma GCC unroll 4
             for (int m = 0; m < M; ++m) {
                 const float x_scale = x.scales[(row + m) * x.groups + g];
-                const Vec scale = splat(scale_of(a, output + r, g) * x_scale);
+                const Vec scale = splat(scales[r][g % kScales] * x_scale);
                 sums[r][m] = fma(__builtin_convertvector(totals[r][m], Vec), scale, sums[r][m]);
             }
         }

@@ -157,8 +157,9 @@ def quantise(weight: Tensor, group_size: int | None = None, bits: int = 8) -> Qu
         raise ValueError(f"weights in integers are matrices; this has {weight.dim()} dimensions")
     outputs, inputs = weight.shape
     n_groups = -(-inputs // group_size)
-    values = torch.empty(outputs, n_groups * group_size, dtype=torch.int8)
-    scales = torch.empty(outputs, n_groups, dtype=torch.bfloat16)
+    device = weight.device
+    values = torch.empty(outputs, n_groups * group_size, dtype=torch.int8, device=device)
+    scales = torch.empty(outputs, n_groups, dtype=torch.bfloat16, device=device)
     if bits == 4 and _rounds_natively(weight):
         _native.round_int4(weight, group_size, values, scales)
     else:
@@ -186,7 +187,7 @@ def _chunks(outputs: int, step: int) -> Iterator[slice]:
 
 def _groups(rows: Tensor, n_groups: int, group_size: int) -> Tensor:
     """`[rows, inputs]` in float32 as `[rows, groups, group_size]`, padded with zeros."""
-    padded = torch.zeros(len(rows), n_groups * group_size)
+    padded = torch.zeros(len(rows), n_groups * group_size, device=rows.device)
     padded[:, : rows.shape[1]] = rows
     return padded.view(len(rows), n_groups, group_size)
 

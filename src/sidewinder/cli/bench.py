@@ -136,10 +136,11 @@ _ROWS = [
 
 def _print(result: dict[str, Any]) -> None:
     engine, load = result["engine"], result["load"]
+    rounded = "" if engine["weight_dtype"] == "auto" else f", weights in {engine['weight_dtype']}"
     sums = f", sums over {engine['collectives']}" if engine["tp"] > 1 else ""
     print(
         f"{result['model']}: tp={engine['tp']}, {engine['threads']} threads per rank, "
-        f"{engine['dtype']}{sums}; batch {load['batch']}, "
+        f"{engine['dtype']}{rounded}{sums}; batch {load['batch']}, "
         f"{load['prompt_tokens']} + {load['output_tokens']} tokens, {result['repeats']} repeats"
     )
     for name, key, scale, unit in _ROWS:

@@ -126,6 +126,14 @@ def test_bench_latency_prints_and_writes_its_result(model, capsys, tmp_path: Pat
     assert printed["ttft_s"]["min"] <= printed["ttft_s"]["median"] <= printed["ttft_s"]["max"]
 
 
+def test_bench_latency_says_what_weights_are_rounded_to(model, capsys):
+    load = ["--prompt-tokens", "5", "--output-tokens", "3", "--repeats", "1", "--no-ceilings"]
+    assert main(["bench", "latency", model, *load, "--weight-dtype", "int4"]) == DONE
+    assert "float32, weights in int4; batch 1" in capsys.readouterr().out
+    assert main(["bench", "latency", model, *load]) == DONE
+    assert "weights in" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "argv",
     [
