@@ -178,7 +178,7 @@ def test_an_expert_that_does_not_exist_is_refused(expert):
 
 @pytest.mark.parametrize("activation", [-1, len(ACTIVATIONS)])
 def test_an_activation_that_does_not_exist_is_refused(activation):
-    up, down = [(torch.ones(3, 4), None, 32)], [(torch.ones(4, 3), None, 32)]
+    up, down = [(torch.ones(3, 4), None, 32, 8)], [(torch.ones(4, 3), None, 32, 8)]
     one = torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, 1)
     matrices, x = _native.ExpertSet(None, up, down, 4, 3, False), torch.ones(1, 4)
     with pytest.raises(ValueError, match="activation: 0 to 3"):
