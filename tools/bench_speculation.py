@@ -127,7 +127,7 @@ def replay(token_ids: Sequence[int], most: int, seconds: dict[int, float]) -> di
         "speculate": most,
         "tokens_per_step": n_tokens / n_steps,
         "drafts_per_step": n_drafts / n_steps,
-        "accepted": n_right / n_drafts,
+        "accepted": n_right / max(1, n_drafts),
         "times_as_fast": n_tokens * seconds[0] / drafted_s,
     }
 
