@@ -1,6 +1,6 @@
 """Weights in 8 or 4 bits with one scale per group of inputs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,9 @@ LARGE_MATRICES = (
 """Parameters that are rounded. What steers the recurrence (x_proj, dt_proj) is small, and stays, as
 adapters do."""
 
-HEAD, HEAD_BITS = "lm_head.weight", 8
+HEAD, EMBEDDING = "lm_head.weight", "embedding.weight"
+
+HEAD_BITS = 8
 """The head is rounded, too, but to int8 beside int4: it is one matrix of many, and costs as much
 accuracy as all of a kind (docs/kernels.md)."""
 
@@ -49,6 +51,15 @@ STEPS = 1 << 13
 
 LEAST = 1e-30
 """Groups of int4 without larger weights are zeros: scales far above the smallest float32."""
+
+BLOCK_ELEMENTS = 1 << 24
+"""Weights that are rounded to int8 at once: their copies in float32 take 64 MiB each."""
+
+SLICE_BYTES = 128 << 20
+"""On GPUs: most memory that weights take which were widened for a product of many rows."""
+
+MANY_ROWS = 512
+"""On GPUs: from so many rows on weights are widened before a product, which is then torch's."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,17 @@ def rounded_bytes(shape: Sequence[int], bits: int) -> int:
     return outputs * (values + 2 * -(-inputs // GROUP_SIZE[bits]))
 
 
+def empty_int8(
+    shape: Sequence[int], device: torch.device | str, group_size: int = GROUP_SIZE[8]
+) -> QuantisedWeight:
+    """A matrix `[o, i]` in int8 that was not filled."""
+    outputs, inputs = shape
+    values = torch.empty(outputs, inputs, dtype=torch.int8, device=device)
+    n_groups = -(-inputs // group_size)
+    scales = torch.empty(outputs, n_groups, dtype=torch.bfloat16, device=device)
+    return QuantisedWeight(values, scales, group_size, 8, inputs)
+
+
 def quantise(weight: Tensor, group_size: int | None = None, bits: int = 8) -> QuantisedWeight:
     """Round `weight` symmetrically: to int8 with the largest magnitude of each group at ±127, or to
     int4 with the scale of each group that leaves the least squared error of those tried.
@@ -165,7 +187,8 @@ def quantise(weight: Tensor, group_size: int | None = None, bits: int = 8) -> Qu
     else:
         rounded = _to_int8 if bits == 8 else _to_int4
         # int8 takes a few passes; int4 many, over what then stays in the caches.
-        for rows in _chunks(outputs, outputs if bits == 8 else CHUNK // max(1, inputs)):
+        at_once = BLOCK_ELEMENTS if bits == 8 else CHUNK
+        for rows in _chunks(outputs, at_once // max(1, inputs)):
             groups = _groups(weight[rows], n_groups, group_size)
             some, scales[rows] = rounded(groups)
             values[rows] = some.view(len(some), -1)
@@ -222,7 +245,9 @@ def _to_int4(groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantise_weights(
-    weights: Mapping[str, Tensor], tie_embeddings: bool, weight_dtype: str = "int8"
+    weights: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+    tie_embeddings: bool,
+    weight_dtype: str = "int8",
 ) -> dict[str, Tensor | QuantisedWeight]:
     """A rank's weights with the large matrices and the head rounded, the others as they are.
 
@@ -231,13 +256,15 @@ def quantise_weights(
     memory for the table.
 
     Args:
-        weights: by our names (docs/architecture.md).
+        weights: by our names (docs/architecture.md). Of pairs that an iterator makes, each is
+            rounded, and its memory free, before the next but one is made.
         tie_embeddings: whether `lm_head` is the embedding.
         weight_dtype: of the large matrices, one of `BITS`.
     """
-    head = weights["embedding.weight" if tie_embeddings else HEAD]
     quantised: dict[str, Tensor | QuantisedWeight] = {}
-    for name, weight in (dict(weights) | {HEAD: head}).items():
+    for name, weight in weights.items() if isinstance(weights, Mapping) else weights:
         bits = rounded_bits(name, weight_dtype)
         quantised[name] = weight if bits is None else quantise(weight, bits=bits)
+        if tie_embeddings and name == EMBEDDING:
+            quantised[HEAD] = quantise(weight, bits=HEAD_BITS)
     return quantised

@@ -14,8 +14,9 @@ from sidewinder.collectives.base import Collectives
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.planning import describe_rule, format_plan, plan_report
+from sidewinder.quantise import quantise_weights, rounded_bits
 from sidewinder.sharding.dims import LocalDims
-from sidewinder.sharding.plan import sharding_plan
+from sidewinder.sharding.plan import loading_bytes, sharding_plan
 from sidewinder.sharding.traffic import collectives_of
 from sidewinder.state.batch import pack
 from sidewinder.state.pool import StatePool
@@ -103,6 +104,34 @@ def test_published_zamba_needs_no_x_proj_sum_at_two_ranks():
     assert "x_proj sum" not in names(2)
     assert (names(4)["x_proj sum"].ranks, names(4)["x_proj sum"].elements) == (2, 264)
     assert names(2)["out_proj sum"].bytes == 2 * 3712
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "zamba", "granite_experts"])
+def test_bytes_of_int8_weights_are_those_of_the_tensors(family, size):
+    config = tiny_config(family)
+    report = plan_report(config, size, torch.bfloat16, weight_dtype="int8")
+    assert report["weight_dtype"] == "int8"
+    for rank in report["ranks"]:
+        tp = TensorParallel(rank["rank"], size)
+        plain = random_shard(config, tp, torch.bfloat16)
+        weights = quantise_weights(plain, config.tie_embeddings)
+        names = [parameter["name"] for parameter in report["parameters"]]
+        assert sorted(names) == sorted(weights)
+        for parameter in report["parameters"]:
+            assert parameter["bytes"][tp.rank] == weights[parameter["name"]].nbytes
+        assert rank["weight_bytes"] == sum(weight.nbytes for weight in weights.values())
+        largest = max(plain[name].nbytes for name in plain if rounded_bits(name, "int8"))
+        loading = loading_bytes(config, tp, torch.bfloat16, "int8")
+        assert loading == rank["weight_bytes"] + largest
+
+
+def test_a_step_reads_the_int8_head_and_not_the_table():
+    config = tiny_config("mamba")
+    assert config.tie_embeddings
+    rank = plan_report(config, 1, torch.bfloat16, weight_dtype="int8")["ranks"][0]
+    table = 2 * config.vocab_size * config.d_model
+    assert rank["decode_weight_bytes"] == rank["weight_bytes"] - table
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

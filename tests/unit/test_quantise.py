@@ -1,8 +1,11 @@
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidewinder import quantise as quantisation
 from sidewinder.ops.linear import reference, vectorized
 from sidewinder.quantise import (
     BITS,
@@ -73,6 +76,35 @@ def test_slicing_at_groups_before_or_after_is_the_same(bits):
     whole, part = quantise(weight, 64, bits), quantise(weight[2:5, 64:192], 64, bits)
     assert torch.equal(whole.integers()[2:5, 64:192], part.integers())
     assert torch.equal(whole.scales[2:5, 1:3], part.scales)
+
+
+def test_large_matrices_are_rounded_in_blocks(monkeypatch):
+    weight = torch.randn(7, 100)
+    whole = quantise(weight, 32)
+    monkeypatch.setattr(quantisation, "BLOCK_ELEMENTS", 250)
+    blocks = quantise(weight, 32)
+    assert torch.equal(blocks.values, whole.values)
+    assert torch.equal(blocks.scales, whole.scales)
+
+
+def test_matrices_are_rounded_one_by_one():
+    alive, most = [], 0
+
+    def parameters():
+        nonlocal most
+        for number in range(6):
+            name = "embedding.weight" if number == 0 else f"layers.{number}.mixer.in_proj.weight"
+            matrix = torch.randn(8, 64)
+            if number > 0:
+                alive.append(weakref.ref(matrix))
+            most = max(most, sum(each() is not None for each in alive))
+            yield name, matrix
+
+    found = quantise_weights(parameters(), tie_embeddings=True)
+    assert most <= 2, "the one that is rounded, and the next"
+    assert isinstance(found["embedding.weight"], torch.Tensor)
+    assert [name for name in found if isinstance(found[name], torch.Tensor)] == ["embedding.weight"]
+    assert torch.equal(found["lm_head.weight"].values, quantise(found["embedding.weight"]).values)
 
 
 @pytest.mark.parametrize("bits", BITS.values())

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from gpu_checks.cases import PREFILL, all_cases
 from gpu_checks.compile import MOST_CANDIDATES
-from gpu_checks.context import HYBRIDS, MODELS, Context
+from gpu_checks.context import HYBRIDS, INT8_MODELS, MODELS, Context
 from sidewinder.config import EngineConfig
 from sidewinder.engine.ahead import launched_by, target_of
 from sidewinder.ops import tuning
@@ -61,7 +61,8 @@ def launched_by_cases(context: Context, device: Device) -> dict[Specialisation, 
 
 
 def launched_by_models(context: Context, device: Device) -> dict[Specialisation, None]:
-    """Engines of one rank, also with kernels that wait for each other, and the shards."""
+    """Engines of one rank, also with kernels that wait for each other or int8 weights, and the
+    shards."""
     found: dict[Specialisation, None] = {}
     for model in (*MODELS, *HYBRIDS):
         for size in SHARDS if model in MODELS else SHARDS[:1]:
@@ -71,6 +72,13 @@ def launched_by_models(context: Context, device: Device) -> dict[Specialisation,
             for early in ("1", "0") if size == 1 else ("1",):
                 with early_launch(early):
                     found |= dict.fromkeys(launched_by(engine, context.config(model), device, True))
+        if model in INT8_MODELS:
+            engine = EngineConfig(
+                model, dtype=context.values(model)["dtype"], weight_dtype="int8",
+                max_step_tokens=PREFILL,
+            )  # fmt: skip
+            with early_launch("1"):
+                found |= dict.fromkeys(launched_by(engine, context.config(model), device, True))
     return found
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gpu_checks.context import Context
+from sidewinder.quantise import QuantisedWeight, empty_int8
 
 
 @dataclass(frozen=True)
@@ -31,3 +32,12 @@ class Case:
 
 def normal(context: Context, *shape: int) -> Tensor:
     return torch.randn(*shape, device=context.device, dtype=context.dtype)
+
+
+def int8_weight(context: Context, outputs: int, inputs: int) -> QuantisedWeight:
+    """Random bytes, with scales that keep products of order one."""
+    weight = empty_int8((outputs, inputs), context.device)
+    if not context.ahead:
+        weight.values.random_(-127, 128)
+        weight.scales.fill_(inputs**-0.5 / 64)
+    return weight

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from gpu_checks.attention_cases import attention_case, block_cases, prompt_attention_case
-from gpu_checks.case import Case, normal
-from gpu_checks.context import HYBRIDS, MODELS, Context
+from gpu_checks.case import Case, int8_weight, normal
+from gpu_checks.context import HYBRIDS, INT8_MODELS, MODELS, Context
 from gpu_checks.expert_cases import expert_cases
 from sidewinder.bench.roofline import model_work
 from sidewinder.config import ModelConfig
@@ -22,15 +22,20 @@ from sidewinder.ops.scaled_rows import scaled_rows
 from sidewinder.ops.selective_scan import chunks, selective_scan
 from sidewinder.ops.ssd_scan import ssd_scan
 from sidewinder.ops.with_scalar import with_scalar
+from sidewinder.quantise import rounded_bytes
 from sidewinder.state.batch import Sequences, pack
 
 PREFILL, DECODES = 8192, (1, 32)
 
 
 def all_cases(context: Context) -> Iterator[tuple[str, Case]]:
-    """Every model's, then the codecs', then experts', then hybrids' but for their matrices."""
+    """Every model's, those of int8 weights, then the codecs', then experts', then hybrids' but for
+    their matrices."""
     for model in MODELS:
         for case in cases(context, context.config(model)):
+            yield model, case
+    for model in INT8_MODELS:
+        for case in int8_cases(context, context.config(model)):
             yield model, case
     for case in codec_cases(context):
         yield "any", case
@@ -97,6 +102,30 @@ def linear_case(context: Context, rows: int, out: int, inner: int) -> Case:
     moved = (out * inner + rows * (inner + out)) * context.dtype.itemsize
     kind, many = "memory" if rows in DECODES else "gemm", "" if rows == 1 else "s"
     return Case(kind, f"{rows} row{many} by {out} x {inner}", make, moved, 2.0 * rows * out * inner)
+
+
+def int8_cases(context: Context, config: ModelConfig) -> Iterator[Case]:
+    """The large matrices in int8, by one row and several; the widest, by some and by many.
+
+    The projection takes them to be as fast as others of their bytes, and these will say.
+    """
+    widest = (2 * config.d_inner, config.d_model)
+    for shape in ((config.vocab_size, config.d_model), widest, (config.d_model, config.d_inner)):
+        for rows in DECODES:
+            yield int8_case(context, rows, *shape)
+    for rows in (context.pick(256, 5), context.pick(PREFILL, 24)):
+        yield int8_case(context, rows, *widest)
+
+
+def int8_case(context: Context, rows: int, out: int, inner: int) -> Case:
+    def make() -> Callable[[], object]:
+        weight, x = int8_weight(context, out, inner), normal(context, rows, inner)
+        return lambda: linear(x, weight)
+
+    moved = rounded_bytes((out, inner), 8)
+    moved += rows * (inner + out) * context.dtype.itemsize
+    name = f"int8, {rows} row{'' if rows == 1 else 's'} by {out} x {inner}"
+    return Case("int8", name, make, moved, 2.0 * rows * out * inner)
 
 
 def norm_case(context: Context, config: ModelConfig, name: str, tokens: int) -> Case:

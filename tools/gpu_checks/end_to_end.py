@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gpu_checks.context import HYBRIDS, MODELS, Context
+from gpu_checks.context import HYBRIDS, INT8_MODELS, MODELS, Context
 from gpu_checks.kernels import gemm_rate, model_gemm_rate, read_rate
 from sidewinder.bench.roofline import model_work
 from sidewinder.bench.speed import Load, measure
@@ -67,7 +67,23 @@ def measured(context: Context, model: str, read: float) -> dict[str, Any]:
         if context.has(12) and model in MODELS[:2]:
             row["latency, kernels that wait"] = waiting(context, folder)
             release()
+        if context.has(15) and model in INT8_MODELS:
+            row |= in_int8(context, model, folder, read)
+            release()
     return row | floors(context, model, loads(context)["latency"], row, read)
+
+
+def in_int8(context: Context, model: str, folder: str, read: float) -> dict[str, Any]:
+    """The same with int8 weights: latency and a batch, and the floor of a decode step."""
+    row: dict[str, Any] = {}
+    with engine(context, folder, "auto", weight_dtype="int8") as llm:
+        for name in ("latency", "batch 32"):
+            load = loads(context)[name]
+            row[f"{name}, int8"] = measure(llm, load, context.pick(2, 1))
+    rank = plan_report(context.config(model), 1, context.dtype, weight_dtype="int8")["ranks"][0]
+    moved = rank["decode_weight_bytes"] + 2 * rank["state_bytes_per_sequence"]
+    percent = 100 * moved / read / row["latency, int8"]["tpot_s"]["median"]
+    return row | {"int8_decode_bytes": moved, "int8_decode_percent": percent}
 
 
 def waiting(context: Context, folder: str) -> dict[str, Any]:
@@ -87,13 +103,14 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def engine(context: Context, folder: str, graphs: str) -> LLM:
+def engine(context: Context, folder: str, graphs: str, weight_dtype: str = "auto") -> LLM:
     """Without kept states: prompts would stop to make them, and none comes again."""
     return LLM(
         folder,
         device=context.device.type,
         load_format="random",
         cuda_graphs=graphs,
+        weight_dtype=weight_dtype,
         max_batch_size=32,
         max_step_tokens=context.pick(8192, 16),
         state_cache_bytes=0,

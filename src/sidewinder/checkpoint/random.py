@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -31,11 +32,21 @@ def random_shard(
     Raises:
         ValueError: if `tp` does not fit the model.
     """
+    return dict(iter_random_shard(config, tp, dtype, device, seed))
+
+
+def iter_random_shard(
+    config: ModelConfig,
+    tp: TensorParallel,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Iterator[tuple[str, Tensor]]:
+    """`random_shard`, one parameter at a time."""
     plan, shapes = sharding_plan(config, tp.size), parameter_shapes(config)
-    shard = empty_shard(config, tp, dtype, device)
-    for name, target in shard.items():
+    for name, target in _empty_parameters(config, tp, dtype, device):
         _fill(target, plan[name], tp.rank, name, shapes[name], seed)
-    return shard
+        yield name, target
 
 
 def empty_shard(
@@ -46,15 +57,17 @@ def empty_shard(
     Raises:
         ValueError: if `tp` does not fit the model.
     """
-    plan, shapes = sharding_plan(config, tp.size), parameter_shapes(config)
-    return {
-        name: torch.empty(
-            local_shape(rule, shapes[name], tp.rank),
-            dtype=torch.float32 if is_float32(name) else dtype,
-            device=device,
-        )
-        for name, rule in plan.items()
-    }
+    return dict(_empty_parameters(config, tp, dtype, device))
+
+
+def _empty_parameters(
+    config: ModelConfig, tp: TensorParallel, dtype: torch.dtype, device: torch.device | str
+) -> Iterator[tuple[str, Tensor]]:
+    shapes = parameter_shapes(config)
+    for name, rule in sharding_plan(config, tp.size).items():
+        shape = local_shape(rule, shapes[name], tp.rank)
+        own = torch.float32 if is_float32(name) else dtype
+        yield name, torch.empty(shape, dtype=own, device=device)
 
 
 def _fill(

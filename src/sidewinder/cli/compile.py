@@ -33,8 +33,8 @@ be at the same path there (Triton writes whole paths into it) and have the same 
 and Sidewinder. Give the options that the engine will have. docs/gpu.md says what is left to compile
 on the first start."""
 
-OPTIONS = ("tp", "dtype", "state_dtype", "all_reduce", "overlap", "revision", "max_model_len",
-           "max_batch_size", "max_step_tokens")  # fmt: skip
+OPTIONS = ("tp", "dtype", "weight_dtype", "state_dtype", "all_reduce", "overlap", "revision",
+           "max_model_len", "max_batch_size", "max_step_tokens")  # fmt: skip
 """Those of the engine's that kernels depend on."""
 
 

@@ -94,9 +94,9 @@ def run(args: argparse.Namespace) -> int:
     if args.weight_dtype not in CHOICES["weight_dtype"]:
         choices = " or ".join(CHOICES["weight_dtype"])
         raise ValueError(f"--weight-dtype {args.weight_dtype!r} is unknown; use {choices}")
-    if args.gpu is not None and args.weight_dtype != "auto":
+    if args.gpu is not None and args.weight_dtype == "int4":
         raise ValueError(
-            f"--weight-dtype {args.weight_dtype} has no projection; leave it or --gpu out"
+            "--weight-dtype int4 is for CPUs only so far; use int8, or leave --gpu out"
         )
     if args.gpu is None:
         _refuse_projection_options(args)
@@ -137,6 +137,7 @@ def _setting(args: argparse.Namespace, config: ModelConfig, dtype: torch.dtype) 
         calibration=calibration,
         state_dtype=DTYPES[args.state_dtype],
         hide_sums=args.hide_sums,
+        int8=args.weight_dtype == "int8",
     )
 
 

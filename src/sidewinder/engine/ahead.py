@@ -4,11 +4,12 @@ Steps of the kinds that differ for a compiler are run on tensors without memory,
 turn, and their launches recorded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from sidewinder.checkpoint.random import empty_shard
@@ -22,6 +23,7 @@ from sidewinder.engine.memory import DEFAULT_LENGTH
 from sidewinder.engine.prompt_graphs import StepInputs
 from sidewinder.engine.prompt_shapes import FEWEST_ROWS, StepShape, most_rows, shapes_for
 from sidewinder.layers.overlap import overlap_of
+from sidewinder.layers.weights import Weight
 from sidewinder.models.base import Model
 from sidewinder.models.registry import build_model
 from sidewinder.ops import tuning
@@ -32,6 +34,7 @@ from sidewinder.ops.prompt_attention import reads_lengths
 from sidewinder.parallel.devices import DTYPES
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.projection.devices import Device, device_of_product
+from sidewinder.quantise import EMBEDDING, HEAD, empty_int8, rounded_bits
 from sidewinder.sensitivity import policy_for
 from sidewinder.sharding.dims import check_tp
 from sidewinder.state.batch import PackedBatch, pack
@@ -52,7 +55,8 @@ def launched_by(
     With default block sizes, and with those that the table of `ops.tuning` has for this GPU.
 
     Args:
-        engine: `dtype` resolved; `tp`, the sums, and the sizes of batches, steps and texts count.
+        engine: `dtype` resolved; `tp`, `weight_dtype`, the sums, and the sizes of batches, steps
+            and texts count.
         config: the architecture.
         device: the GPU.
         progress: show a bar on standard error.
@@ -107,6 +111,18 @@ def _transports(
         yield quantised(AbsentRanks(tp), policy, config)
 
 
+def empty_in_int8(weights: Mapping[str, Weight], tied: bool) -> dict[str, Weight]:
+    """Weights that nobody filled, as `loading.load_weights` leaves int8 ones on a GPU."""
+    found = dict(weights)
+    if tied:
+        found[HEAD] = found[EMBEDDING]
+    for name, weight in found.items():
+        if rounded_bits(name, "int8") is not None:
+            assert isinstance(weight, Tensor), "not in int8 yet"
+            found[name] = empty_int8(weight.shape, weight.device)
+    return found
+
+
 @dataclass(frozen=True)
 class _Load:
     """A step: one-token sequences that are not new, then prompts of these lengths."""
@@ -125,7 +141,9 @@ class _Rank:
     def __init__(self, engine: EngineConfig, config: ModelConfig, collectives: Collectives) -> None:
         tp, dtype = collectives.tp, DTYPES[engine.dtype]
         self._engine = engine
-        weights = empty_shard(config, tp, dtype, META)
+        weights: dict[str, Weight] = dict(empty_shard(config, tp, dtype, META))
+        if engine.weight_dtype == "int8":
+            weights = empty_in_int8(weights, config.tie_embeddings)
         overlap = overlap_of(engine.overlap, collectives)
         self._model: Model = build_model(config, tp, weights, collectives, overlap)
         self._pages = 0

@@ -1,13 +1,14 @@
 """A rank's weights as an `EngineConfig` asks for them: read or drawn, rotated, rounded, packed; and
 its part of the model from them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sidewinder.checkpoint.random import random_shard
-from sidewinder.checkpoint.reader import load_shard
+from sidewinder.checkpoint.random import iter_random_shard
+from sidewinder.checkpoint.reader import iter_shard
 from sidewinder.collectives.base import Collectives
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.counted import CallCounter, CountedCollectives
@@ -22,7 +23,7 @@ from sidewinder.parallel.devices import DTYPES, torch_device
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.quantise import QuantisedWeight, quantise_weights
 from sidewinder.rotation import block_hadamard, fold_rotation
-from sidewinder.sharding.plan import shard_bytes
+from sidewinder.sharding.plan import loading_bytes
 
 
 def load_weights(
@@ -44,21 +45,40 @@ def load_weights(
     Raises:
         ValueError: if the checkpoint or `tp` does not fit.
     """
-    if engine.load_format == "random":
-        weights = random_shard(model, tp, dtype, device)
-    else:
-        progress = engine.progress and tp.rank == 0
-        weights = load_shard(engine.model, model, tp, dtype, device, progress=progress)
+    parameters = _parameters(engine, model, tp, dtype, device)
+    tied = model.tie_embeddings
     if engine.rotate:
-        weights = fold_rotation(weights, model, block_hadamard(model.d_model))
-    tied = "lm_head.weight" not in weights
-    prepared: dict[str, Tensor | QuantisedWeight] = dict(weights)
+        rotated = fold_rotation(dict(parameters), model, block_hadamard(model.d_model))
+        parameters, tied = _taken(rotated), False
+        del rotated
+    prepared: dict[str, Tensor | QuantisedWeight]
     if engine.weight_dtype != "auto":
-        prepared, tied = quantise_weights(weights, tied, engine.weight_dtype), False
-    del weights
+        prepared, tied = quantise_weights(parameters, tied, engine.weight_dtype), False
+    else:
+        prepared = dict(parameters)
     if native_linear.takes_packed(device):
         return pack_weights(prepared, tied)
     return prepared
+
+
+def _parameters(
+    engine: EngineConfig,
+    model: ModelConfig,
+    tp: TensorParallel,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Iterator[tuple[str, Tensor]]:
+    """One after another, drawn or read onto the device."""
+    if engine.load_format == "random":
+        return iter_random_shard(model, tp, dtype, device)
+    progress = engine.progress and tp.rank == 0
+    return iter_shard(Path(engine.model), model, tp, dtype, device, progress)
+
+
+def _taken(weights: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """What `weights` has, taken out one by one."""
+    for name in list(weights):
+        yield name, weights.pop(name)
 
 
 def load_model(
@@ -67,8 +87,7 @@ def load_model(
     """This rank's part of the model, whose collectives `counter` counts, and its bytes.
 
     Raises:
-        ValueError: if the checkpoint or `tp` does not fit, memory is too small, or the device takes
-            no such weights.
+        ValueError: if the checkpoint or `tp` does not fit, or memory is too small.
     """
     tp, device, dtype = collectives.tp, torch_device(engine.device), DTYPES[engine.dtype]
     if engine.weight_dtype == "int4" and device.type != "cpu":
@@ -76,12 +95,7 @@ def load_model(
             "weight_dtype='int4' is only supported on CPUs so far; use weight_dtype='int8', or "
             "device='cpu'"
         )
-    if model.experts is not None and engine.weight_dtype == "int8" and device.type != "cpu":
-        raise ValueError(
-            "weight_dtype='int8' of models with experts is only supported on CPUs; leave it out, "
-            "or use device='cpu'"
-        )
-    needed = shard_bytes(model, tp, dtype, engine.weight_dtype)
+    needed = loading_bytes(model, tp, dtype, engine.weight_dtype)
     needed = max(gather_integer(needed, device, collectives))
     check_weights_fit(needed, least_free_bytes(device, collectives))
     weights = load_weights(engine, model, tp, dtype, device)

@@ -14,6 +14,7 @@ from sidewinder.engine.memory import (
 )
 from sidewinder.models.base import Model
 from sidewinder.parallel.devices import DTYPES, torch_device
+from sidewinder.quantise import SLICE_BYTES
 from sidewinder.state.cache.entry import CacheSizes
 from sidewinder.state.cache.formats import stored_bytes
 from sidewinder.state.pool import StatePool
@@ -63,6 +64,8 @@ def open_state(
     slot_bytes = of_all_ranks(spec.slot_bytes(dtype, state_dtype))
     page_bytes = of_all_ranks(spec.page_bytes(dtype))
     free = least_free_bytes(device, collectives)
+    if engine.weight_dtype == "int8" and device.type != "cpu":
+        free = max(0, free - SLICE_BYTES)
     size = fit_pool(engine, max(slot_bytes), max(page_bytes), free)
     pool = StatePool(
         model.config, model.dims, size.all_slots + n_spare, dtype, device,

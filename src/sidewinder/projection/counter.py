@@ -5,12 +5,13 @@ matrices to the parameters of the plan, `tests/unit/triton/test_triton_projectio
 those that are launched.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sidewinder.ops.launching import TYPICAL_MULTIPROCESSORS
 from sidewinder.ops.selective_scan import chunks
 from sidewinder.projection.hybrid_work import HybridCounter
-from sidewinder.projection.work import Work
+from sidewinder.projection.work import INT8_ITEM, KEPT, Work
+from sidewinder.quantise import MANY_ROWS, SLICE_BYTES
 
 SSD_CHUNK = 64
 """Tokens of a chunk of Mamba-2's scan; its products inside a chunk grow with it. The fewest that
@@ -47,7 +48,22 @@ class Counter(HybridCounter):
             found.append(Work("sampling", "memory", 3, step.sampled * config.vocab_size * 6))
             if step.is_decode and self.has_graphs:
                 found.append(Work("draw", "memory", DRAW_KERNELS, 0.0))
-        return found
+        return [*found, *self.widening(found)]
+
+    def widening(self, found: Sequence[Work]) -> Iterator[Work]:
+        """What turns int8 matrices into 16 bits before products of many rows, a slice at a time.
+        Experts' are widened on the way."""
+        kept = (*KEPT, "router", "experts in", "experts out")
+        if not self.int8 or self.step.tokens < MANY_ROWS or self.item > 2:
+            return
+        for work in found:
+            if not work.weight_elements or work.name in kept:
+                continue
+            if work.name == "lm_head" and self.step.sampled < MANY_ROWS:
+                continue
+            slices = -(-work.weight_elements * self.item // SLICE_BYTES)
+            moved = work.weight_elements * (INT8_ITEM + self.item) / slices
+            yield Work("widening", "memory", work.count * slices, moved)
 
     def embedding(self) -> Iterator[Work]:
         """The lookup, what masks other ranks' ids, and the residual stream's beginning."""

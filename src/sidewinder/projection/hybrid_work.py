@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sidewinder.model_config import AttentionConfig, ExpertsConfig
 from sidewinder.ops.experts.matrices import FEW_ROWS
-from sidewinder.projection.work import KernelCounter, Work
+from sidewinder.projection.work import INT8_ITEM, KernelCounter, Work
 
 ARRANGING = 4
 """Small operators that group rows by the experts they chose, and add their terms up."""
@@ -95,9 +95,10 @@ class HybridCounter(KernelCounter):
             yield self.rows("router's input in float32", calls, 3 * d)
         read = n * (1 - (1 - k / n) ** tokens)
         for name, matrices in (("experts in", 2 if experts.gated else 1), ("experts out", 1)):
-            moved = read * matrices * width * d + tokens * k * (width + d)
+            weights = read * matrices * width * d * (INT8_ITEM if self.int8 else self.item)
+            moved = weights + tokens * k * (width + d) * self.item
             flops, every = 2.0 * tokens * k * matrices * width * d, n * matrices * width * d
-            yield Work(name, "gemm", calls, moved * self.item, flops, weight_elements=every)
+            yield Work(name, "gemm", calls, moved, flops, weight_elements=every)
         if tokens > FEW_ROWS:
             small = 2 * tokens * k * d * self.item / ARRANGING
             yield Work("rows by expert", "memory", ARRANGING * calls, small)

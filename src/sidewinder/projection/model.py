@@ -16,6 +16,7 @@ from sidewinder.projection.devices import Device
 from sidewinder.projection.links import Link
 from sidewinder.projection.sums import EXACT, SumTime, Wire, sum_times
 from sidewinder.projection.work import Step, Work
+from sidewinder.quantise import SLICE_BYTES
 from sidewinder.sharding.dims import LocalDims
 
 
@@ -52,6 +53,7 @@ class Setting:
         hide_sums: x_proj's sum travels behind the z half of `in_proj`; in prefill of pure SSMs,
             deltas of one half of a chunk travel behind the other half's work.
         looks_ahead: the host prepares a decode step while the one before runs.
+        int8: large matrices are in int8.
     """
 
     config: ModelConfig
@@ -63,6 +65,7 @@ class Setting:
     state_dtype: torch.dtype = torch.float32
     hide_sums: bool = False
     looks_ahead: bool = True
+    int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,7 @@ def _work(setting: Setting, rank: int, step: Step, policy: PhaseCodecs) -> list[
         setting.state_dtype,
         fuses=setting.device.fuses_scans,
         apart=policy != EXACT,
+        int8=setting.int8,
     )
     return counter.all()
 
@@ -265,7 +269,13 @@ class Memory:
 
 def project_memory(setting: Setting, load: Load) -> Memory:
     """Memory that `load` needs on the rank that needs most."""
-    report = plan_report(setting.config, setting.tp, setting.dtype, setting.state_dtype)
+    report = plan_report(
+        setting.config,
+        setting.tp,
+        setting.dtype,
+        setting.state_dtype,
+        "int8" if setting.int8 else "auto",
+    )
     length = load.prompt + load.output
     ranks = report["ranks"]
     return Memory(
@@ -280,7 +290,8 @@ def project_memory(setting: Setting, load: Load) -> Memory:
 
 def _activation_bytes(setting: Setting, load: Load) -> float:
     """A layer's tensors alive at once: residual, normed, delta; x and z, conv, dt, y of a mixer, or
-    an MLP's gate, its activation and up, or what each chosen expert adds; logits."""
+    an MLP's gate, its activation and up, or what each chosen expert adds; logits; int8 weights that
+    were widened."""
     config, item = setting.config, setting.dtype.itemsize
     dims = LocalDims.of(config, TensorParallel(0, setting.tp))
     inner = max(5 * dims.d_inner_local, 3 * dims.d_ff_local, 3 * dims.shared_d_ff.size)
@@ -289,7 +300,8 @@ def _activation_bytes(setting: Setting, load: Load) -> float:
         inner = max(inner, chosen)
     tokens = min(load.batch * load.prompt, load.max_step_tokens)
     per_token = config.d_model * (8 + 2 * item) + inner * item
-    return float(tokens * per_token + load.batch * config.vocab_size * (4 + item))
+    widened = SLICE_BYTES if setting.int8 else 0
+    return float(tokens * per_token + load.batch * config.vocab_size * (4 + item) + widened)
 
 
 def single(setting: Setting) -> Setting:

@@ -10,7 +10,14 @@ import torch
 
 from sidewinder.config import ModelConfig
 from sidewinder.ops.projected_scan.parts import MOST_FUSED
+from sidewinder.quantise import MANY_ROWS
 from sidewinder.sharding.dims import LocalDims
+
+KEPT = ("x_proj", "dt_proj", "adapters' A", "adapters' B")
+"""Products with matrices that stay in the model's dtype where large ones are in int8."""
+
+INT8_ITEM = 1 + 2 / 64
+"""Bytes of a weight in int8, with its part of a scale."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class KernelCounter:
         fuses: a GPU: it has one kernel for a few single tokens, from x_proj's output on, and draws
             in a decode step's graph.
         apart: some deltas are quantised, so Mamba-2's squares do not travel with them.
+        int8: large matrices are in int8.
     """
 
     def __init__(
@@ -89,17 +97,23 @@ class KernelCounter:
         state_dtype: torch.dtype,
         fuses: bool,
         apart: bool,
+        int8: bool = False,
     ) -> None:
         self.config, self.dims, self.step = config, dims, step
         self.item, self.state_item = dtype.itemsize, state_dtype.itemsize
         self.has_graphs = fuses
         self.fuses = fuses and step.is_decode and step.tokens <= MOST_FUSED
-        self.apart = apart
+        self.apart, self.int8 = apart, int8
+
+    def weight_item(self, name: str, rows: int) -> float:
+        """Bytes that each weight of a product moves; where they were widened before, all of it."""
+        in_int8 = self.int8 and name not in KEPT and rows < MANY_ROWS
+        return INT8_ITEM if in_int8 else self.item
 
     def gemm(self, name: str, count: int, out: int, inner: int, rows: int | None = None) -> Work:
         """`count` products of `rows` rows with an `[out, inner]` matrix."""
         rows = self.step.tokens if rows is None else rows
-        moved = (out * inner + rows * (out + inner)) * self.item
+        moved = out * inner * self.weight_item(name, rows) + rows * (out + inner) * self.item
         flops = 2.0 * rows * out * inner
         # GPUs have a kernel for one row.
         kind = "row" if rows == 1 and self.has_graphs else "gemm"

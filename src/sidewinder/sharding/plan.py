@@ -81,6 +81,20 @@ def shard_bytes(
     )
 
 
+def loading_bytes(
+    config: ModelConfig, tp: TensorParallel, dtype: torch.dtype, weight_dtype: str = "auto"
+) -> int:
+    """What loading a rank's weights takes: them, and of those that are rounded the largest one
+    before it is, for they are made one after the other."""
+    shapes = parameter_shapes(config)
+    whole = [
+        parameter_bytes(name, local_shape(rule, shapes[name], tp.rank), dtype)
+        for name, rule in sharding_plan(config, tp.size).items()
+        if rounded_bits(name, weight_dtype) is not None
+    ]
+    return shard_bytes(config, tp, dtype, weight_dtype) + max(whole, default=0)
+
+
 def sharding_plan(config: ModelConfig, size: int) -> dict[str, Rule]:
     """The rule of every parameter for a group of `size` ranks.
 

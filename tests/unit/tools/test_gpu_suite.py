@@ -20,7 +20,7 @@ import gpu_suite  # noqa: E402
 from card_tables import ENGINE  # noqa: E402
 from gpu_checks.cases import all_cases  # noqa: E402
 from gpu_checks.compile import try_candidate  # noqa: E402
-from gpu_checks.context import DRY_MODELS, HYBRIDS, MODELS, Context  # noqa: E402
+from gpu_checks.context import DRY_MODELS, HYBRIDS, INT8_MODELS, MODELS, Context  # noqa: E402
 from gpu_checks.kernels import calibration, of_models  # noqa: E402
 from gpu_checks.tests_on_gpu import result_of  # noqa: E402
 from gpu_checks.verdicts import verdicts  # noqa: E402
@@ -59,6 +59,11 @@ def test_dry_run_writes_every_section_asked_for(tmp_path):
         assert not [row for row in rows if "error" in row or "skipped" in row]
         if name == "kernels":
             assert all(row["seconds"] > 0 for row in rows)
+            in_int8 = {row["case"].split(" by ")[0] for row in rows if "int8, " in row["case"]}
+            assert {"int8, 1 row", "int8, 32 rows", "experts, int8, 1"} <= in_int8
+    engines = {row["model"]: row for row in report["sections"]["end_to_end"]["rows"]}
+    for model in MODELS:
+        assert ("latency, int8" in engines[model]) == (model in INT8_MODELS), model
     assert report["verdicts"] == [], "nor does it judge"
     assert report["calibration"] == {}, "a dry run calibrates nothing"
     check_that_the_projection_finds_every_figure(report, output)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.activations import ACTIVATIONS
+from sidewinder.layers.weights import Weight
 from sidewinder.model_config import RouterConfig
 from sidewinder.ops.add_rows.triton import add_rows
 from sidewinder.ops.causal_conv1d.triton import causal_conv1d
@@ -20,6 +21,7 @@ from sidewinder.ops.gated_activation.triton import gated_activation
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
 from sidewinder.ops.gated_squares.triton import gated_squares
 from sidewinder.ops.launching import EARLY_VARIABLE, slots_at_rest
+from sidewinder.ops.linear import int8
 from sidewinder.ops.linear.triton import FEW_ROWS, TORCH, candidates, linear
 from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.projected_scan.triton import CANDIDATES as PROJECTED
@@ -35,6 +37,7 @@ from sidewinder.ops.ssd_scan.triton import ssd_scan
 from sidewinder.ops.store_kv.triton import store_kv
 from sidewinder.ops.tuning import Config, candidate
 from sidewinder.ops.with_scalar.triton import with_scalar
+from sidewinder.quantise import QuantisedWeight, empty_int8
 from sidewinder.state.batch import pack
 from sidewinder.state.kv_index import KVIndex
 
@@ -153,10 +156,10 @@ def prompts(dtype: torch.dtype, configs: tuple[Config, ...]) -> None:
                 prompt_attention(q, pages.to(dtype), pages.to(dtype), index, 0.1)
 
 
-def experts_of(dtype: torch.dtype) -> None:
+def experts_of(dtype: torch.dtype, make: Callable[..., Weight] = torch.empty) -> None:
     """Sizes of granite-4.0-h-tiny, few rows and many; and experts without gates."""
     for n_experts, k, width, d_ff, gated in ((64, 6, 1536, 512, True), (128, 6, 2688, 1856, False)):
-        inner, outer = torch.empty(d_ff, width, dtype=dtype), torch.empty(width, d_ff, dtype=dtype)
+        inner, outer = make(d_ff, width, dtype=dtype), make(width, d_ff, dtype=dtype)
         ups = (inner,) * n_experts
         matrices = ExpertMatrices(ups if gated else None, ups, (outer,) * n_experts)
         bias = None if gated else torch.empty(n_experts)
@@ -185,6 +188,24 @@ def few_rows(dtype: torch.dtype) -> None:
                 linear(x, weight.to(dtype), torch.empty(10240, dtype=dtype))
 
 
+def in_int8(outputs: int, inputs: int, group: int = 64, **_: object) -> QuantisedWeight:
+    return empty_int8((outputs, inputs), "cpu", group)
+
+
+def int8_of(dtype: torch.dtype, group: int = 64) -> None:
+    """Every candidate, one row and more; narrow ranks' matrices, too."""
+    for outputs, inputs in ((10240, 2560), (2560, 7424 // 4), (2560, 5120)):
+        weight, bias = in_int8(outputs, inputs, group), torch.empty(outputs, dtype=dtype)
+        for rows in (1, 3, 32, 64, 200, 600):
+            if rows == 1:
+                found = int8.row_candidates(inputs, dtype)
+            else:
+                found = int8.candidates(rows, outputs, dtype)
+            for index in range(len(found)):
+                with candidate(index):
+                    linear(torch.empty(rows, inputs, dtype=dtype), weight, bias)
+
+
 def started_early(dtype: torch.dtype) -> None:
     """A decode step's kernels, each of which may start before the one before it has ended."""
     os.environ[EARLY_VARIABLE] = "1"
@@ -192,6 +213,8 @@ def started_early(dtype: torch.dtype) -> None:
         linear(torch.empty(1, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
         with candidate(1):
             linear(torch.empty(8, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
+        for rows in (1, 8):
+            linear(torch.empty(rows, 2560, dtype=dtype), in_int8(5120, 2560))
         with slots_at_rest():
             conv(dtype)
             projected(dtype, None)
@@ -267,6 +290,11 @@ CASES: dict[str, Case] = {
     "prompts": (partial(prompts, torch.bfloat16, SMALL), [AMPERE, HOPPER]),
     "prompts of f16": (partial(prompts, torch.float16, SMALL[:1]), [HOPPER]),
     LARGE_PROMPTS: (partial(prompts, torch.bfloat16, LARGE), [HOPPER]),
+    "int8 weights": (partial(int8_of, torch.bfloat16), [AMPERE, HOPPER]),
+    "int8 weights for f32": (partial(int8_of, torch.float32), [AMPERE]),
+    "int8 weights for f16": (partial(int8_of, torch.float16, 128), [HOPPER]),
+    "int8 experts": (partial(experts_of, torch.bfloat16, in_int8), [AMPERE, HOPPER]),
+    "int8 experts for f32": (partial(experts_of, torch.float32, in_int8), [AMPERE]),
     "few rows": (partial(few_rows, torch.bfloat16), [AMPERE, HOPPER]),
     "started early": (partial(started_early, torch.bfloat16), [HOPPER]),
     "sizes of one": (partial(sizes_of_one, torch.bfloat16), [HOPPER]),

@@ -21,10 +21,11 @@ from sidewinder.checkpoint.random import empty_shard
 from sidewinder.collectives.absent import AbsentRanks
 from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig
-from sidewinder.engine.ahead import launched_by, target_of
+from sidewinder.engine.ahead import empty_in_int8, launched_by, target_of
 from sidewinder.engine.prompt_graphs import StepInputs
 from sidewinder.engine.prompt_shapes import StepShape
 from sidewinder.layers.overlap import overlap_of
+from sidewinder.layers.weights import Weight
 from sidewinder.models.registry import build_model
 from sidewinder.ops import tuning
 from sidewinder.ops.ahead import Specialisation, compile_all, unique
@@ -80,10 +81,13 @@ def step_launches(
     tp: TensorParallel = SINGLE,
     shape: StepShape | None = None,
     dtype: torch.dtype = torch.float32,
+    int8: bool = False,
 ) -> list[Launch]:
     """A step of one new sequence on the CPU, recorded; or one of a fixed shape."""
     config = tiny_config(family)
-    weights = empty_shard(config, tp, dtype, "cpu")
+    weights: dict[str, Weight] = dict(empty_shard(config, tp, dtype, "cpu"))
+    if int8:
+        weights = empty_in_int8(weights, config.tie_embeddings)
     collectives = SingleRank() if tp == SINGLE else AbsentRanks(tp)
     model = build_model(config, tp, weights, collectives, overlap_of("auto", collectives))
     pool = StatePool(config, LocalDims.of(config, tp), 2, dtype, n_pages=4)
@@ -101,16 +105,21 @@ def step_launches(
 
 
 def forgotten(
-    family: str, tokens: int, tp: TensorParallel = SINGLE, shape: StepShape | None = None
+    family: str,
+    tokens: int,
+    tp: TensorParallel = SINGLE,
+    shape: StepShape | None = None,
+    int8: bool = False,
 ) -> list[str]:
     """Kernels of a step on real tensors that are not among what is compiled. In fixed shapes
     hybrids are in 16 bits."""
     batch_size = 1 if shape is None else shape.sequences
     dtype = torch.bfloat16 if shape is not None and shape.pages else torch.float32
     options = {"max_batch_size": batch_size, "dtype": str(dtype).removeprefix("torch.")}
+    options["weight_dtype"] = "int8" if int8 else "auto"
     wanted = set(launched(family, tp=tp.size, **options))
     target = target_of(DEVICES["h100"])
-    stepped = unique(step_launches(family, tokens, target, tp, shape, dtype))
+    stepped = unique(step_launches(family, tokens, target, tp, shape, dtype, int8))
     return [each.function for each in stepped if each not in wanted]
 
 
@@ -171,6 +180,12 @@ def main() -> None:
         "forgotten of uneven ranks": [
             forgotten("mamba", 1, TensorParallel(rank, 5)) for rank in (0, 4)
         ],
+        "forgotten of int8": [
+            forgotten(family, tokens, int8=True)
+            for family in ("mamba", "granite_experts")
+            for tokens in (1, 5, 16)
+        ],
+        "int8": sorted({each.function for each in launched("mamba", weight_dtype="int8")}),
         "forgotten of fixed shapes": [
             forgotten(family, 1, shape=shape)
             for family in ("mamba", "mamba2")

@@ -71,13 +71,13 @@ PAGES = [(slot, slot + 12, slot + 4, slot + 8) for slot in range(SLOTS)]
 """Of each slot's sequence."""
 
 
-def answers(family, collectives, dtype="float32", steps=STEPS):
+def answers(family, collectives, dtype="float32", steps=STEPS, weight_dtype="auto", **changes):
     """Tokens and logprobs of all steps, and the slots' state after them, keys and values too."""
     engine = EngineConfig(
         "random", device=DEVICE, dtype=dtype, threads=1, max_batch_size=SLOTS, max_model_len=64,
-        load_format="random", tp=collectives.tp.size, overlap="both",
+        load_format="random", tp=collectives.tp.size, overlap="both", weight_dtype=weight_dtype,
     )  # fmt: skip
-    config = tiny_config(family, **LAYERS.get(family, {"num_hidden_layers": 2}))
+    config = tiny_config(family, **LAYERS.get(family, {"num_hidden_layers": 2}), **changes)
     runner = build_runner(engine, config, collectives.tp, collectives)
     params, draws = SamplingParams(temperature=0.8, logprobs=2), random.Random(1)
     starts, found = {}, []

@@ -66,6 +66,8 @@ def test_it_holds_what_a_step_launches(folder, family, tokens):
 def test_steps_on_real_tensors_launch_nothing_else(facts):
     assert facts["forgotten"] == [[]] * 2 * len(TINY)
     assert facts["forgotten of uneven ranks"] == [[], []], "ranks whose shares differ"
+    assert facts["forgotten of int8"] == [[]] * 6
+    assert {"int8_row_product", "int8_product"} <= set(facts["int8"])
     assert facts["forgotten of fixed shapes"] == [[]] * 4, "prompts in CUDA graphs"
     assert facts["forgotten of hybrids' fixed shapes"] == [[]] * 4
 

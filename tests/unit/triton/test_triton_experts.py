@@ -88,9 +88,42 @@ def test_launches_know_nothing_of_what_was_chosen():
     assert grids[0] == grids[1] == [(16, 1), (16, 1)]
 
 
-def test_int8_is_refused():
-    arguments = expert_arguments("gated", 1, torch.float32)
-    matrices = arguments["matrices"]
-    int8 = ExpertMatrices(None, tuple(quantise(up, 32) for up in matrices.up), matrices.down)
-    with pytest.raises(ValueError, match="int8 are not supported on GPUs"):
-        triton.experts(**arguments | {"matrices": int8})
+@DTYPES
+@pytest.mark.parametrize(
+    ("name", "group_size"),
+    [("gated", 32), ("ungated", 64), ("one-of-one", 128), ("all", 32), ("all", 128)],
+)
+@pytest.mark.parametrize("rows", [1, FEW_ROWS + 1, 70])
+def test_int8_experts_are_the_references(dtype, name, group_size, rows):
+    arguments = expert_arguments(name, rows, dtype)
+    arguments["matrices"] = in_int8(arguments["matrices"], group_size)
+    expected = reference.experts(**arguments)
+    arguments["matrices"] = on_device_matrices(arguments["matrices"])
+    with programs_backwards(rows == 70):
+        result = on_device(triton.experts, **arguments)
+    assert result.dtype == dtype
+    assert_close("y", expected, result, 2 * TOLERANCE[dtype])
+
+
+def test_int8_experts_launch_kernels_of_their_own():
+    arguments = expert_arguments("gated", 20, torch.bfloat16)
+    arguments["matrices"] = on_device_matrices(in_int8(arguments["matrices"], 64))
+    names = []
+    for rows in (1, 20):
+        some = arguments | {name: arguments[name][:rows] for name in ("x", "chosen", "shares")}
+        with launching.recording() as launches:
+            on_device(triton.experts, **some)
+        names += [launch.kernel.fn.__name__ for launch in launches]
+        assert all(launch.constants["GROUP"] == 64 for launch in launches)
+    assert names == ["int8_pair_inner", "int8_pair_outer", "int8_group_inner", "int8_group_outer"]
+
+
+def in_int8(matrices: ExpertMatrices, group_size: int) -> ExpertMatrices:
+    """The same experts, rounded; with their scales in bfloat16, as GPUs have them."""
+    parts = (getattr(matrices, field.name) for field in fields(matrices))
+    return ExpertMatrices(
+        *(
+            None if part is None else tuple(quantise(each, group_size) for each in part)
+            for part in parts
+        )
+    )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.ops import launching, tuning
+from sidewinder.quantise import QuantisedWeight
 from sidewinder.state.batch import Sequences
 from sidewinder.state.kv_index import KVIndex
 from sidewinder.state.prompt_index import PromptIndex
@@ -37,6 +38,8 @@ def here(value: Any) -> Any:
         return PromptIndex(**parts)
     if isinstance(value, dict):
         return {name: here(part) for name, part in value.items()}
+    if isinstance(value, QuantisedWeight):
+        return replace(value, values=here(value.values), scales=here(value.scales))
     if not isinstance(value, Tensor):
         return value
     wide = torch.full((value.untyped_storage().nbytes() // value.itemsize,), 0, dtype=value.dtype)

@@ -1,11 +1,14 @@
 """The weights of a layer's experts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from sidewinder.quantise import QuantisedWeight
 
 if TYPE_CHECKING:
     from sidewinder.layers.weights import Weight
@@ -41,25 +44,45 @@ class ExpertMatrices:
     @property
     def base(self) -> Tensor:
         """What `offsets` count from."""
-        return _plain(self.up[0])
+        return _values(self.up[0])
 
     @cached_property
     def offsets(self) -> Tensor:
         """Where the matrices are: int64 `[3, E]` on their device, elements from `base` on, of gate
-        (or up again), up and down. All must be plain, contiguous tensors of one dtype."""
-        start, itemsize = _address(self.base), self.base.itemsize
+        (or up again), up and down. All must be contiguous, of one dtype; not packed."""
+        return self._table(_values)
+
+    @property
+    def scale_base(self) -> Tensor:
+        """What `scale_offsets` count from."""
+        return _scales(self.up[0])
+
+    @cached_property
+    def scale_offsets(self) -> Tensor:
+        """Where the scales of int8 matrices are, as `offsets`."""
+        return self._table(_scales)
+
+    def _table(self, part_of: Callable[["Weight"], Tensor]) -> Tensor:
+        base = part_of(self.up[0])
+        start = _address(base)
         parts = (self.gate or self.up, self.up, self.down)
-        table = [[(_address(each) - start) // itemsize for each in part] for part in parts]
-        return torch.tensor(table, dtype=torch.int64, device=self.base.device)
+        table = [[(_address(part_of(each)) - start) // base.itemsize for each in p] for p in parts]
+        return torch.tensor(table, dtype=torch.int64, device=base.device)
 
 
-def _plain(matrix: "Weight") -> Tensor:
-    assert isinstance(matrix, Tensor), "kernels take plain matrices"
+def _values(matrix: "Weight") -> Tensor:
+    if isinstance(matrix, QuantisedWeight):
+        return matrix.values
+    assert isinstance(matrix, Tensor), "kernels take no packed matrices"
     return matrix
 
 
-def _address(weight: "Weight") -> int:
-    matrix = _plain(weight)
+def _scales(matrix: "Weight") -> Tensor:
+    assert isinstance(matrix, QuantisedWeight), "only int8 matrices have scales"
+    return matrix.scales
+
+
+def _address(matrix: Tensor) -> int:
     assert matrix.is_contiguous(), "rows lie one after another"
     address = 0 if matrix.is_meta else matrix.data_ptr()
     assert address % ALIGNMENT == 0, "kernels load several weights at once"

@@ -2,7 +2,8 @@
 
 On an H100 `row_product` was faster than torch's product for all but one matrix of a decode step
 (docs/log.md, 26 November 2026). For a few rows torch's runs until `ops.tuning` has measured
-`few_rows_product` to be the faster: no card has run that one yet.
+`few_rows_product` to be the faster: no card has run that one yet. Weights in int8 have kernels of
+their own (`int8.py`).
 """
 
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from sidewinder.ops import tuning
 from sidewinder.ops.launching import blocks, early, launch, power_of_two
-from sidewinder.ops.linear import kernels, vectorized
+from sidewinder.ops.linear import int8, kernels, vectorized
+from sidewinder.quantise import QuantisedWeight
 
 if TYPE_CHECKING:
     from sidewinder.layers.weights import Weight
@@ -71,6 +73,8 @@ into the shared memory of workstation cards."""
 
 def linear(x: Tensor, weight: "Weight", bias: Tensor | None = None) -> Tensor:
     """As `reference.linear`."""
+    if isinstance(weight, QuantisedWeight):
+        return int8.linear(x, weight, bias)
     rows = len(x)
     if not isinstance(weight, Tensor) or weight.dtype != x.dtype or not 1 <= rows <= MOST_ROWS:
         return vectorized.linear(x, weight, bias)
