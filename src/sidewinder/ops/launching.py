@@ -44,6 +44,9 @@ class Target:
 TYPICAL_MULTIPROCESSORS = 132
 """An H100's."""
 
+SHARED_BYTES = 96 << 10
+"""Of a program, for tiles; workstation cards have 3 KiB more."""
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -204,6 +207,12 @@ def chunks_bound(seqs: Sequences, chunk: int) -> int:
     From sizes known on the host, so that a launch waits for nothing; programs without a chunk end.
     """
     return seqs.n_tokens // chunk + seqs.n_seqs - seqs.n_decodes
+
+
+def stages_that_fit(wanted: int, stage_bytes: int) -> int:
+    """How many tiles of so many bytes may be on their way in a loop, beside one that is multiplied
+    before it: what workstation cards' shared memory holds at most, but two."""
+    return min(wanted, max(2, SHARED_BYTES // stage_bytes - 1))
 
 
 def blocks(n: int, block: int) -> int:

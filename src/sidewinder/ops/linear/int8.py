@@ -9,7 +9,14 @@ import triton.language as tl
 from torch import Tensor
 
 from sidewinder.ops import tuning
-from sidewinder.ops.launching import blocks, early, launch, multiprocessors, power_of_two
+from sidewinder.ops.launching import (
+    blocks,
+    early,
+    launch,
+    multiprocessors,
+    power_of_two,
+    stages_that_fit,
+)
 from sidewinder.ops.linear import int8_kernels as kernels
 from sidewinder.quantise import MANY_ROWS, SLICE_BYTES, QuantisedWeight
 
@@ -32,9 +39,6 @@ LARGE_TILES: tuple[tuning.Config, ...] = tuple(
     for block_o, block_t, warps in [(64, 64, 4), (128, 64, 4), (128, 128, 8), (64, 128, 4)]
 )
 """Of products by matrix units. Stages are how many tiles of a group of inputs are on their way."""
-
-SHARED_BYTES = 96 << 10
-"""Of shared memory that all stages take at most: what workstation cards have."""
 
 FEW_ROWS = 64
 """Up to so many a product is bound by its weight's bytes. From `MANY_ROWS` on, moving a matrix once
@@ -112,7 +116,7 @@ def _by_tiles(
         x, x.stride(0), *_parts(weight), bias, y, rows, outputs, inputs,
         GROUP=weight.group_size, DOT=OPERANDS[x.dtype], BLOCK_T=block_t,
         BLOCK_O=config["block_o"], num_warps=config["num_warps"],
-        num_stages=min(config["num_stages"], SHARED_BYTES // stage_bytes), **early(),
+        num_stages=stages_that_fit(config["num_stages"], stage_bytes), **early(),
     )  # fmt: skip
     return y
 

@@ -13,7 +13,14 @@ import triton.language as tl
 from torch import Tensor
 
 from sidewinder.ops import tuning
-from sidewinder.ops.launching import blocks, early, launch, power_of_two
+from sidewinder.ops.launching import (
+    SHARED_BYTES,
+    blocks,
+    early,
+    launch,
+    power_of_two,
+    stages_that_fit,
+)
 from sidewinder.ops.linear import int8, kernels, vectorized
 from sidewinder.quantise import QuantisedWeight
 
@@ -67,8 +74,8 @@ FEW_ROWS: tuple[tuning.Config, ...] = (
         ]
     ),
 )
-"""For 2 to `MOST_ROWS` rows. Stages are how many tiles of weights are on their way at once; all fit
-into the shared memory of workstation cards."""
+"""For 2 to `MOST_ROWS` rows. Stages are how many tiles of weights are on their way at once. Where
+they do not fit into the shared memory of workstation cards they are fewer, and tiles smaller."""
 
 
 def linear(x: Tensor, weight: "Weight", bias: Tensor | None = None) -> Tensor:
@@ -110,12 +117,16 @@ def _one_row(x: Tensor, weight: Tensor, bias: Tensor | None, config: tuning.Conf
 def _few_rows(x: Tensor, weight: Tensor, bias: Tensor | None, config: tuning.Config) -> Tensor:
     (rows, inputs), outputs = x.shape, weight.shape[0]
     y = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
+    block_t = power_of_two(rows, least=16)
+    block_i, input_bytes = config["block_i"], (config["block_o"] + block_t) * x.itemsize
+    while 3 * block_i * input_bytes > SHARED_BYTES:
+        block_i //= 2
     launch(
         kernels.few_rows_product,
         (blocks(outputs, config["block_o"]),),
         x, x.stride(0), weight, weight.stride(0), bias, y, rows, outputs, inputs,
-        DOT=OPERANDS[x.dtype], BLOCK_T=power_of_two(rows, least=16), BLOCK_O=config["block_o"],
-        BLOCK_I=config["block_i"], num_warps=config["num_warps"],
-        num_stages=config["num_stages"], **early(),
+        DOT=OPERANDS[x.dtype], BLOCK_T=block_t, BLOCK_O=config["block_o"],
+        BLOCK_I=block_i, num_warps=config["num_warps"],
+        num_stages=stages_that_fit(config["num_stages"], block_i * input_bytes), **early(),
     )  # fmt: skip
     return y
