@@ -126,6 +126,9 @@ class ExpertsConfig:
         activation, gated: as in `MLPConfig`, of all of them.
         shared_d_ff: inner width of the MLP that every token has; 0: there is none.
         shared_bias: of that MLP's projections.
+        d_latent: width of the narrower stream that experts read and write, between one projection
+            to it and one back; 0: theirs is the model's. Router and shared MLP read the model's.
+        latent_bias: of those two projections.
     """
 
     layers: tuple[int, ...]
@@ -136,6 +139,8 @@ class ExpertsConfig:
     gated: bool = True
     shared_d_ff: int = 0
     shared_bias: bool = False
+    d_latent: int = 0
+    latent_bias: bool = False
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ LARGE_MATRICES = (
     ".gate.weight",
     ".up.weight",
     ".down.weight",
+    ".to_latent.weight",
+    ".from_latent.weight",
 )
 """Parameters that are rounded. What steers the recurrence (x_proj, dt_proj) is small, and stays, as
 adapters do."""

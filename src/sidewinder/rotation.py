@@ -132,8 +132,12 @@ def _fold_layer(fold: "_Fold", config: ModelConfig, layer: int) -> None:
             *range(config.experts.n_experts),
             *(["shared"] if config.experts.shared_d_ff else []),
         ]
+        if config.experts.d_latent:  # Experts see no stream that is rotated.
+            fold.writes(f"{prefix}.experts.from_latent")
+            names = names[config.experts.n_experts :]
         mlps = [f"{prefix}.experts.{name}" for name in names]
-        _fold_mlp(fold, second, mlps, [f"{prefix}.experts.router.weight"])
+        others = [f"{prefix}.experts.{name}.weight" for name in ("router", "to_latent")]
+        _fold_mlp(fold, second, mlps, fold.present(others))
 
 
 def _fold_mlp(fold: "_Fold", norm: str, mlps: Sequence[str], others: Sequence[str] = ()) -> None:

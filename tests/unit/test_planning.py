@@ -30,7 +30,7 @@ CASES = [
     ("bamba", {}), ("bamba", {"mamba_n_groups": 1}), ("bamba", {"attn_layer_indices": []}),
     ("granitemoehybrid", {}), ("nemotron_h", {}), ("nemotron_h", {"n_groups": 4}),
     ("falcon_h1", {}), ("falcon_h1", {"mamba_n_groups": 1, "mamba_rms_norm": True}),
-    ("jamba", {}), ("jamba_experts", {}),
+    ("jamba", {}), ("jamba_experts", {}), ("nemotron_experts", {"moe_latent_size": 12}),
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from sidewinder.checkpoint.random import random_shard
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.quantise import quantise_weights
 from sidewinder.sharding.plan import parameter_shapes
-from sidewinder.testing import tiny_config
+from sidewinder.testing import TINY, tiny_config
 
 NO_PRODUCTS = ("embedding.weight", "lm_head.weight", "conv.weight", "A_log")
 
@@ -31,9 +31,12 @@ def calls_of(parameter, config):
     return 1
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_every_matrix_counts_as_often_as_a_token_passes_it(name):
-    config = parse_model_config(SHAPES[name])
+LATENT = TINY["nemotron_experts"] | {"moe_latent_size": 12}
+
+
+@pytest.mark.parametrize("values", [*SHAPES.values(), LATENT], ids=[*SHAPES, "latent"])
+def test_every_matrix_counts_as_often_as_a_token_passes_it(values):
+    config = parse_model_config(values)
     elements = 0
     for parameter, shape in parameter_shapes(config).items():
         if len(shape) == 2 and not parameter.endswith(NO_PRODUCTS):

@@ -30,6 +30,7 @@ CASES = [
     ("falcon_h1", {"mlp_bias": True, "attention_bias": True, "tie_word_embeddings": True}),
     ("falcon_h1", {"mamba_proj_bias": True, "projectors_bias": True, "mamba_rms_norm": True}),
     ("bamba", {"tie_word_embeddings": True, "hidden_size": 24, "mamba_n_groups": 1}),
+    ("nemotron_experts", {"mlp_bias": True, "moe_latent_size": 12}),
     ("jamba", {"mamba_proj_bias": True}),
     ("jamba_experts", {"tie_word_embeddings": True, "hidden_size": 24}),
 ]

@@ -98,9 +98,12 @@ def _layer_gemms(config: ModelConfig) -> list[tuple[int, int, int]]:
     if (experts := config.experts) is not None:
         calls, inputs = len(experts.layers), 2 if experts.gated else 1
         gemms.append((experts.n_experts, d, calls))
-        for width, each in ((experts.d_ff, experts.router.n_chosen), (experts.shared_d_ff, 1)):
+        if experts.d_latent:
+            gemms += [(experts.d_latent, d, calls), (d, experts.d_latent, calls)]
+        chosen = (experts.d_latent or d, experts.d_ff, experts.router.n_chosen * calls)
+        for own, width, count in (chosen, (d, experts.shared_d_ff, calls)):
             if width:
-                gemms += [(inputs * width, d, each * calls), (d, width, each * calls)]
+                gemms += [(inputs * width, own, count), (own, width, count)]
     return gemms
 
 

@@ -161,12 +161,18 @@ def _nemotron_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], L
     return _nemotron_keys(f"{prefix}.mixer.{_NEMOTRON_PARTS[module]}.{kind}"), plain(part)
 
 
+_NEMOTRON_LATENT = {"to_latent": "fc1_latent_proj", "from_latent": "fc2_latent_proj"}
+
+
 def _nemotron_experts(part: str) -> str:
     if part == "router.weight":
         return "gate.weight"
     if part == "router.bias":
         return "gate.e_score_correction_bias"
-    number, matrix, kind = part.split(".")
+    module, kind = part.rsplit(".", 1)
+    if module in _NEMOTRON_LATENT:
+        return f"{_NEMOTRON_LATENT[module]}.{kind}"
+    number, matrix = module.split(".")
     mlp = "shared_experts" if number == "shared" else f"experts.{number}"
     return f"{mlp}.{matrix}_proj.{kind}"
 

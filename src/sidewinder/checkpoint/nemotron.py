@@ -124,14 +124,12 @@ def _activation(values: ConfigValues) -> str:
 
 
 def _experts(values: ConfigValues, layers: tuple[int, ...]) -> ExpertsConfig | None:
-    """Without a gate, as the MLPs; one more beside them, which every token has."""
+    """Without a gate, as the MLPs, maybe of a narrower stream; one more beside them, which every
+    token has."""
     if not layers:
         return None
-    if values.get("moe_latent_size") is not None:
-        raise values.error(
-            f"moe_latent_size={values.get('moe_latent_size')} (experts of a narrower stream) is "
-            "not supported; only models with moe_latent_size=null are"
-        )
+    has_latent = values.get("moe_latent_size") is not None
+    d_latent = values.size("moe_latent_size", 0) if has_latent else 0
     n_experts = values.size(_name(values, "n_routed_experts"), 8, maximum=MOST_EXPERTS)
     return ExpertsConfig(
         layers=layers,
@@ -142,6 +140,8 @@ def _experts(values: ConfigValues, layers: tuple[int, ...]) -> ExpertsConfig | N
         gated=False,
         shared_d_ff=values.size("moe_shared_expert_intermediate_size", 7688),
         shared_bias=values.flag("mlp_bias", False),
+        d_latent=d_latent,
+        latent_bias=has_latent and values.flag("mlp_bias", False),
     )
 
 

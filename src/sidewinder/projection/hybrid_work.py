@@ -93,6 +93,10 @@ class HybridCounter(KernelCounter):
         yield Work("choice of experts", "memory", calls, wide)
         if self.item < 4:
             yield self.rows("router's input in float32", calls, 3 * d)
+        model_width = d
+        if experts.d_latent:
+            d = experts.d_latent
+            yield self.gemm("to latent", calls, d, model_width)
         read = n * (1 - (1 - k / n) ** tokens)
         for name, matrices in (("experts in", 2 if experts.gated else 1), ("experts out", 1)):
             weights = read * matrices * width * d * (INT8_ITEM if self.int8 else self.item)
@@ -102,10 +106,14 @@ class HybridCounter(KernelCounter):
         if tokens > FEW_ROWS:
             small = 2 * tokens * k * d * self.item / ARRANGING
             yield Work("rows by expert", "memory", ARRANGING * calls, small)
+        if experts.d_latent:
+            yield self.gemm("from latent", calls, model_width, d)
         if experts.shared_d_ff:
             shared = self.dims.shared_d_ff.size
             yield from self.mlp(calls, shared, experts.gated, experts.shared_bias)
-            yield self.rows("experts and MLP", calls, 3 * d)
+            yield self.rows("experts and MLP", calls, 3 * model_width)
+            if experts.latent_bias:
+                yield self.rows("latent bias", calls, 3 * model_width)
 
     def attention(self, calls: int, width: int, kv_width: int) -> Iterator[Work]:
         """Single tokens read their pages in place, all together. A prompt's keys and values are put

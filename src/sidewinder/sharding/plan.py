@@ -147,7 +147,7 @@ def _layer(config: ModelConfig, layer: int, size: int) -> Iterator[Entry]:
     if (has_mlp or has_experts) and not config.single_parts:
         yield "pre_ff_norm.weight", (config.d_model,), Replicate()
     if has_mlp and mlp is not None:
-        yield from _mlp(config, "mlp", mlp.d_ff, mlp.gated, mlp.use_bias, size)
+        yield from _mlp(config.d_model, "mlp", mlp.d_ff, mlp.gated, mlp.use_bias, size)
     if has_experts and experts is not None:
         yield from _experts(config, experts, size)
 
@@ -217,7 +217,7 @@ def _shared_block(config: ModelConfig, attention: AttentionConfig, size: int) ->
     yield "pre_ff_norm.weight", (config.d_model,), Replicate()
     yield from _attention(config, attention, wide, size)
     mlp = config.mlp
-    yield from _mlp(config, "mlp", mlp.d_ff, mlp.gated, mlp.use_bias, size)
+    yield from _mlp(config.d_model, "mlp", mlp.d_ff, mlp.gated, mlp.use_bias, size)
 
 
 def _adapters(config: ModelConfig, attention: AttentionConfig, size: int) -> Iterator[Entry]:
@@ -265,18 +265,18 @@ def _attention(
 
 
 def _mlp(
-    config: ModelConfig, name: str, d_ff: int, gated: bool, use_bias: bool, size: int
+    width: int, name: str, d_ff: int, gated: bool, use_bias: bool, size: int
 ) -> Iterator[Entry]:
-    """By channel of the inner width."""
+    """By channel of the inner width, of a stream of `width` channels."""
     shares = split_channels(d_ff, size)
     rows = Split(0, "channel", shares)
     for part in ("gate", "up") if gated else ("up",):
-        yield f"{name}.{part}.weight", (d_ff, config.d_model), rows
+        yield f"{name}.{part}.weight", (d_ff, width), rows
         if use_bias:
             yield f"{name}.{part}.bias", (d_ff,), rows
-    yield f"{name}.down.weight", (config.d_model, d_ff), Split(1, "channel", shares)
+    yield f"{name}.down.weight", (width, d_ff), Split(1, "channel", shares)
     if use_bias:
-        yield f"{name}.down.bias", (config.d_model,), Replicate()
+        yield f"{name}.down.bias", (width,), Replicate()
 
 
 def _experts(config: ModelConfig, experts: ExpertsConfig, size: int) -> Iterator[Entry]:
@@ -284,8 +284,19 @@ def _experts(config: ModelConfig, experts: ExpertsConfig, size: int) -> Iterator
     yield "experts.router.weight", (experts.n_experts, config.d_model), Replicate()
     if experts.router.has_bias:
         yield "experts.router.bias", (experts.n_experts,), Replicate()
+    width = experts.d_latent or config.d_model
+    if experts.d_latent:
+        # Whole on every rank: all experts read all of the latent, and what a rank's channels write
+        # is a term of it that goes through the way back before the layer's one sum.
+        for name, shape in (
+            ("to_latent", (width, config.d_model)),
+            ("from_latent", (config.d_model, width)),
+        ):
+            yield f"experts.{name}.weight", shape, Replicate()
+            if experts.latent_bias:
+                yield f"experts.{name}.bias", shape[:1], Replicate()
     for number in range(experts.n_experts):
-        yield from _mlp(config, f"experts.{number}", experts.d_ff, experts.gated, False, size)
+        yield from _mlp(width, f"experts.{number}", experts.d_ff, experts.gated, False, size)
     if experts.shared_d_ff:
         shared, bias = experts.shared_d_ff, experts.shared_bias
-        yield from _mlp(config, "experts.shared", shared, experts.gated, bias, size)
+        yield from _mlp(config.d_model, "experts.shared", shared, experts.gated, bias, size)

@@ -74,6 +74,16 @@ def test_experts():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_experts_of_a_narrower_stream(biased):
+    values = EXPERTS | {"moe_latent_size": 8, "mlp_bias": biased}
+    theirs = AutoConfig.for_model(**values)
+    experts = parse_model_config(theirs.to_dict()).experts
+    assert (experts.d_latent, experts.latent_bias) == (8, biased)
+    plain = parse_model_config(EXPERTS | {"moe_latent_size": None, "mlp_bias": biased}).experts
+    assert (plain.d_latent, plain.latent_bias) == (0, False)
+
+
 def test_experts_may_be_counted_by_their_other_name():
     values = EXPERTS | {"n_routed_experts": 4, "num_local_experts": 16}
     theirs = AutoConfig.for_model(**values)
@@ -118,7 +128,7 @@ def test_a_published_shape_keeps_its_kinds_of_layers_when_it_is_cut():
     ("values", "words"),
     [
         (LISTED, "hybrid_override_pattern or layers_block_type must say what each layer is"),
-        (EXPERTS | {"moe_latent_size": 8}, "moe_latent_size=8 .*=null"),
+        (EXPERTS | {"moe_latent_size": 0}, "moe_latent_size=0 is not an integer of at least 1"),
         (EXPERTS | {"num_experts_per_tok": 9}, "num_experts_per_tok=9 is more than the 8 experts"),
         (EXPERTS | {"n_group": 3}, "n_group=3 does not divide n_routed_experts .8."),
         (EXPERTS | {"n_group": 8}, "n_group=8 leaves groups of 1 experts; 2 are needed"),

@@ -148,6 +148,7 @@ VARIANTS = [
     ("nemotron_h", {"mlp_bias": True, "use_bias": True, "tie_word_embeddings": True}),
     ("granite_experts", {"tie_word_embeddings": False}),
     ("nemotron_experts", {"mlp_bias": True}),
+    ("nemotron_experts", {"mlp_bias": True, "moe_latent_size": 12}),
     ("falcon_h1", {"mamba_rms_norm": True, "mamba_proj_bias": True, "projectors_bias": True}),
     ("falcon_h1", {"mamba_n_groups": 1, "attention_bias": True, "mlp_bias": True}),
     ("bamba", {"mamba_n_groups": 1, "num_key_value_heads": 8, "tie_word_embeddings": True}),

@@ -6,6 +6,7 @@ import pytest
 
 from sidewinder.cli import main
 from sidewinder.cli.main import BAD_USAGE, DONE
+from sidewinder.quantise import SLICE_BYTES
 
 BASE = ["plan", "mamba-2.8b", "--tp", "2"]
 
@@ -25,6 +26,22 @@ def test_the_projection_is_shown_and_in_the_json(capsys):
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["projection"]["load"]["prompt"] == 512
     assert report["projection"]["policies"][0]["all_reduce"] == "exact"
+
+
+def test_int8_weights_are_fewer_bytes_and_less_time(capsys):
+    def report(weight_dtype):
+        options = ["plan", "falcon-mamba-7b", "--gpu", "h100", "--weight-dtype", weight_dtype]
+        assert main([*options, "--json"]) == DONE
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    plain, int8 = report("auto"), report("int8")
+    assert (plain["weight_dtype"], int8["weight_dtype"]) == ("bfloat16", "int8")
+    weights = [each["projection"]["memory"]["weights"] for each in (plain, int8)]
+    assert 0.5 * weights[0] < weights[1] < 0.56 * weights[0]
+    tpot = [each["projection"]["policies"][0]["tpot_s"] for each in (plain, int8)]
+    assert tpot[1] < 0.7 * tpot[0]
+    activations = [each["projection"]["memory"]["activations"] for each in (plain, int8)]
+    assert activations[1] - activations[0] == SLICE_BYTES
 
 
 def test_a_link_of_ones_own(capsys):
@@ -47,6 +64,7 @@ def test_a_link_of_ones_own(capsys):
     [
         (["--gpu", "abacus", "--link", "pcie4"], "known: a10"),
         (["--gpu", "a100"], "needs --link"),
+        (["--weight-dtype", "int3"], "--weight-dtype 'int3' is unknown; use auto or int8"),
         (["--gpu", "a100", "--link", "string"], "known: pcie3"),
         (["--gpu", "a100", "--link", "pcie4", "--batch", "0"], "--batch 0"),
         (["--gpu", "a100", "--link", "pcie4", "--link-us", "0"], "--link-us 0"),

@@ -103,6 +103,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "norm_topk_prob": False, "moe_intermediate_size": 7, "mlp_bias": True,
          "moe_shared_expert_intermediate_size": 9},
     ),
+    "nemotron-latent": ("nemotron_experts", {"moe_latent_size": 12}),
+    "nemotron-latent-biased": (
+        "nemotron_experts",
+        {"moe_latent_size": 7, "mlp_bias": True, "moe_intermediate_size": 9,
+         "n_routed_experts": 5, "num_experts_per_tok": 3},
+    ),
     "nemotron-biased": (
         "nemotron_h",
         {"hybrid_override_pattern": "-*MM-*", "layers_block_type": None, "num_hidden_layers": 6,

@@ -39,6 +39,8 @@ CASES = [
     ("jamba", {"num_hidden_layers": 3, "mamba_proj_bias": True}),
     ("jamba_experts", {}),
 ]
+LATENT = ("nemotron_experts", {"moe_latent_size": 12, "mlp_bias": True})
+"""Where a small error may choose other experts, so that logits move by more."""
 
 
 class Listening(QuantisedCollectives):
@@ -72,7 +74,7 @@ def run(config, size, all_reduce, sequences, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
-@pytest.mark.parametrize(("family", "overrides"), CASES, ids=str)
+@pytest.mark.parametrize(("family", "overrides"), [*CASES, LATENT], ids=str)
 def test_only_deltas_are_quantised(family, overrides, size):
     config = tiny_config(family, **overrides)
     for _, c in run(config, size, "int8", [[5], [1, 2, 3, 4]]):
@@ -94,6 +96,7 @@ def test_only_deltas_are_quantised(family, overrides, size):
         ("nemotron_h", {"n_groups": 4}),
         ("falcon_h1", {}),
         ("jamba_experts", {}),
+        ("nemotron_experts", {"moe_latent_size": 12}),
     ],
 )
 def test_deltas_are_decoded_added_and_normed_in_one_pass(monkeypatch, family, overrides, size):

@@ -17,16 +17,23 @@ BF16, F32 = torch.bfloat16, torch.float32
 MATRICES = ("proj.weight", "attention", "mlp", "experts", "linear", "adapter", "lm_head")
 
 
-def counted(config, tp, step, rank=0, dtype=BF16, fuses=True, apart=False):
+LATENT = {"moe_latent_size": 12, "mlp_bias": True}
+
+
+def counted(config, tp, step, rank=0, dtype=BF16, fuses=True, apart=False, int8=False):
     dims = LocalDims.of(config, TensorParallel(rank, tp))
-    return Counter(config, dims, step, dtype, F32, fuses, apart).all()
+    return Counter(config, dims, step, dtype, F32, fuses, apart, int8).all()
 
 
 @pytest.mark.parametrize("fuses", [True, False])
 @pytest.mark.parametrize("tp", [1, 2, 3])
-@pytest.mark.parametrize("family", TINY)
-def test_matrices_are_those_that_a_decode_step_reads(family, tp, fuses):
-    config = tiny_config(family, tie_word_embeddings=False)
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [*((family, {}) for family in TINY), ("nemotron_experts", LATENT)],
+    ids=str,
+)
+def test_matrices_are_those_that_a_decode_step_reads(family, changes, tp, fuses):
+    config = tiny_config(family, tie_word_embeddings=False, **changes)
     step = Step(1, 1, 1, 4.0)
     for rank in range(tp):
         work = counted(config, tp, step, rank, fuses=fuses)
@@ -61,6 +68,38 @@ def test_a_decode_step_moves_weights_and_twice_the_state(name):
     moved = sum(w.count * w.bytes for w in counted(config, 1, Step(batch, batch, batch)))
     floor = rank["decode_weight_bytes"] + 2 * batch * rank["state_bytes_per_sequence"]
     assert floor < moved < 1.06 * floor, "activations of 16 rows are small beside weights and state"
+
+
+@pytest.mark.parametrize(
+    "name", ["mamba-2.8b", "falcon-mamba-7b", "zamba-7b", "granite-4.0-h-tiny"]
+)
+def test_a_decode_step_moves_int8_weights(name):
+    config, moved, planned = parse_model_config(SHAPES[name]), {}, {}
+    for int8 in (False, True):
+        work = counted(config, 1, Step(1, 1, 1, 64.0), int8=int8)
+        moved[int8] = sum(w.count * w.bytes for w in work)
+        rank = plan_report(config, 1, BF16, int8=int8)["ranks"][0]
+        planned[int8] = rank["decode_weight_bytes"]
+    saved = planned[False] - planned[True]
+    assert saved > 0.3 * planned[False]
+    assert moved[False] - moved[True] == pytest.approx(saved, rel=1e-6)
+
+
+def test_int8_weights_are_widened_before_products_of_many_rows():
+    config = parse_model_config(SHAPES["falcon-mamba-7b"])
+
+    def widened(tokens, dtype=BF16, sampled=1):
+        work = counted(config, 1, Step(tokens, 1, sampled), dtype=dtype, int8=True)
+        return [w for w in work if w.name == "widening"]
+
+    assert widened(511) == widened(2048, F32) == []
+    in_proj, out_proj = 2 * 8192 * 4096, 8192 * 4096
+    (first, second) = widened(512)
+    assert first.count * first.bytes == 64 * in_proj * (1 + 2 / 64 + 2)
+    assert second.count * second.bytes == 64 * out_proj * (1 + 2 / 64 + 2)
+    assert first.count == 64, "one slice holds it"
+    assert len(widened(2048, sampled=600)) == 3, "the head, too"
+    assert widened(2048, sampled=600)[-1].count == 4, "in four slices"
 
 
 def test_attention_beside_a_mixer_joins_before_the_sum_and_nothing_is_scaled_after_it():

@@ -64,7 +64,7 @@ def test_what_nemotron_has_is_split_like_bamba():
 
 EXPERTS = [
     ("granite_experts", {}),
-    ("nemotron_experts", {"mlp_bias": True}),
+    ("nemotron_experts", {"mlp_bias": True, "moe_latent_size": 12}),
     ("jamba_experts", {}),
 ]
 
