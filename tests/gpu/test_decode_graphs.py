@@ -39,6 +39,19 @@ def test_logits_are_those_of_the_cpu(folder):
             assert_close("logits", reference, ours, 1e-4)
 
 
+def test_int8_weights_are_those_of_the_cpu_in_graphs_and_without(folder):
+    options, texts = {"weight_dtype": "int8"}, []
+    with engine(folder, device="cpu", **options) as cpu:
+        expected = cpu.logits(PROMPTS)
+    for graphs in ("auto", "off"):
+        with engine(folder, cuda_graphs=graphs, **options) as gpu:
+            for reference, ours in zip(expected, gpu.logits(PROMPTS), strict=True):
+                assert_close("logits", reference, ours, 3e-4)
+            outputs = gpu.generate(PROMPTS, PARAMS["penalised"])
+            texts.append([output.token_ids for output in outputs])
+    assert texts[0] == texts[1]
+
+
 @pytest.mark.parametrize("kind", PARAMS)
 def test_graphs_change_nothing(folder, kind):
     texts = []

@@ -269,15 +269,9 @@ class Memory:
 
 def project_memory(setting: Setting, load: Load) -> Memory:
     """Memory that `load` needs on the rank that needs most."""
-    report = plan_report(
-        setting.config,
-        setting.tp,
-        setting.dtype,
-        setting.state_dtype,
-        "int8" if setting.int8 else "auto",
-    )
+    dtypes = setting.dtype, setting.state_dtype, "int8" if setting.int8 else "auto"
+    ranks = plan_report(setting.config, setting.tp, *dtypes)["ranks"]
     length = load.prompt + load.output
-    ranks = report["ranks"]
     return Memory(
         weights=max(rank["weight_bytes"] for rank in ranks),
         state=load.batch * max(rank["state_bytes_per_sequence"] for rank in ranks),
@@ -290,8 +284,7 @@ def project_memory(setting: Setting, load: Load) -> Memory:
 
 def _activation_bytes(setting: Setting, load: Load) -> float:
     """A layer's tensors alive at once: residual, normed, delta; x and z, conv, dt, y of a mixer, or
-    an MLP's gate, its activation and up, or what each chosen expert adds; logits; int8 weights that
-    were widened."""
+    an MLP's gate, its activation and up, or what a chosen expert adds; logits; widened weights."""
     config, item = setting.config, setting.dtype.itemsize
     dims = LocalDims.of(config, TensorParallel(0, setting.tp))
     inner = max(5 * dims.d_inner_local, 3 * dims.d_ff_local, 3 * dims.shared_d_ff.size)
@@ -300,8 +293,8 @@ def _activation_bytes(setting: Setting, load: Load) -> float:
         inner = max(inner, chosen)
     tokens = min(load.batch * load.prompt, load.max_step_tokens)
     per_token = config.d_model * (8 + 2 * item) + inner * item
-    widened = SLICE_BYTES if setting.int8 else 0
-    return float(tokens * per_token + load.batch * config.vocab_size * (4 + item) + widened)
+    logits = load.batch * config.vocab_size * (4 + item)
+    return float(tokens * per_token + logits + (SLICE_BYTES if setting.int8 else 0))
 
 
 def single(setting: Setting) -> Setting:
