@@ -15,7 +15,7 @@ Family = Literal[
     "falcon_h1",
     "jamba",
 ]
-Layout = Literal["transformers", "authors"]
+Layout = Literal["transformers", "authors", "gguf"]
 
 
 @dataclass(frozen=True)

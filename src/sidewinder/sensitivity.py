@@ -19,6 +19,7 @@ import torch
 
 from sidewinder.agreement import Agreement
 from sidewinder.checkpoint.files import open_weights
+from sidewinder.checkpoint.gguf_files import SUFFIX
 from sidewinder.collectives.quantised.policy import (
     EXACT,
     PhaseCodecs,
@@ -155,7 +156,11 @@ def sensitivity_file(engine: EngineConfig) -> Path:
     if engine.all_reduce.endswith(".json"):
         return Path(engine.all_reduce)
     rotated = "-rotated" if engine.rotate else ""
-    return Path(engine.model) / f"all-reduce-tp{engine.tp}-{engine.dtype}{rotated}.json"
+    name = f"all-reduce-tp{engine.tp}-{engine.dtype}{rotated}.json"
+    model = Path(engine.model)
+    if model.suffix == SUFFIX and not model.is_dir():  # beside the GGUF file
+        return model.with_name(f"{model.stem}-{name}")
+    return model / name
 
 
 def sweep(model: ModelConfig) -> list[tuple[str, str | None, Policy]]:

@@ -1,5 +1,7 @@
 """From a checkpoint's `config.json` to a `ModelConfig`: transformers' layout and the authors'.
 
+(A GGUF file has its own: `gguf_config.py`.)
+
 Keys that a file leaves out take the defaults of the library that wrote it. Sizes are checked here,
 before anything is allocated.
 """
@@ -12,6 +14,8 @@ from typing import Any
 from sidewinder.activations import SILU_IN_CHECKPOINTS
 from sidewinder.checkpoint.config_values import MOST_LAYERS, UNLIMITED, ConfigValues
 from sidewinder.checkpoint.files import stored_dtype
+from sidewinder.checkpoint.gguf_config import read_gguf_config
+from sidewinder.checkpoint.gguf_files import find_gguf
 from sidewinder.checkpoint.hybrid_readers import HYBRIDS
 from sidewinder.config import ModelConfig
 
@@ -31,11 +35,14 @@ AUTHORS_TRAINING_OPTIONS = {
 
 
 def read_model_config(path: Path) -> ModelConfig:
-    """Read `config.json` (`path` is the file or the folder that holds it).
+    """Read `config.json` (`path` is the file or the folder that holds it), or a GGUF file likewise.
 
     Raises:
         ValueError: if the file is missing, is not JSON, or describes a model that is not supported.
     """
+    gguf = find_gguf(path)
+    if gguf is not None:
+        return read_gguf_config(gguf)
     file = path / "config.json" if path.is_dir() else path
     values = _read_json(file)
     config = parse_model_config(values, str(file))

@@ -82,14 +82,14 @@ class ConfigValues:
             return math.ceil(d_model / 16)
         return self.size(name, None)
 
-    def divisor(self, name: str, default: int, of: str, total: int) -> int:
+    def divisor(self, name: str, default: int | None, of: str, total: int) -> int:
         """A positive integer that divides `total`, which `of` names."""
         value = self.size(name, default)
         if total % value:
             raise self.error(f"{name}={value} does not divide {of} ({total})")
         return value
 
-    def positive(self, name: str, default: float) -> float:
+    def positive(self, name: str, default: float | None) -> float:
         """A positive finite number."""
         value = self._number(name, self._value(name, default))
         if not 0 < value < math.inf:

@@ -4,7 +4,6 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sidewinder.checkpoint.layouts import Shape, View
+from sidewinder.checkpoint.gguf_files import find_gguf, open_gguf
+from sidewinder.checkpoint.stored import StoredTensor, unreadable
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
@@ -26,23 +26,17 @@ STORED_DTYPES = {
 }
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a file: where, its shape, and a view that reads parts of it."""
-
-    file: Path
-    shape: Shape
-    dtype: torch.dtype
-    view: View
-
-
 def open_weights(folder: Path) -> dict[str, StoredTensor]:
-    """Map every weight file of `folder` (safetensors first, else `.bin`) without reading weights.
+    """Map every weight file of `folder` (safetensors first, else `.bin`, else GGUF; a GGUF file may
+    also be given itself) without reading weights.
 
     Raises:
         ValueError: if there are no weight files, one is missing, truncated or corrupt, or holds
             something else than floating-point tensors.
     """
+    gguf = find_gguf(folder)
+    if gguf is not None:
+        return open_gguf(gguf)
     tensors: dict[str, StoredTensor] = {}
     for file in weight_files(folder):
         found = _open_file(file)
@@ -86,7 +80,7 @@ def weight_files(folder: Path) -> list[Path]:
             return _require(_indexed_files(index), index)
     raise ValueError(
         f"{folder} holds no weights; expected {SAFETENSORS} or {BIN}, or their {INDEX_SUFFIX} "
-        "with its shards"
+        "with its shards, or a .gguf file"
     )
 
 
@@ -121,7 +115,7 @@ def _open_safetensors(file: Path) -> dict[str, StoredTensor]:
     try:
         handle: Any = safe_open(file, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
     tensors = {}
     for key in handle.keys():  # noqa: SIM118
         view = handle.get_slice(key)
@@ -140,7 +134,7 @@ def _open_bin(file: Path) -> dict[str, StoredTensor]:
         weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
         # A damaged pickle fails in the unpickler's own ways: KeyError, AssertionError, ...
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
     if not isinstance(weights, Mapping) or not all(
         isinstance(value, Tensor) for value in weights.values()
     ):
@@ -152,16 +146,6 @@ def _open_bin(file: Path) -> dict[str, StoredTensor]:
         str(key): StoredTensor(file, tuple(value.shape), value.dtype, value)
         for key, value in weights.items()
     }
-
-
-def _unreadable(file: Path, error: Exception) -> ValueError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    # torch's own text advises to run whatever code the file holds.
-    if reason.startswith("Weights only load failed"):
-        reason = "it is not a pickle of plain tensors"
-    return ValueError(
-        f"{file} is truncated, corrupt or not a weight file ({reason}); fetch it again"
-    )
 
 
 def _bad_dtype(file: Path, key: str, dtype: str) -> ValueError:

@@ -1,8 +1,10 @@
-"""Where a model is: a local folder, or a Hugging Face hub id that is fetched into its cache."""
+"""Where a model is: a local folder or file, or a Hugging Face hub id, fetched into its cache."""
 
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+
+from sidewinder.checkpoint.gguf_files import SUFFIX
 
 CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja"]
 SAFETENSORS_PATTERNS = ["model*.safetensors"]
@@ -10,23 +12,28 @@ BIN_PATTERNS = ["pytorch_model*.bin"]
 
 
 def resolve_model(model: str | Path, revision: str | None = None, weights: bool = True) -> Path:
-    """The local folder of `model`.
+    """The local folder of `model`, or its GGUF file.
 
     Args:
-        model: a folder, or a hub id such as "state-spaces/mamba-130m-hf".
+        model: a folder, a `.gguf` file, or a hub id such as "state-spaces/mamba-130m-hf".
         revision: branch, tag or commit of a hub id.
         weights: fetch weight files too, `.bin` only where there are no safetensors; without, only
             configuration and tokenizer.
 
     Raises:
-        ValueError: if `model` is neither an existing folder nor a hub id that can be fetched.
+        ValueError: if `model` is neither an existing folder or GGUF file nor a hub id that can be
+            fetched.
     """
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or (folder.suffix == SUFFIX and folder.is_file()):
         return folder
     name = str(model)
+    if folder.suffix == SUFFIX:
+        raise ValueError(f"{name} does not exist; give a .gguf file, a model folder or a hub id")
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"model {name!r} is not a folder; give a model folder or a hub id")
+        raise ValueError(
+            f"model {name!r} is not a folder; give a model folder or a hub id, or a .gguf file"
+        )
     if not weights:
         return _fetch(name, revision, CONFIG_PATTERNS)
     found = _fetch(name, revision, CONFIG_PATTERNS + SAFETENSORS_PATTERNS)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sidewinder.checkpoint.common_names import BLOCK, mamba2_mixer, plain, top_keys
 from sidewinder.checkpoint.falcon_h1 import multipliers_of
+from sidewinder.checkpoint.gguf_names import gguf_source
 from sidewinder.checkpoint.layouts import (
     Convolution,
     Layout,
@@ -38,6 +39,8 @@ class Source:
 def checkpoint_sources(config: ModelConfig) -> dict[str, Source]:
     """The source of every parameter of `config`, in the checkpoint layout that it came with."""
     find = _FINDERS.get(config.family, _backbone_source)
+    if config.layout == "gguf":
+        find = gguf_source
     sources = {}
     for name, shape in parameter_shapes(config).items():
         keys, layout = find(config, name)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sidewinder.checkpoint.files import StoredTensor, open_weights
+from sidewinder.checkpoint.files import open_weights
 from sidewinder.checkpoint.layouts import Layout
 from sidewinder.checkpoint.names import Source, checkpoint_sources
+from sidewinder.checkpoint.stored import StoredTensor
 from sidewinder.config import ModelConfig
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.plan import is_float32, parameter_shapes, sharding_plan
@@ -104,21 +105,23 @@ def _match(
     if missing:
         raise ValueError(
             f"{folder} lacks {len(missing)} parameters of this model: {_some(missing)}; "
-            "config.json and weights do not belong together, or a file is incomplete"
+            "config.json (or GGUF metadata) and weights do not belong together, or a file is "
+            "incomplete"
         )
     known = {key for source in sources.values() for key in source.keys}
     extra = sorted(set(weights) - known)
     if extra:
         raise ValueError(
             f"{folder} holds {len(extra)} parameters that this model lacks: {_some(extra)}; "
-            "config.json and weights do not belong together"
+            "config.json (or GGUF metadata) and weights do not belong together"
         )
     stored = {name: weights[key] for name, key in found.items() if key is not None}
     for name, tensor in stored.items():
         if tensor.shape != sources[name].shape:
             raise ValueError(
                 f"{tensor.file}: {found[name]} has shape {list(tensor.shape)} instead of "
-                f"{list(sources[name].shape)}; config.json and weights do not belong together"
+                f"{list(sources[name].shape)}; config.json (or GGUF metadata) and weights do not "
+                "belong together"
             )
     return stored
 

@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from sidewinder.checkpoint.gguf_files import find_gguf, gguf_parts
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.sensitivity import policy_for
 from sidewinder.state.cache.disk import FORMAT
@@ -22,7 +23,8 @@ def fingerprint(engine: EngineConfig, model: ModelConfig) -> str:
     """SHA-256 of weights, architecture and all options that change states.
 
     Args:
-        engine: `model` is a local folder, whose weight files are all read; `dtype` is resolved.
+        engine: `model` is a local folder or GGUF file, whose weights are all read; `dtype` is
+            resolved.
         model: the architecture.
     """
     options = {name: value for name, value in asdict(engine).items() if name not in HARMLESS}
@@ -36,9 +38,13 @@ def fingerprint(engine: EngineConfig, model: ModelConfig) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _weights(folder: Path) -> dict[str, str]:
+def _weights(path: Path) -> dict[str, str]:
     """Checksums of the weight files, by name: those that are loaded."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    gguf = find_gguf(path)
+    if gguf is not None:
+        files = gguf_parts(gguf)
+    else:
+        files = sorted(path.glob("*.safetensors")) or sorted(path.glob("*.bin"))
     return {file.name: _checksum(file) for file in files}
 
 

@@ -1,0 +1,91 @@
+"""From the metadata of a GGUF file to a `ModelConfig`: llama.cpp's `mamba` and `mamba2`."""
+
+from pathlib import Path
+
+from sidewinder.checkpoint.config_values import MOST_LAYERS, UNLIMITED, ConfigValues
+from sidewinder.checkpoint.gguf_files import gguf_parts, largest_type
+from sidewinder.checkpoint.gguf_header import TensorInfo, read_header
+from sidewinder.config import ModelConfig
+
+ARCHITECTURES = ("mamba", "mamba2")
+
+FALCON_MIXER_EPS = 1e-6
+"""Of the norms on dt, B and C: transformers' default. No key holds it; llama.cpp: norm_eps."""
+
+_DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16"}
+"""By the type of the largest tensor; bfloat16 for all others: none has more than 8 bits to keep."""
+
+_END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
+"""llama.cpp ends a text at each of them."""
+
+
+def read_gguf_config(file: Path) -> ModelConfig:
+    """The model that the (first) GGUF file describes.
+
+    Sizes are of the metadata. What the format has no key for is read off the tensors' names:
+    biases, and whether head and embedding are one.
+
+    Raises:
+        ValueError: if the file is broken, or describes a model that is not supported.
+    """
+    header = read_header(file)
+    values = ConfigValues(header.metadata, str(file))
+    tensors = {info.name: info for info in header.tensors}
+    for part in gguf_parts(file)[1:]:
+        tensors |= {info.name: info for info in read_header(part).tensors}
+    arch = values.choice("general.architecture", None, ARCHITECTURES)
+    d_model = values.size(f"{arch}.embedding_length", None)
+    d_inner = values.size(f"{arch}.ssm.inner_size", None)
+    # Mamba-2's "rank" is its number of heads: there is no projection of dt.
+    rank = f"{arch}.ssm.time_step_rank"
+    mamba2 = arch == "mamba2"
+    n_heads = values.divisor(rank, None, f"{arch}.ssm.inner_size", d_inner) if mamba2 else 1
+    groups = f"{arch}.ssm.group_count"
+    falcon = not mamba2 and values.flag(f"{arch}.ssm.dt_b_c_rms", False)
+    ends = [values.token(f"tokenizer.ggml.{name}", None) for name in _END_TOKENS]
+    return ModelConfig(
+        family="mamba2" if mamba2 else "falcon_mamba" if falcon else "mamba",
+        layout="gguf",
+        vocab_size=_vocab_size(values, arch, tensors, d_model),
+        d_model=d_model,
+        n_layers=values.size(f"{arch}.block_count", None, maximum=MOST_LAYERS),
+        d_inner=d_inner,
+        d_state=values.size(f"{arch}.ssm.state_size", None),
+        d_conv=values.size(f"{arch}.ssm.conv_kernel", None, minimum=2),
+        dt_rank=0 if mamba2 else values.size(rank, None),
+        n_heads=n_heads,
+        n_groups=values.divisor(groups, None, rank, n_heads) if mamba2 else 1,
+        norm_eps=values.positive(f"{arch}.attention.layer_norm_rms_epsilon", None),
+        mixer_norm_eps=FALCON_MIXER_EPS if falcon else None,
+        use_bias="blk.0.ssm_in.bias" in tensors,
+        use_conv_bias="blk.0.ssm_conv1d.bias" in tensors,
+        gated_norm=mamba2,
+        norm_before_gate=False,
+        time_step_limit=UNLIMITED,
+        residual_in_fp32=True,
+        tie_embeddings="output.weight" not in tensors,
+        dtype=_DTYPES.get(largest_type(file, tensors.values()), "bfloat16"),
+        bos_token_id=values.token("tokenizer.ggml.bos_token_id", None),
+        eos_token_ids=tuple(dict.fromkeys(end for end in ends if end is not None)),
+    )
+
+
+def _vocab_size(
+    values: ConfigValues, arch: str, tensors: dict[str, TensorInfo], d_model: int
+) -> int:
+    """Rows of the embedding; the key is optional, and must agree."""
+    embedding = tensors.get("token_embd.weight")
+    if embedding is None:
+        raise values.error("it has no token_embd.weight; a vocabulary alone is no model")
+    if len(embedding.shape) != 2 or embedding.shape[1] != d_model:
+        raise values.error(
+            f"token_embd.weight has shape {list(embedding.shape)} instead of [tokens, {d_model}]; "
+            "its metadata and tensors do not belong together"
+        )
+    stated = values.size(f"{arch}.vocab_size", embedding.shape[0])
+    if stated != embedding.shape[0]:
+        raise values.error(
+            f"{arch}.vocab_size={stated}, and token_embd.weight has {embedding.shape[0]} rows; "
+            "its metadata and tensors do not belong together"
+        )
+    return stated

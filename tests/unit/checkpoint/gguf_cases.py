@@ -1,0 +1,125 @@
+"""Writes transformers' Mamba and Mamba-2 models as GGUF files, as llama.cpp's converter would."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+
+TYPES = gguf.GGMLQuantizationType
+FALCON_EPS = 1e-5
+
+_PARTS = {
+    "norm.weight": "attn_norm.weight",
+    "mixer.in_proj.weight": "ssm_in.weight",
+    "mixer.in_proj.bias": "ssm_in.bias",
+    "mixer.conv1d.weight": "ssm_conv1d.weight",
+    "mixer.conv1d.bias": "ssm_conv1d.bias",
+    "mixer.x_proj.weight": "ssm_x.weight",
+    "mixer.dt_proj.weight": "ssm_dt.weight",
+    "mixer.dt_proj.bias": "ssm_dt.bias",
+    "mixer.dt_bias": "ssm_dt.bias",
+    "mixer.A_log": "ssm_a",
+    "mixer.D": "ssm_d",
+    "mixer.norm.weight": "ssm_norm.weight",
+    "mixer.out_proj.weight": "ssm_out.weight",
+    "mixer.out_proj.bias": "ssm_out.bias",
+}
+_TOP = {
+    "backbone.embeddings.weight": "token_embd.weight",
+    "backbone.norm_f.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+
+
+def gguf_tensors(oracle: Any) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(transformers' name, GGUF's, values in the shape that llama.cpp reads)."""
+    config = oracle.config
+    for name, parameter in oracle.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        values = parameter.detach().float().numpy()
+        if name in _TOP:
+            yield name, _TOP[name], values
+            continue
+        layer, part = name.removeprefix("backbone.layers.").split(".", 1)
+        if part == "mixer.A_log":
+            values = -np.exp(values)
+        if part == "mixer.conv1d.weight":
+            values = values[:, 0]
+        if config.model_type == "mamba2" and part in ("mixer.A_log", "mixer.D"):
+            values = values[:, None]
+        if part == "mixer.norm.weight":
+            values = values.reshape(config.n_groups, -1)
+        yield name, f"blk.{layer}.{_PARTS[part]}", values
+
+
+def stays_float(name: str, values: np.ndarray) -> bool:
+    """What llama.cpp leaves in float32 whatever the file's type is."""
+    return values.ndim == 1 or any(part in name for part in ("norm", "conv1d", "ssm_a", "ssm_d"))
+
+
+def add_metadata(writer: Any, oracle: Any) -> None:
+    """The keys that llama.cpp's converter writes, without the vocabulary."""
+    config = oracle.config
+    mamba2 = config.model_type == "mamba2"
+    writer.add_context_length(1 << 20)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_ssm_conv_kernel(config.conv_kernel)
+    writer.add_ssm_inner_size(int(config.expand * config.hidden_size))
+    writer.add_ssm_state_size(config.state_size)
+    writer.add_ssm_time_step_rank(config.num_heads if mamba2 else config.time_step_rank)
+    if mamba2:
+        writer.add_ssm_group_count(config.n_groups)
+    else:
+        writer.add_ssm_dt_b_c_rms(config.model_type == "falcon_mamba")
+    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+
+
+def write_gguf(
+    oracle: Any,
+    path: Path,
+    kind: Any = TYPES.F32,
+    change: Callable[[Any], None] = lambda _: None,
+    rename: Callable[[str], str | None] = lambda name: name,
+    **options: Any,
+) -> Path:
+    """Write `oracle` with matrices of `kind`, those whose rows do not divide into blocks as F16.
+
+    `oracle` then has the weights that a reader of the file has.
+
+    Args:
+        oracle: transformers' model.
+        path: the file.
+        kind: of the matrices.
+        change: may add to or alter the metadata.
+        rename: of tensors; None leaves one out.
+        options: of `gguf.GGUFWriter` (`split_max_tensors`).
+    """
+    arch = "mamba2" if oracle.config.model_type == "mamba2" else "mamba"
+    writer = gguf.GGUFWriter(path, arch, **options)
+    add_metadata(writer, oracle)
+    change(writer)
+    read = {}
+    for stored, name, values in gguf_tensors(oracle):
+        own = TYPES.F32 if stays_float(name, values) else kind
+        if values.shape[-1] % gguf.GGML_QUANT_SIZES[own][0]:
+            own = TYPES.F16
+        packed = gguf.quants.quantize(values, own)
+        if own != TYPES.F32:
+            read[stored] = torch.from_numpy(gguf.quants.dequantize(packed, own).copy())
+        renamed = rename(name)
+        if renamed is not None:
+            raw = None if own in (TYPES.F32, TYPES.F16) else own
+            writer.add_tensor(renamed, np.ascontiguousarray(packed), raw_dtype=raw)
+    oracle.load_state_dict(read, strict=False)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
