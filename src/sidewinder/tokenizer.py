@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
+from sidewinder.checkpoint.gguf_files import find_gguf
+from sidewinder.checkpoint.gguf_tokenizer import load_gguf_tokenizer
 from sidewinder.checkpoint.hub import resolve_model
 
 REPLACEMENT = "\ufffd"
@@ -22,7 +25,8 @@ class Tokenizer:
     """A model's tokenizer, loaded when it is first needed.
 
     Args:
-        source: local folder or hub id.
+        source: local folder, GGUF file or hub id. A folder's own tokenizer files come before those
+            in a GGUF file there.
         revision: hub revision.
 
     Every method raises ValueError if the tokenizer is missing or cannot be read.
@@ -39,7 +43,11 @@ class Tokenizer:
         try:
             # transformers would ask the hub for a name that is not there for a minute.
             folder = resolve_model(self.source, self._revision, weights=False)
-            inner = AutoTokenizer.from_pretrained(str(folder))
+            gguf = None if _has_tokenizer(folder) else find_gguf(folder)
+            if gguf is not None:
+                inner = load_gguf_tokenizer(gguf)
+            else:
+                inner = AutoTokenizer.from_pretrained(str(folder))
             # For some model types transformers makes an empty tokenizer where no file is found.
             if not inner.encode("a", add_special_tokens=False):
                 raise ValueError("it has no vocabulary")
@@ -116,6 +124,10 @@ class Tokenizer:
             raise ValueError(f"the chat template rejects these messages: {error}") from error
         ids: list[int] = self._inner.encode(text, add_special_tokens=False)
         return ids
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
 
 
 def check_messages(messages: Sequence[dict[str, str]]) -> None:

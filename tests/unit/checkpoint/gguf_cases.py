@@ -1,5 +1,6 @@
 """Writes transformers' Mamba and Mamba-2 models as GGUF files, as llama.cpp's converter would."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import numpy as np
 import torch
 
 TYPES = gguf.GGMLQuantizationType
-FALCON_EPS = 1e-5
 
 _PARTS = {
     "norm.weight": "attn_norm.weight",
@@ -123,3 +123,40 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+SPECIAL = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token"}
+
+
+def add_tokenizer(writer: Any, tokenizer: Any, pre: str, size: int = 0, bos: bool = False) -> None:
+    """The keys of a byte-level BPE tokenizer, as llama.cpp's converter writes them.
+
+    Args:
+        writer: of the file.
+        tokenizer: transformers' fast tokenizer.
+        pre: how it splits text.
+        size: tokens that the embedding has; those that are no text are unused.
+        bos: put BOS before prompts.
+    """
+    inner = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = {token["content"]: token["special"] for token in inner["added_tokens"]}
+    names = {at: token for token, at in tokenizer.get_vocab().items()}
+    tokens = [names.get(at, f"[PAD{at}]") for at in range(max(size, max(names) + 1))]
+    kinds = {None: NORMAL, True: CONTROL, False: USER_DEFINED}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(
+        [kinds[added.get(name)] if at in names else UNUSED for at, name in enumerate(tokens)]
+    )
+    merges = inner["model"]["merges"]
+    writer.add_token_merges([" ".join(merge) for merge in merges])
+    for name, ours in SPECIAL.items():
+        token = getattr(tokenizer, ours)
+        if token is not None:
+            at = tokenizer.convert_tokens_to_ids(token)
+            writer.add_uint32(f"tokenizer.ggml.{name}_token_id", at)
+    writer.add_add_bos_token(bos)
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
