@@ -178,10 +178,12 @@ class _Blocks:
         start, stop, _ = last.indices(shape[-1])
         first, end = start // self.block, -(-stop // self.block)
         touched = self.data[(*leading, slice(first * self.size, end * self.size))]
-        # Of the part, contiguous: the package reshapes it.
+        skipped = first * self.block
+        if not touched.size:  # the package takes no empty arrays
+            return torch.empty(*touched.shape[:-1], max(0, stop - start))
+        # Contiguous, because the package reshapes it.
         quants = gguf_package(self.file).quants
         values = quants.dequantize(np.ascontiguousarray(touched), self._kind)
-        skipped = first * self.block
         return torch.from_numpy(values)[..., start - skipped : stop - skipped]
 
 

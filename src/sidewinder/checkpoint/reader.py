@@ -19,6 +19,8 @@ from sidewinder.sharding.plan import is_float32, parameter_shapes, sharding_plan
 from sidewinder.sharding.slicing import Replicate, Rule, Split, local_shape, pieces
 
 NAMES_IN_ERRORS = 6
+VALUES_AT_ONCE = 1 << 24
+"""Of a matrix that is split by row, read and copied together."""
 
 
 def load_shard(
@@ -87,9 +89,16 @@ def _read_into(target: Tensor, rule: Rule, layout: Layout, stored: StoredTensor,
         target.copy_(layout.read(stored.view, 0, target.shape[layout.dim]))
         return
     assert rule.dim == layout.dim, "a layout reads along the dimension that the plan splits"
+    # Blocks of a GGUF file become float32 before they are copied: not a whole embedding at once.
+    step = target.shape[rule.dim] or 1
+    if rule.dim == 0:
+        step = max(1, VALUES_AT_ONCE // math.prod(target.shape[1:]))
     for piece in pieces(rule, rank):
-        part = layout.read(stored.view, piece.start, piece.stop)
-        target.narrow(rule.dim, piece.local_start, piece.stop - piece.start).copy_(part)
+        for start in range(piece.start, piece.stop, step):
+            stop = min(start + step, piece.stop)
+            part = layout.read(stored.view, start, stop)
+            local_start = piece.local_start + start - piece.start
+            target.narrow(rule.dim, local_start, stop - start).copy_(part)
 
 
 def _match(
