@@ -11,7 +11,8 @@ __all__ = ["CHOICES", "EngineConfig", "ModelConfig", "engine_config", "load_mode
 
 
 def load_model_config(path: str | Path) -> ModelConfig:
-    """Read a model's architecture from `config.json`, in transformers' or the authors' layout.
+    """Read a model's architecture from `config.json`, in transformers' or the authors' layout, or
+    from a GGUF file.
 
     Args:
         path: the model's folder, or the file itself.
@@ -57,7 +58,7 @@ class EngineConfig:
         ValueError: if an option has a value that it cannot have; names the value and the limit.
 
     Attributes:
-        model: local folder or hub id.
+        model: local folder, GGUF file or hub id.
         tp: number of ranks.
         device: "auto", "cpu" or "cuda".
         dtype: "auto" (the checkpoint's; float16 becomes bfloat16 on CPU), "float32", "bfloat16" or
@@ -81,7 +82,7 @@ class EngineConfig:
             sum everything themselves (docs/parallel.md); None measures it at start-up.
         threads: CPU threads per rank; None divides the usable cores among the ranks.
         revision: hub revision.
-        tokenizer: folder or hub id of the tokenizer when it is not the model's.
+        tokenizer: folder, GGUF file or hub id of the tokenizer when it is not the model's.
         max_model_len: longest prompt plus output in tokens; None means no limit of ours.
         max_batch_size: most sequences that run at once (state slots).
         max_step_tokens: most tokens in one step; longer prompts are prefilled in chunks.

@@ -45,7 +45,7 @@ class LLM:
     the same order and gets the same outputs.
 
     Args:
-        model: folder with `config.json` and weights, or a Hugging Face hub id.
+        model: folder with `config.json` and weights, a GGUF file, or a Hugging Face hub id.
         options: see `sidewinder.config.EngineConfig` and docs/generation.md.
 
     Attributes:

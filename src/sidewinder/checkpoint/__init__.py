@@ -1,1 +1,1 @@
-"""From a folder or hub id to a `ModelConfig` and one rank's weights."""
+"""From a folder, GGUF file or hub id to a `ModelConfig` and one rank's weights."""

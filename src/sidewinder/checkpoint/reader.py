@@ -34,7 +34,8 @@ def load_shard(
     """Rank `tp.rank`'s weights by our names (docs/architecture.md), contiguous, in own storage.
 
     Args:
-        folder: local folder with the weight files (see `hub.resolve_model` for hub ids).
+        folder: local folder with the weight files, or a GGUF file (see `hub.resolve_model` for hub
+            ids).
         config: the model, as `load_model_config(folder)` read it.
         tp: which rank of how many.
         dtype: of the weights; parameters that `is_float32` names stay float32.

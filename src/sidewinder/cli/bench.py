@@ -28,8 +28,8 @@ from sidewinder.parallel.devices import DTYPES
 
 DESCRIPTION = f"""\
 Measure one engine (latency, throughput), its sums over ranks (collectives), or a server (serve).
-MODEL is a folder, a hub id, or the name of a published shape, which runs with random weights and
-needs no download:
+MODEL is a folder, a .gguf file, a hub id, or the name of a published shape, which runs with random
+weights and needs no download:
 {textwrap.fill(", ".join(SHAPES), 98, initial_indent="  ", subsequent_indent="  ")}"""
 
 

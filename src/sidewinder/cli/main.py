@@ -27,7 +27,7 @@ examples:
   sidewinder plan state-spaces/mamba-2.8b-hf --tp 4
   sidewinder compile state-spaces/mamba-2.8b-hf --gpu h100
 
-MODEL is a folder with config.json and weights, or a Hugging Face hub id.
+MODEL is a folder with config.json and weights, a .gguf file, or a Hugging Face hub id.
 Exit status: 0 done, 1 failed while running, 2 bad usage or input, 130 interrupted."""
 
 

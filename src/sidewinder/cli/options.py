@@ -34,7 +34,7 @@ _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
     ("thresholds", str, "JSON file that pins what is measured of sums at start-up"),
     ("threads", int, "CPU threads per rank (default: usable cores / tp)"),
     ("revision", str, "revision of a hub model"),
-    ("tokenizer", str, "tokenizer folder or hub id, when it is not the model's"),
+    ("tokenizer", str, "tokenizer folder, .gguf file or hub id, when it is not the model's"),
     ("max_model_len", int, "longest prompt plus output, in tokens"),
     ("max_batch_size", int, "most sequences that run at once"),
     ("max_step_tokens", int, "most tokens in one step; longer prompts go in chunks"),
@@ -93,7 +93,8 @@ def add_engine_options(
 ) -> None:
     """Add MODEL and every engine option (or those named); absent ones keep `EngineConfig`'s
     defaults. `shapes` says that MODEL may be a published shape, too."""
-    text = "model folder, hub id or published shape" if shapes else "model folder or hub id"
+    text = "model folder, .gguf file or hub id"
+    text = "model folder, .gguf file, hub id or published shape" if shapes else text
     parser.add_argument("model", metavar="MODEL", help=text)
     options = [option for option in _ENGINE_OPTIONS if only is None or option[0] in only]
     _add(parser.add_argument_group("engine"), options, _ENGINE_DEFAULTS)

@@ -37,7 +37,9 @@ def add_parser(subparsers: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="model folder, hub id or published shape")
+    parser.add_argument(
+        "model", metavar="MODEL", help="model folder, .gguf file, hub id or published shape"
+    )
     parser.add_argument(
         "--tp", type=int, default=1, metavar="N", help="number of ranks (default: 1)"
     )
