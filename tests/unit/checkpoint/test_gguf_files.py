@@ -4,6 +4,7 @@ import re
 import struct
 import sys
 from contextlib import suppress
+from dataclasses import replace
 
 import gguf
 import numpy as np
@@ -23,7 +24,7 @@ from sidewinder.config import EngineConfig, engine_config, load_model_config
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sensitivity import sensitivity_file
 from sidewinder.state.cache.fingerprint import fingerprint
-from sidewinder.testing import tiny_oracle
+from sidewinder.testing import save_tiny, tiny_oracle
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,42 @@ def remove(key):
 )  # fmt: skip
 def test_metadata_that_does_not_fit(tmp_path, family, change, words):
     fails(made(tmp_path, family, change=change), words)
+
+
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2"])
+def test_the_config_is_the_folders(tmp_path, family):
+    """But for the layout, and the eps: the file has it in float32."""
+    folder, ends = (
+        save_tiny(family, tmp_path / "folder"),
+        {"mamba": 0, "falcon_mamba": 0, "mamba2": 2},
+    )
+    file = write_gguf(
+        tiny_oracle(family), tmp_path / "m.gguf",
+        change=lambda w: (w.add_bos_token_id(0), w.add_eos_token_id(ends[family])),
+    )  # fmt: skip
+    read, expected = load_model_config(file), load_model_config(folder)
+    assert read.norm_eps == pytest.approx(expected.norm_eps, rel=1e-7)
+    assert read == replace(expected, layout="gguf", norm_eps=read.norm_eps)
+
+
+def test_tokens_that_end_a_text(tmp_path):
+    def change(writer):
+        writer.add_eos_token_id(7)
+        writer.add_eot_token_id(9)
+        writer.add_uint32("tokenizer.ggml.eom_token_id", 7)
+
+    config = load_model_config(made(tmp_path, change=change))
+    assert (config.bos_token_id, config.eos_token_ids) == (None, (7, 9))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("F32", "float32"), ("F16", "float16"), ("BF16", "bfloat16"), ("Q8_0", "bfloat16"),
+     ("Q4_0", "bfloat16")],
+)  # fmt: skip
+def test_dtype_of_most_weights(tmp_path, kind, dtype):
+    file = write_gguf(tiny_oracle("mamba", hidden_size=64), tmp_path / "m.gguf", TYPES[kind])
+    assert load_model_config(file).dtype == dtype
 
 
 def test_a_vocabulary_alone_is_no_model(tmp_path):
