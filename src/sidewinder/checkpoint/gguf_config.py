@@ -1,13 +1,16 @@
-"""From the metadata of a GGUF file to a `ModelConfig`: llama.cpp's `mamba` and `mamba2`."""
+"""From the metadata of a GGUF file to a `ModelConfig`: llama.cpp's `mamba`, `mamba2`, `jamba`."""
 
 from pathlib import Path
 
 from sidewinder.checkpoint.config_values import MOST_LAYERS, UNLIMITED, ConfigValues
 from sidewinder.checkpoint.gguf_files import gguf_parts, largest_type
 from sidewinder.checkpoint.gguf_header import TensorInfo, read_header
+from sidewinder.checkpoint.gguf_jamba import jamba_attention, jamba_experts, jamba_mlp
 from sidewinder.config import ModelConfig
+from sidewinder.model_config import Family
 
-ARCHITECTURES = ("mamba", "mamba2")
+_FAMILIES: dict[str, Family] = {"mamba": "mamba", "mamba2": "mamba2", "jamba": "jamba"}
+ARCHITECTURES = tuple(_FAMILIES)
 
 FALCON_MIXER_EPS = 1e-6
 """Of the norms on dt, B and C: transformers' default. No key holds it; llama.cpp: norm_eps."""
@@ -35,38 +38,47 @@ def read_gguf_config(file: Path) -> ModelConfig:
         tensors |= {info.name: info for info in read_header(part).tensors}
     arch = values.choice("general.architecture", None, ARCHITECTURES)
     d_model = values.size(f"{arch}.embedding_length", None)
+    vocab_size = _vocab_size(values, arch, tensors, d_model)
     d_inner = values.size(f"{arch}.ssm.inner_size", None)
     # Mamba-2's "rank" is its number of heads: there is no projection of dt.
     rank = f"{arch}.ssm.time_step_rank"
-    mamba2 = arch == "mamba2"
+    mamba2, jamba = arch == "mamba2", arch == "jamba"
     n_heads = values.divisor(rank, None, f"{arch}.ssm.inner_size", d_inner) if mamba2 else 1
     groups = f"{arch}.ssm.group_count"
-    falcon = not mamba2 and values.flag(f"{arch}.ssm.dt_b_c_rms", False)
+    n_layers = values.size(f"{arch}.block_count", None, maximum=MOST_LAYERS)
+    norm_eps = values.positive(f"{arch}.attention.layer_norm_rms_epsilon", None)
+    falcon = arch == "mamba" and values.flag(f"{arch}.ssm.dt_b_c_rms", False)
+    experts = jamba_experts(values, tensors, n_layers) if jamba else None
+    n_dense = n_layers - (len(experts.layers) if experts else 0)
     ends = [values.token(f"tokenizer.ggml.{name}", None) for name in _END_TOKENS]
     return ModelConfig(
-        family="mamba2" if mamba2 else "falcon_mamba" if falcon else "mamba",
+        family="falcon_mamba" if falcon else _FAMILIES[arch],
         layout="gguf",
-        vocab_size=_vocab_size(values, arch, tensors, d_model),
+        vocab_size=vocab_size,
         d_model=d_model,
-        n_layers=values.size(f"{arch}.block_count", None, maximum=MOST_LAYERS),
+        n_layers=n_layers,
         d_inner=d_inner,
         d_state=values.size(f"{arch}.ssm.state_size", None),
         d_conv=values.size(f"{arch}.ssm.conv_kernel", None, minimum=2),
         dt_rank=0 if mamba2 else values.size(rank, None),
         n_heads=n_heads,
         n_groups=values.divisor(groups, None, rank, n_heads) if mamba2 else 1,
-        norm_eps=values.positive(f"{arch}.attention.layer_norm_rms_epsilon", None),
-        mixer_norm_eps=FALCON_MIXER_EPS if falcon else None,
-        use_bias="blk.0.ssm_in.bias" in tensors,
-        use_conv_bias="blk.0.ssm_conv1d.bias" in tensors,
+        norm_eps=norm_eps,
+        mixer_norm_eps=FALCON_MIXER_EPS if falcon else norm_eps if jamba else None,
+        use_bias=any(name.endswith(".ssm_in.bias") for name in tensors),
+        use_conv_bias=any(name.endswith(".ssm_conv1d.bias") for name in tensors),
         gated_norm=mamba2,
         norm_before_gate=False,
         time_step_limit=UNLIMITED,
-        residual_in_fp32=True,
+        residual_in_fp32=not jamba,
         tie_embeddings="output.weight" not in tensors,
         dtype=_DTYPES.get(largest_type(file, tensors.values()), "bfloat16"),
         bos_token_id=values.token("tokenizer.ggml.bos_token_id", None),
         eos_token_ids=tuple(dict.fromkeys(end for end in ends if end is not None)),
+        attention=jamba_attention(values, d_model, n_layers) if jamba else None,
+        mlp=jamba_mlp(values, n_dense) if jamba else None,
+        experts=experts,
+        mixer_norm_weights=jamba,
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes transformers' Mamba and Mamba-2 models as GGUF files, as llama.cpp's converter would."""
+"""Writes transformers' Mamba, Mamba-2 and Jamba models as GGUF files, as llama.cpp does."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -26,11 +26,27 @@ _PARTS = {
     "mixer.norm.weight": "ssm_norm.weight",
     "mixer.out_proj.weight": "ssm_out.weight",
     "mixer.out_proj.bias": "ssm_out.bias",
+    "mixer.dt_layernorm.weight": "ssm_dt_norm.weight",
+    "mixer.b_layernorm.weight": "ssm_b_norm.weight",
+    "mixer.c_layernorm.weight": "ssm_c_norm.weight",
+    "input_layernorm.weight": "attn_norm.weight",
+    "pre_ff_layernorm.weight": "ffn_norm.weight",
+    "self_attn.q_proj.weight": "attn_q.weight",
+    "self_attn.k_proj.weight": "attn_k.weight",
+    "self_attn.v_proj.weight": "attn_v.weight",
+    "self_attn.o_proj.weight": "attn_output.weight",
+    "feed_forward.gate_proj.weight": "ffn_gate.weight",
+    "feed_forward.up_proj.weight": "ffn_up.weight",
+    "feed_forward.down_proj.weight": "ffn_down.weight",
+    "feed_forward.router.weight": "ffn_gate_inp.weight",
+    "feed_forward.experts.down_proj": "ffn_down_exps.weight",
 }
 _TOP = {
     "backbone.embeddings.weight": "token_embd.weight",
     "backbone.norm_f.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.final_layernorm.weight": "output_norm.weight",
 }
 
 
@@ -44,7 +60,12 @@ def gguf_tensors(oracle: Any) -> Iterator[tuple[str, str, np.ndarray]]:
         if name in _TOP:
             yield name, _TOP[name], values
             continue
-        layer, part = name.removeprefix("backbone.layers.").split(".", 1)
+        layer, part = name.split("layers.")[1].split(".", 1)
+        part = part.replace("mamba.", "mixer.")
+        if part == "feed_forward.experts.gate_up_proj":
+            for own, half in zip(("gate", "up"), np.split(values, 2, axis=1), strict=True):
+                yield f"{name}.{own}", f"blk.{layer}.ffn_{own}_exps.weight", half
+            continue
         if part == "mixer.A_log":
             values = -np.exp(values)
         if part == "mixer.conv1d.weight":
@@ -58,12 +79,16 @@ def gguf_tensors(oracle: Any) -> Iterator[tuple[str, str, np.ndarray]]:
 
 def stays_float(name: str, values: np.ndarray) -> bool:
     """What llama.cpp leaves in float32 whatever the file's type is."""
-    return values.ndim == 1 or any(part in name for part in ("norm", "conv1d", "ssm_a", "ssm_d"))
+    kept = ("norm", "conv1d", "ssm_a", "ssm_d", "ffn_gate_inp")
+    return values.ndim == 1 or any(part in name for part in kept)
 
 
 def add_metadata(writer: Any, oracle: Any) -> None:
     """The keys that llama.cpp's converter writes, without the vocabulary."""
     config = oracle.config
+    if config.model_type == "jamba":
+        add_jamba_metadata(writer, config)
+        return
     mamba2 = config.model_type == "mamba2"
     writer.add_context_length(1 << 20)
     writer.add_embedding_length(config.hidden_size)
@@ -79,6 +104,25 @@ def add_metadata(writer: Any, oracle: Any) -> None:
     else:
         writer.add_ssm_dt_b_c_rms(config.model_type == "falcon_mamba")
     writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
+
+
+def add_jamba_metadata(writer: Any, config: Any) -> None:
+    """Key-value heads are counted layer by layer: none where there is a mixer."""
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    kinds = config.layers_block_type
+    heads = config.num_key_value_heads
+    writer.add_head_count_kv([heads if kind == "attention" else 0 for kind in kinds])
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_ssm_conv_kernel(config.mamba_d_conv)
+    writer.add_ssm_inner_size(config.mamba_expand * config.hidden_size)
+    writer.add_ssm_state_size(config.mamba_d_state)
+    writer.add_ssm_time_step_rank(config.mamba_dt_rank)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_expert_count(config.num_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
 
 
 def write_gguf(
@@ -101,7 +145,7 @@ def write_gguf(
         rename: of tensors; None leaves one out.
         options: of `gguf.GGUFWriter` (`split_max_tensors`).
     """
-    arch = "mamba2" if oracle.config.model_type == "mamba2" else "mamba"
+    arch = {"falcon_mamba": "mamba"}.get(oracle.config.model_type, oracle.config.model_type)
     writer = gguf.GGUFWriter(path, arch, **options)
     add_metadata(writer, oracle)
     change(writer)
@@ -117,7 +161,10 @@ def write_gguf(
         if renamed is not None:
             raw = None if own in (TYPES.F32, TYPES.F16) else own
             writer.add_tensor(renamed, np.ascontiguousarray(packed), raw_dtype=raw)
-    oracle.load_state_dict(read, strict=False)
+    for name in [name for name in read if name.endswith("gate_up_proj.gate")]:
+        whole = name.removesuffix(".gate")
+        read[whole] = torch.cat([read.pop(name), read.pop(f"{whole}.up")], dim=1)
+    assert not oracle.load_state_dict(read, strict=False).unexpected_keys
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

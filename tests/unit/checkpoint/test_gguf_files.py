@@ -154,7 +154,7 @@ def remove(key):
     ("family", "change", "words"),
     [
         ("mamba", lambda w: override(w, "general.architecture", "llama"),
-         "general.architecture='llama' is not supported; supported: mamba, mamba2"),
+         "general.architecture='llama' is not supported; supported: mamba, mamba2, jamba"),
         ("mamba", remove("general.architecture"), "general.architecture=None|is missing"),
         ("mamba", remove("mamba.ssm.inner_size"), "mamba.ssm.inner_size is missing"),
         ("mamba2", remove("mamba2.ssm.group_count"), "mamba2.ssm.group_count is missing"),
@@ -168,28 +168,42 @@ def remove(key):
          r"group_count=3 does not divide mamba2.ssm.time_step_rank \(8\)"),
         ("mamba", lambda w: override(w, "mamba.attention.layer_norm_rms_epsilon", 0.0),
          "layer_norm_rms_epsilon=0.0 is not a positive number"),
-        ("mamba", lambda w: w.add_string("mamba.ssm.dt_b_c_rms ", "x") or override(
-            w, "mamba.ssm.conv_kernel", 1), "conv_kernel=1 is not an integer of at least 2"),
+        ("mamba", lambda w: override(w, "mamba.ssm.conv_kernel", 1),
+         "conv_kernel=1 is not an integer of at least 2"),
+        ("jamba", remove("jamba.attention.head_count_kv"), "head_count_kv is no list of 5 numbers"),
+        ("jamba", lambda w: override(w, "jamba.attention.head_count_kv", [0, 4, 0, 0]), "no list"),
+        ("jamba", lambda w: override(w, "jamba.attention.head_count_kv", [4] * 5), "every layer"),
+        ("jamba", lambda w: override(w, "jamba.attention.head_count_kv", [0, 4, 0, 0, 2]),
+         r"head_count_kv=\[0, 4, 0, 0, 2\] must be one number wherever it is not 0"),
+        ("jamba", lambda w: override(w, "jamba.attention.head_count_kv", [0, 3, 0, 0, 3]),
+         r"head_count_kv=3 does not divide head_count \(8\)"),
+        ("jamba", lambda w: override(w, "jamba.attention.head_count", 7),
+         r"head_count=7 does not divide jamba.embedding_length \(40\)"),
+        ("jamba_experts", lambda w: override(w, "jamba.expert_used_count", 6),
+         "expert_used_count=6 is above expert_count=5"),
+        ("jamba_experts", lambda w: override(w, "jamba.expert_count", 4),
+         r"ffn_gate_inp.weight has shape \[5, 40\] instead of \[4, 40\]"),
     ],
 )  # fmt: skip
 def test_metadata_that_does_not_fit(tmp_path, family, change, words):
     fails(made(tmp_path, family, change=change), words)
 
 
-@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2"])
+@pytest.mark.parametrize(
+    "family", ["mamba", "falcon_mamba", "mamba2", "jamba", "jamba_experts"]
+)  # fmt: skip
 def test_the_config_is_the_folders(tmp_path, family):
     """But for the layout, and the eps: the file has it in float32."""
-    folder, ends = (
-        save_tiny(family, tmp_path / "folder"),
-        {"mamba": 0, "falcon_mamba": 0, "mamba2": 2},
-    )
-    file = write_gguf(
-        tiny_oracle(family), tmp_path / "m.gguf",
-        change=lambda w: (w.add_bos_token_id(0), w.add_eos_token_id(ends[family])),
-    )  # fmt: skip
-    read, expected = load_model_config(file), load_model_config(folder)
+    expected = load_model_config(save_tiny(family, tmp_path / "folder"))
+
+    def change(writer):
+        writer.add_bos_token_id(expected.bos_token_id)
+        writer.add_eos_token_id(*expected.eos_token_ids)
+
+    read = load_model_config(made(tmp_path, family, change=change))
     assert read.norm_eps == pytest.approx(expected.norm_eps, rel=1e-7)
-    assert read == replace(expected, layout="gguf", norm_eps=read.norm_eps)
+    inner = read.norm_eps if expected.family == "jamba" else expected.mixer_norm_eps
+    assert read == replace(expected, layout="gguf", norm_eps=read.norm_eps, mixer_norm_eps=inner)
 
 
 def test_tokens_that_end_a_text(tmp_path):
@@ -256,6 +270,22 @@ def test_corrupt_header(tiny, tmp_path, at, new, words):
     fails(file, words)
 
 
+def test_a_tensor_that_is_there_twice(tiny, tmp_path):
+    content = tiny.read_bytes()
+    file = tmp_path / "bad.gguf"
+    for new in (b"blk.0.ssm_a", b"blk.2.ssm_a"):
+        file.write_bytes(content.replace(b"blk.1.ssm_a", new))
+        fails(file, rf"{file} holds {new.decode()} twice")
+
+
+def test_a_key_that_is_there_twice(tiny, tmp_path):
+    content = tiny.read_bytes()
+    (tmp_path / "bad.gguf").write_bytes(
+        content.replace(b"mamba.ssm.state_size", b"mamba.ssm.inner_size")
+    )
+    fails(tmp_path / "bad.gguf", r"corrupt .*mamba\.ssm\.inner_size is there twice")
+
+
 def test_a_count_without_end_is_not_followed(tmp_path):
     """An array that says it has 2**60 elements."""
     head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"k"
@@ -265,10 +295,10 @@ def test_a_count_without_end_is_not_followed(tmp_path):
         fails(file, r"ends before \d+ bytes")
 
 
-def test_any_byte_may_be_wrong(tiny, tmp_path):
-    content = tiny.read_bytes()
-    header = read_header(tiny)
-    end = min(info.start for info in header.tensors)
+@pytest.mark.parametrize("family", ["mamba", "jamba_experts"])
+def test_any_byte_may_be_wrong(tmp_path, family):
+    whole = made(tmp_path, family)
+    content, end = whole.read_bytes(), min(info.start for info in read_header(whole).tensors)
     file = tmp_path / "bad.gguf"
 
     @settings(max_examples=400, deadline=None)
