@@ -1,15 +1,20 @@
-"""From the metadata of a GGUF file to a `ModelConfig`: llama.cpp's `mamba`, `mamba2`, `jamba`."""
+"""From the metadata of a GGUF file to a `ModelConfig`, for the architectures below."""
 
 from pathlib import Path
 
 from sidewinder.checkpoint.config_values import MOST_LAYERS, UNLIMITED, ConfigValues
 from sidewinder.checkpoint.gguf_files import gguf_parts, largest_type
 from sidewinder.checkpoint.gguf_header import TensorInfo, read_header
-from sidewinder.checkpoint.gguf_jamba import jamba_attention, jamba_experts, jamba_mlp
+from sidewinder.checkpoint.gguf_hybrids import attention_of, experts_of, mlp_of, scale_of
 from sidewinder.config import ModelConfig
 from sidewinder.model_config import Family
 
-_FAMILIES: dict[str, Family] = {"mamba": "mamba", "mamba2": "mamba2", "jamba": "jamba"}
+_FAMILIES: dict[str, Family] = {
+    "mamba": "mamba",
+    "mamba2": "mamba2",
+    "jamba": "jamba",
+    "granitehybrid": "granitemoehybrid",
+}
 ARCHITECTURES = tuple(_FAMILIES)
 
 FALCON_MIXER_EPS = 1e-6
@@ -42,13 +47,14 @@ def read_gguf_config(file: Path) -> ModelConfig:
     d_inner = values.size(f"{arch}.ssm.inner_size", None)
     # Mamba-2's "rank" is its number of heads: there is no projection of dt.
     rank = f"{arch}.ssm.time_step_rank"
-    mamba2, jamba = arch == "mamba2", arch == "jamba"
+    mamba2, jamba = arch in ("mamba2", "granitehybrid"), arch == "jamba"
+    hybrid = arch in ("jamba", "granitehybrid")
     n_heads = values.divisor(rank, None, f"{arch}.ssm.inner_size", d_inner) if mamba2 else 1
     groups = f"{arch}.ssm.group_count"
     n_layers = values.size(f"{arch}.block_count", None, maximum=MOST_LAYERS)
     norm_eps = values.positive(f"{arch}.attention.layer_norm_rms_epsilon", None)
     falcon = arch == "mamba" and values.flag(f"{arch}.ssm.dt_b_c_rms", False)
-    experts = jamba_experts(values, tensors, n_layers) if jamba else None
+    experts = experts_of(values, arch, tensors, n_layers) if hybrid else None
     n_dense = n_layers - (len(experts.layers) if experts else 0)
     ends = [values.token(f"tokenizer.ggml.{name}", None) for name in _END_TOKENS]
     return ModelConfig(
@@ -70,15 +76,18 @@ def read_gguf_config(file: Path) -> ModelConfig:
         gated_norm=mamba2,
         norm_before_gate=False,
         time_step_limit=UNLIMITED,
-        residual_in_fp32=not jamba,
+        residual_in_fp32=not hybrid,
         tie_embeddings="output.weight" not in tensors,
         dtype=_DTYPES.get(largest_type(file, tensors.values()), "bfloat16"),
         bos_token_id=values.token("tokenizer.ggml.bos_token_id", None),
         eos_token_ids=tuple(dict.fromkeys(end for end in ends if end is not None)),
-        attention=jamba_attention(values, d_model, n_layers) if jamba else None,
-        mlp=jamba_mlp(values, n_dense) if jamba else None,
+        attention=attention_of(values, arch, d_model, n_layers) if hybrid else None,
+        mlp=mlp_of(values, arch, n_dense) if hybrid else None,
         experts=experts,
         mixer_norm_weights=jamba,
+        embedding_multiplier=scale_of(values, f"{arch}.embedding_scale", 1.0),
+        residual_multiplier=scale_of(values, f"{arch}.residual_scale", 1.0),
+        logits_divisor=scale_of(values, f"{arch}.logit_scale", 1.0),
     )
 
 

@@ -49,6 +49,8 @@ def gguf_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout
         return (f"{block}.{_BESIDE_MIXERS[module]}.{kind}",), plain(part)
     if config.experts is not None and module.startswith("experts."):
         _, number, matrix = module.split(".")
+        if number == "shared":
+            return (f"{block}.ffn_{matrix}_shexp.{kind}",), plain(part)
         dim = 1 if matrix == "down" else 0
         layout = OneOf(int(number), config.experts.n_experts, dim=dim)
         return (f"{block}.ffn_{matrix}_exps.{kind}",), layout

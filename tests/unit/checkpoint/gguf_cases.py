@@ -1,4 +1,4 @@
-"""Writes transformers' Mamba, Mamba-2 and Jamba models as GGUF files, as llama.cpp does."""
+"""Writes transformers' models as GGUF files, as llama.cpp does."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -40,6 +40,10 @@ _PARTS = {
     "feed_forward.down_proj.weight": "ffn_down.weight",
     "feed_forward.router.weight": "ffn_gate_inp.weight",
     "feed_forward.experts.down_proj": "ffn_down_exps.weight",
+    "post_attention_layernorm.weight": "ffn_norm.weight",
+    "shared_mlp.output_linear.weight": "ffn_down.weight",
+    "block_sparse_moe.router.weight": "ffn_gate_inp.weight",
+    "block_sparse_moe.experts.down_proj": "ffn_down_exps.weight",
 }
 _TOP = {
     "backbone.embeddings.weight": "token_embd.weight",
@@ -47,6 +51,7 @@ _TOP = {
     "lm_head.weight": "output.weight",
     "model.embed_tokens.weight": "token_embd.weight",
     "model.final_layernorm.weight": "output_norm.weight",
+    "model.norm.weight": "output_norm.weight",
 }
 
 
@@ -62,19 +67,36 @@ def gguf_tensors(oracle: Any) -> Iterator[tuple[str, str, np.ndarray]]:
             continue
         layer, part = name.split("layers.")[1].split(".", 1)
         part = part.replace("mamba.", "mixer.")
-        if part == "feed_forward.experts.gate_up_proj":
-            for own, half in zip(("gate", "up"), np.split(values, 2, axis=1), strict=True):
-                yield f"{name}.{own}", f"blk.{layer}.ffn_{own}_exps.weight", half
+        experts = getattr(config, "num_local_experts", 0) > 0
+        if part.endswith("experts.gate_up_proj") or part == "shared_mlp.input_linear.weight":
+            end = "_exps" if "experts" in part else "_shexp" if experts else ""
+            for own, half in zip(("gate", "up"), np.split(values, 2, axis=-2), strict=True):
+                yield f"{name}.{own}", f"blk.{layer}.ffn_{own}{end}.weight", half
             continue
         if part == "mixer.A_log":
             values = -np.exp(values)
         if part == "mixer.conv1d.weight":
             values = values[:, 0]
-        if config.model_type == "mamba2" and part in ("mixer.A_log", "mixer.D"):
+        if values.ndim == 1 and part in ("mixer.A_log", "mixer.D") and is_mamba2(config):
             values = values[:, None]
         if part == "mixer.norm.weight":
-            values = values.reshape(config.n_groups, -1)
-        yield name, f"blk.{layer}.{_PARTS[part]}", values
+            values = values.reshape(getattr(config, "n_groups", None) or config.mamba_n_groups, -1)
+        if part in ROTATED and config.model_type == "granitemoehybrid":
+            heads = values.shape[0] // (config.hidden_size // config.num_attention_heads)
+            halves = values.reshape(heads, 2, -1, values.shape[1])
+            values = halves.swapaxes(1, 2).reshape(values.shape)  # without positions: no matter
+        stored = _PARTS[part]
+        if experts and part == "shared_mlp.output_linear.weight":
+            stored = "ffn_down_shexp.weight"
+        yield name, f"blk.{layer}.{stored}", values
+
+
+ROTATED = ("self_attn.q_proj.weight", "self_attn.k_proj.weight")
+"""Whose channels the converter of Llama, and so of Granite, puts in another order."""
+
+
+def is_mamba2(config: Any) -> bool:
+    return config.model_type in ("mamba2", "granitemoehybrid")
 
 
 def stays_float(name: str, values: np.ndarray) -> bool:
@@ -86,8 +108,8 @@ def stays_float(name: str, values: np.ndarray) -> bool:
 def add_metadata(writer: Any, oracle: Any) -> None:
     """The keys that llama.cpp's converter writes, without the vocabulary."""
     config = oracle.config
-    if config.model_type == "jamba":
-        add_jamba_metadata(writer, config)
+    if config.model_type in ("jamba", "granitemoehybrid"):
+        add_hybrid_metadata(writer, config)
         return
     mamba2 = config.model_type == "mamba2"
     writer.add_context_length(1 << 20)
@@ -106,23 +128,37 @@ def add_metadata(writer: Any, oracle: Any) -> None:
     writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
 
 
-def add_jamba_metadata(writer: Any, config: Any) -> None:
+def add_hybrid_metadata(writer: Any, config: Any) -> None:
     """Key-value heads are counted layer by layer: none where there is a mixer."""
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    kinds = config.layers_block_type
+    kinds = config.layer_types
     heads = config.num_key_value_heads
-    writer.add_head_count_kv([heads if kind == "attention" else 0 for kind in kinds])
+    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in kinds])
     writer.add_block_count(config.num_hidden_layers)
     writer.add_ssm_conv_kernel(config.mamba_d_conv)
     writer.add_ssm_inner_size(config.mamba_expand * config.hidden_size)
     writer.add_ssm_state_size(config.mamba_d_state)
-    writer.add_ssm_time_step_rank(config.mamba_dt_rank)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_expert_count(config.num_experts)
     writer.add_expert_used_count(config.num_experts_per_tok)
+    if config.model_type == "jamba":
+        writer.add_feed_forward_length(config.intermediate_size)
+        writer.add_ssm_time_step_rank(config.mamba_dt_rank)
+        writer.add_expert_count(config.num_experts)
+        return
+    experts = config.num_local_experts
+    width = config.intermediate_size if experts else config.shared_intermediate_size
+    writer.add_feed_forward_length(width)
+    writer.add_expert_count(experts)
+    writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
+    writer.add_ssm_time_step_rank(config.mamba_n_heads)
+    writer.add_ssm_group_count(config.mamba_n_groups)
+    writer.add_rope_scaling_finetuned(False)
+    writer.add_attention_scale(config.attention_multiplier)
+    writer.add_embedding_scale(config.embedding_multiplier)
+    writer.add_residual_scale(config.residual_multiplier)
+    writer.add_logit_scale(config.logits_scaling)
 
 
 def write_gguf(
@@ -145,7 +181,8 @@ def write_gguf(
         rename: of tensors; None leaves one out.
         options: of `gguf.GGUFWriter` (`split_max_tensors`).
     """
-    arch = {"falcon_mamba": "mamba"}.get(oracle.config.model_type, oracle.config.model_type)
+    names = {"falcon_mamba": "mamba", "granitemoehybrid": "granitehybrid"}
+    arch = names.get(oracle.config.model_type, oracle.config.model_type)
     writer = gguf.GGUFWriter(path, arch, **options)
     add_metadata(writer, oracle)
     change(writer)
@@ -161,9 +198,9 @@ def write_gguf(
         if renamed is not None:
             raw = None if own in (TYPES.F32, TYPES.F16) else own
             writer.add_tensor(renamed, np.ascontiguousarray(packed), raw_dtype=raw)
-    for name in [name for name in read if name.endswith("gate_up_proj.gate")]:
+    for name in [name for name in read if name.endswith(".gate")]:
         whole = name.removesuffix(".gate")
-        read[whole] = torch.cat([read.pop(name), read.pop(f"{whole}.up")], dim=1)
+        read[whole] = torch.cat([read.pop(name), read.pop(f"{whole}.up")], dim=-2)
     assert not oracle.load_state_dict(read, strict=False).unexpected_keys
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -154,7 +154,7 @@ def remove(key):
     ("family", "change", "words"),
     [
         ("mamba", lambda w: override(w, "general.architecture", "llama"),
-         "general.architecture='llama' is not supported; supported: mamba, mamba2, jamba"),
+         "general.architecture='llama' is not supported; supported: mamba, mamba2, jamba, gran"),
         ("mamba", remove("general.architecture"), "general.architecture=None|is missing"),
         ("mamba", remove("mamba.ssm.inner_size"), "mamba.ssm.inner_size is missing"),
         ("mamba2", remove("mamba2.ssm.group_count"), "mamba2.ssm.group_count is missing"),
@@ -179,6 +179,11 @@ def remove(key):
          r"head_count_kv=3 does not divide head_count \(8\)"),
         ("jamba", lambda w: override(w, "jamba.attention.head_count", 7),
          r"head_count=7 does not divide jamba.embedding_length \(40\)"),
+        ("granitemoehybrid", lambda w: override(w, "granitehybrid.rope.scaling.finetuned", True),
+         r"rope.scaling.finetuned is not false: rotary positions \(Bamba's\) are not supported"),
+        ("granitemoehybrid", remove("granitehybrid.rope.scaling.finetuned"), "rotary positions"),
+        ("granitemoehybrid", lambda w: override(w, "granitehybrid.logit_scale", -1.0),
+         "logit_scale=-1.0 is not a number of at least 0"),
         ("jamba_experts", lambda w: override(w, "jamba.expert_used_count", 6),
          "expert_used_count=6 is above expert_count=5"),
         ("jamba_experts", lambda w: override(w, "jamba.expert_count", 4),
@@ -189,11 +194,15 @@ def test_metadata_that_does_not_fit(tmp_path, family, change, words):
     fails(made(tmp_path, family, change=change), words)
 
 
-@pytest.mark.parametrize(
-    "family", ["mamba", "falcon_mamba", "mamba2", "jamba", "jamba_experts"]
-)  # fmt: skip
+FAMILIES = [
+    "mamba", "falcon_mamba", "mamba2", "jamba", "jamba_experts", "granitemoehybrid",
+    "granite_experts",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_config_is_the_folders(tmp_path, family):
-    """But for the layout, and the eps: the file has it in float32."""
+    """But for the layout, and numbers that the file has in float32."""
     expected = load_model_config(save_tiny(family, tmp_path / "folder"))
 
     def change(writer):
@@ -203,7 +212,13 @@ def test_the_config_is_the_folders(tmp_path, family):
     read = load_model_config(made(tmp_path, family, change=change))
     assert read.norm_eps == pytest.approx(expected.norm_eps, rel=1e-7)
     inner = read.norm_eps if expected.family == "jamba" else expected.mixer_norm_eps
-    assert read == replace(expected, layout="gguf", norm_eps=read.norm_eps, mixer_norm_eps=inner)
+    attention = expected.attention
+    if attention is not None:
+        assert read.attention.scale == pytest.approx(attention.scale, rel=1e-7)
+        attention = replace(attention, scale=read.attention.scale)
+    assert read == replace(
+        expected, layout="gguf", norm_eps=read.norm_eps, mixer_norm_eps=inner, attention=attention
+    )
 
 
 def test_tokens_that_end_a_text(tmp_path):

@@ -17,6 +17,8 @@ WIDE = {
     "mamba": {"hidden_size": 64, "time_step_rank": 32},
     "falcon_mamba": {"hidden_size": 64, "time_step_rank": 32},
     "mamba2": {"hidden_size": 64, "num_heads": 8, "head_dim": 16},
+    "granitemoehybrid": {"hidden_size": 64, "shared_intermediate_size": 96},
+    "granite_experts": {"hidden_size": 64, "intermediate_size": 32},
     "jamba": {"hidden_size": 64, "mamba_dt_rank": 32, "intermediate_size": 96},
     "jamba_experts": {"hidden_size": 64, "mamba_dt_rank": 32, "intermediate_size": 96},
 }
