@@ -19,6 +19,9 @@ ALIGNMENT = 32
 """Of the tensors, in bytes, unless the metadata says another."""
 MOST_DIMENSIONS = 4
 
+_NO_RESERVE = 0x4000
+"""Linux' MAP_NORESERVE, which Python 3.13 names: a file larger than memory may be mapped."""
+
 _SCALARS = {
     0: "B",
     1: "b",
@@ -67,8 +70,8 @@ def read_header(file: Path) -> GgufHeader:
         raise ValueError(f"{file} does not exist; give a .gguf file, a model folder or a hub id")
     try:
         with file.open("rb") as opened:
-            # torch wants memory that it may write to; this copies pages that are written: none.
-            data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)
+            # torch wants memory that it may write to; pages that are written (none) are copied.
+            data = mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE | _NO_RESERVE)
         return _parse(file, data)
     except (OSError, UnicodeDecodeError, struct.error, _BrokenError) as error:
         raise unreadable(file, error) from error

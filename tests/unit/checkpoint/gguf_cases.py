@@ -7,7 +7,13 @@ from typing import Any
 
 import gguf
 import numpy as np
+import pytest
 import torch
+
+from sidewinder.checkpoint.reader import load_shard
+from sidewinder.config import load_model_config
+from sidewinder.parallel.group import TensorParallel
+from sidewinder.testing import tiny_oracle
 
 TYPES = gguf.GGMLQuantizationType
 
@@ -244,3 +250,20 @@ def add_tokenizer(writer: Any, tokenizer: Any, pre: str, size: int = 0, bos: boo
     writer.add_add_bos_token(bos)
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)
+
+
+def load(path: Path, rank: int = 0, size: int = 1) -> dict[str, torch.Tensor]:
+    """A rank's weights in float32."""
+    return load_shard(path, load_model_config(path), TensorParallel(rank, size), torch.float32)
+
+
+def fails(path: Path, words: str) -> None:
+    """Loading raises a ValueError with these words and the path."""
+    with pytest.raises(ValueError, match=f"(?s){words}") as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+def made(folder: Path, family: str = "mamba", **options: Any) -> Path:
+    """A tiny model's file."""
+    return write_gguf(tiny_oracle(family), folder / "made.gguf", **options)

@@ -4,13 +4,12 @@ import re
 import struct
 import sys
 from contextlib import suppress
-from dataclasses import replace
 
 import gguf
 import numpy as np
 import pytest
 import torch
-from gguf_cases import TYPES, gguf_tensors, write_gguf
+from gguf_cases import TYPES, fails, gguf_tensors, load, made, write_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,28 +23,12 @@ from sidewinder.config import EngineConfig, engine_config, load_model_config
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.sensitivity import sensitivity_file
 from sidewinder.state.cache.fingerprint import fingerprint
-from sidewinder.testing import save_tiny, tiny_oracle
+from sidewinder.testing import tiny_oracle
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return write_gguf(tiny_oracle("mamba"), tmp_path_factory.mktemp("tiny") / "tiny.gguf")
-
-
-def load(path, rank=0, size=1):
-    return load_shard(
-        path, load_model_config(path), TensorParallel(rank, size), torch.float32
-    )  # fmt: skip
-
-
-def fails(path, words):
-    with pytest.raises(ValueError, match=f"(?s){words}") as error:
-        load(path)
-    assert str(path) in str(error.value)
-
-
-def made(tmp_path, family="mamba", **options):
-    return write_gguf(tiny_oracle(family), tmp_path / "made.gguf", **options)
 
 
 def test_the_header_is_what_the_package_reads(tiny):
@@ -124,131 +107,6 @@ def test_a_matrix_is_widened_in_parts(tmp_path, monkeypatch, family):
     by_row = [rows for rows, n_bytes in widened if n_bytes == 2 * 34 and rows not in by_column]
     assert max(by_row) == 5
     assert len(by_row) > 20
-
-
-def test_missing_tensor(tmp_path):
-    file = made(tmp_path, rename=lambda name: None if name == "blk.1.ssm_d" else name)
-    fails(file, r"lacks 1 parameters of this model: blk\.1\.ssm_d;.*GGUF metadata")
-
-
-def test_unknown_tensor(tmp_path):
-    file = made(tmp_path, change=lambda w: w.add_tensor("blk.0.more", np.zeros(3, np.float32)))
-    fails(file, r"holds 1 parameters that this model lacks: blk\.0\.more;")
-
-
-@pytest.mark.parametrize("key", ["ssm.state_size", "ssm.inner_size", "ssm.conv_kernel"])
-def test_misshapen_tensor(tmp_path, key):
-    file = made(tmp_path, change=lambda w: override(w, f"mamba.{key}", 6))
-    fails(file, r"blk\.0\.ssm_\w+(\.weight)? has shape \[.*\] instead of \[.*GGUF metadata")
-
-
-def override(writer, key, value):
-    writer.kv_data[0][key].value = value
-
-
-def remove(key):
-    return lambda writer: writer.kv_data[0].pop(key)
-
-
-@pytest.mark.parametrize(
-    ("family", "change", "words"),
-    [
-        ("mamba", lambda w: override(w, "general.architecture", "llama"),
-         "general.architecture='llama' is not supported; supported: mamba, mamba2, jamba, gran"),
-        ("mamba", remove("general.architecture"), "general.architecture=None|is missing"),
-        ("mamba", remove("mamba.ssm.inner_size"), "mamba.ssm.inner_size is missing"),
-        ("mamba2", remove("mamba2.ssm.group_count"), "mamba2.ssm.group_count is missing"),
-        ("mamba", lambda w: override(w, "mamba.block_count", 5000), "block_count=5000 is too lar"),
-        ("mamba", lambda w: override(w, "mamba.embedding_length", 25),
-         r"token_embd.weight has shape \[101, 24\] instead of \[tokens, 25\]"),
-        ("mamba", lambda w: w.add_vocab_size(102), "mamba.vocab_size=102, and token_embd.weight"),
-        ("mamba2", lambda w: override(w, "mamba2.ssm.time_step_rank", 7),
-         r"time_step_rank=7 does not divide mamba2.ssm.inner_size \(48\)"),
-        ("mamba2", lambda w: override(w, "mamba2.ssm.group_count", 3),
-         r"group_count=3 does not divide mamba2.ssm.time_step_rank \(8\)"),
-        ("mamba", lambda w: override(w, "mamba.attention.layer_norm_rms_epsilon", 0.0),
-         "layer_norm_rms_epsilon=0.0 is not a positive number"),
-        ("mamba", lambda w: override(w, "mamba.ssm.conv_kernel", 1),
-         "conv_kernel=1 is not an integer of at least 2"),
-        ("jamba", remove("jamba.attention.head_count_kv"), "head_count_kv is no list of 5 numbers"),
-        ("jamba", lambda w: override(w, "jamba.attention.head_count_kv", [0, 4, 0, 0]), "no list"),
-        ("jamba", lambda w: override(w, "jamba.attention.head_count_kv", [4] * 5), "every layer"),
-        ("jamba", lambda w: override(w, "jamba.attention.head_count_kv", [0, 4, 0, 0, 2]),
-         r"head_count_kv=\[0, 4, 0, 0, 2\] must be one number wherever it is not 0"),
-        ("jamba", lambda w: override(w, "jamba.attention.head_count_kv", [0, 3, 0, 0, 3]),
-         r"head_count_kv=3 does not divide head_count \(8\)"),
-        ("jamba", lambda w: override(w, "jamba.attention.head_count", 7),
-         r"head_count=7 does not divide jamba.embedding_length \(40\)"),
-        ("granitemoehybrid", lambda w: override(w, "granitehybrid.rope.scaling.finetuned", True),
-         r"rope.scaling.finetuned is not false: rotary positions \(Bamba's\) are not supported"),
-        ("granitemoehybrid", remove("granitehybrid.rope.scaling.finetuned"), "rotary positions"),
-        ("granitemoehybrid", lambda w: override(w, "granitehybrid.logit_scale", -1.0),
-         "logit_scale=-1.0 is not a number of at least 0"),
-        ("jamba_experts", lambda w: override(w, "jamba.expert_used_count", 6),
-         "expert_used_count=6 is above expert_count=5"),
-        ("jamba_experts", lambda w: override(w, "jamba.expert_count", 4),
-         r"ffn_gate_inp.weight has shape \[5, 40\] instead of \[4, 40\]"),
-    ],
-)  # fmt: skip
-def test_metadata_that_does_not_fit(tmp_path, family, change, words):
-    fails(made(tmp_path, family, change=change), words)
-
-
-FAMILIES = [
-    "mamba", "falcon_mamba", "mamba2", "jamba", "jamba_experts", "granitemoehybrid",
-    "granite_experts",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_config_is_the_folders(tmp_path, family):
-    """But for the layout, and numbers that the file has in float32."""
-    expected = load_model_config(save_tiny(family, tmp_path / "folder"))
-
-    def change(writer):
-        writer.add_bos_token_id(expected.bos_token_id)
-        writer.add_eos_token_id(*expected.eos_token_ids)
-
-    read = load_model_config(made(tmp_path, family, change=change))
-    assert read.norm_eps == pytest.approx(expected.norm_eps, rel=1e-7)
-    inner = read.norm_eps if expected.family == "jamba" else expected.mixer_norm_eps
-    attention = expected.attention
-    if attention is not None:
-        assert read.attention.scale == pytest.approx(attention.scale, rel=1e-7)
-        attention = replace(attention, scale=read.attention.scale)
-    assert read == replace(
-        expected, layout="gguf", norm_eps=read.norm_eps, mixer_norm_eps=inner, attention=attention
-    )
-
-
-def test_tokens_that_end_a_text(tmp_path):
-    def change(writer):
-        writer.add_eos_token_id(7)
-        writer.add_eot_token_id(9)
-        writer.add_uint32("tokenizer.ggml.eom_token_id", 7)
-
-    config = load_model_config(made(tmp_path, change=change))
-    assert (config.bos_token_id, config.eos_token_ids) == (None, (7, 9))
-
-
-@pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [("F32", "float32"), ("F16", "float16"), ("BF16", "bfloat16"), ("Q8_0", "bfloat16"),
-     ("Q4_0", "bfloat16")],
-)  # fmt: skip
-def test_dtype_of_most_weights(tmp_path, kind, dtype):
-    file = write_gguf(tiny_oracle("mamba", hidden_size=64), tmp_path / "m.gguf", TYPES[kind])
-    assert load_model_config(file).dtype == dtype
-
-
-def test_a_vocabulary_alone_is_no_model(tmp_path):
-    writer = gguf.GGUFWriter(tmp_path / "vocab.gguf", "mamba")
-    writer.add_embedding_length(24)
-    writer.add_ssm_inner_size(48)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    fails(tmp_path / "vocab.gguf", "no token_embd.weight; a vocabulary alone is no model")
 
 
 def test_a_that_is_not_negative(tmp_path):
