@@ -78,7 +78,8 @@ def test_a_decode_step_moves_int8_weights(name):
     for int8 in (False, True):
         work = counted(config, 1, Step(1, 1, 1, 64.0), int8=int8)
         moved[int8] = sum(w.count * w.bytes for w in work)
-        rank = plan_report(config, 1, BF16, int8=int8)["ranks"][0]
+        weight_dtype = "int8" if int8 else "auto"
+        rank = plan_report(config, 1, BF16, weight_dtype=weight_dtype)["ranks"][0]
         planned[int8] = rank["decode_weight_bytes"]
     saved = planned[False] - planned[True]
     assert saved > 0.3 * planned[False]
