@@ -91,18 +91,22 @@ def split(seqs: Sequences, row: int) -> tuple[Sequences, Sequences]:
     """
     bounds = seqs.bounds
     n_first, skipped = bisect_left(bounds, row), bisect_right(bounds, row) - 1
-    fresh = seqs.fresh[skipped:].clone()
-    fresh[0] &= bounds[skipped] == row
-    first = _part(seqs, slice(0, n_first), [*bounds[:n_first], row], seqs.fresh[:n_first])
+    fresh, sources = seqs.fresh[skipped:].clone(), seqs.sources[skipped:].clone()
+    if bounds[skipped] != row:  # The rest of a sequence goes on from what its first rows left.
+        fresh[0], sources[0] = False, seqs.slots[skipped]
+    starts = seqs.fresh[:n_first], seqs.sources[:n_first]
+    first = _part(seqs, slice(0, n_first), [*bounds[:n_first], row], *starts)
     rest = [0, *(bound - row for bound in bounds[skipped + 1 :])]
-    return first, _part(seqs, slice(skipped, None), rest, fresh)
+    return first, _part(seqs, slice(skipped, None), rest, fresh, sources)
 
 
-def _part(seqs: Sequences, which: slice, bounds: list[int], fresh: torch.Tensor) -> Sequences:
+def _part(
+    seqs: Sequences, which: slice, bounds: list[int], fresh: torch.Tensor, sources: torch.Tensor
+) -> Sequences:
     return Sequences(
         cu_seqlens=torch.tensor(bounds, dtype=torch.int32, device=seqs.cu_seqlens.device),
         slots=seqs.slots[which],
-        sources=seqs.sources[which],
+        sources=sources,
         fresh=fresh,
         bounds=tuple(bounds),
         n_decodes=seqs.n_decodes if which.start == 0 else 0,

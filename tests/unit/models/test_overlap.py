@@ -118,6 +118,15 @@ def test_every_row_can_be_the_seam():
         assert min(lengths) > 0
 
 
+def test_drafts_go_on_from_others_in_the_first_half():
+    seqs = pack([[0]] * 3 + [[0] * 9], [2, 4, 5, 0], sources=[2, 2, 4, 1], waves=(1, 2)).seqs
+    first, second = split(seqs, 7)
+    assert first.slots.tolist() == [2, 4, 5, 0]
+    assert first.sources.tolist() == [2, 2, 4, 1]
+    assert [(part.start, part.stop) for part in first.single_tokens] == [(0, 1), (1, 2), (2, 3)]
+    assert (second.slots.tolist(), second.sources.tolist(), second.waves) == ([0], [0], ())
+
+
 def test_sums_travel_while_the_rank_computes():
     """The order of what a rank does: every delta is waited for after the other half's mixer, and
     goes on to its second exchange in the middle of it."""
