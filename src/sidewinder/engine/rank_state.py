@@ -65,7 +65,7 @@ def open_state(
     page_bytes = of_all_ranks(spec.page_bytes(dtype))
     free = least_free_bytes(device, collectives)
     if engine.weight_dtype == "int8" and device.type != "cpu":
-        free = max(0, free - SLICE_BYTES)
+        free = max(0, free - SLICE_BYTES)  # Products of many rows widen a slice of a matrix.
     size = fit_pool(engine, max(slot_bytes), max(page_bytes), free)
     pool = StatePool(
         model.config, model.dims, size.all_slots + n_spare, dtype, device,

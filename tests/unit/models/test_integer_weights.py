@@ -71,27 +71,17 @@ def test_what_steers_the_recurrence_stays(weight_dtype, bits, tmp_path):
     assert integers["embedding.weight"] is weights["embedding.weight"]
 
 
+# Of int4 1.2 to 1.8 % were measured on all of the text (docs/kernels.md); up to 1.9 on this part.
+@pytest.mark.parametrize(("weight_dtype", "most"), [("int8", 1.005), ("int4", 1.03)])
 @pytest.mark.parametrize("family", ["mamba", "falcon-mamba", "mamba2", "zamba"])
-def test_int8_costs_at_most_half_a_percent_of_perplexity(family):
+def test_rounding_costs_little_perplexity(family, weight_dtype, most):
     text = (ROOT / "data" / "heldout.txt").read_text()[20_000:26_000]
     perplexity = {}
-    for weight_dtype in ("auto", "int8"):
-        with LLM(ROOT / "models" / family, device="cpu", weight_dtype=weight_dtype) as llm:
-            perplexity[weight_dtype] = llm.perplexity(text).perplexity
-    assert perplexity["int8"] != perplexity["auto"]
-    assert perplexity["int8"] <= 1.005 * perplexity["auto"]
-
-
-# Measured on all of the text: 1.2, 1.4, 1.8 and 1.6 % (docs/kernels.md); on this part up to 1.9.
-@pytest.mark.parametrize("family", ["mamba", "falcon-mamba", "mamba2", "zamba"])
-def test_int4_costs_at_most_three_percent_of_perplexity(family):
-    text = (ROOT / "data" / "heldout.txt").read_text()[20_000:26_000]
-    perplexity = {}
-    for weight_dtype in ("auto", "int4"):
-        with LLM(ROOT / "models" / family, device="cpu", weight_dtype=weight_dtype) as llm:
-            perplexity[weight_dtype] = llm.perplexity(text).perplexity
-    assert perplexity["int4"] != perplexity["auto"]
-    assert perplexity["int4"] <= 1.03 * perplexity["auto"]
+    for each in ("auto", weight_dtype):
+        with LLM(ROOT / "models" / family, device="cpu", weight_dtype=each) as llm:
+            perplexity[each] = llm.perplexity(text).perplexity
+    assert perplexity[weight_dtype] != perplexity["auto"]
+    assert perplexity[weight_dtype] <= most * perplexity["auto"]
 
 
 def test_int4_is_refused_on_gpus_before_anything_is_loaded(monkeypatch):
