@@ -240,12 +240,15 @@ def _against_transformers() -> Section:
 
 
 def _against_llama(shape: str) -> Section:
-    bf16, q8, int8 = "llama.cpp bf16", "llama.cpp q8_0", f"int8, {TWO}"
+    bf16, q8, q4 = "llama.cpp bf16", "llama.cpp q8_0", "llama.cpp q4_0"
+    int8, int4 = f"int8, {TWO}", f"int4, {TWO}"
     entrants = (
         ours(TWO),
         ours(int8, "--weight-dtype", "int8"),
+        ours(int4, "--weight-dtype", "int4"),
         Entrant(bf16, "llama", ("bfloat16",)),
         Entrant(q8, "llama", ("q8_0",)),
+        Entrant(q4, "llama", ("q4_0",)),
     )
     large = shape == "mamba-790m"
     one_token = (1.0, 1.4) if large else (None, None)
@@ -254,7 +257,8 @@ def _against_llama(shape: str) -> Section:
         rows = [rate(entrant.name, key) for entrant in entrants]
         rows.append(ratio("bf16 over llama.cpp bf16", (TWO, key), (bf16, key), targets[0]))
         rows.append(ratio("int8 over llama.cpp q8_0", (int8, key), (q8, key), targets[1]))
-        return Case(name, *load, tuple(rows), 5, 90 if large else 45, warm_up=not large)
+        rows.append(ratio("int4 over llama.cpp q4_0", (int4, key), (q4, key)))
+        return Case(name, *load, tuple(rows), 5, 120 if large else 60, warm_up=not large)
 
     return Section(
         f"peers-llama-{shape.removeprefix('mamba-')}",
