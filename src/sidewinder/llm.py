@@ -3,7 +3,7 @@
 import math
 import secrets
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -133,12 +133,24 @@ class LLM:
 
     def chat(
         self,
-        messages: Sequence[dict[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         params: SamplingParams | None = None,
         cache_salt: str | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_options: Mapping[str, Any] | None = None,
     ) -> RequestOutput:
-        """Answer a conversation of {"role": ..., "content": ...} through the chat template."""
-        (output,) = self.generate([self.chat_prompt(messages)], params, cache_salt=cache_salt)
+        """Answer a conversation of {"role": ..., "content": ...} through the chat template.
+
+        Args:
+            messages: and whatever else than role and content the template reads.
+            params: how to continue.
+            cache_salt: states of prefixes are shared only among requests with the same one.
+            tools: functions that the model is shown, in OpenAI's form; `sidewinder.chat` reads the
+                calls in its answer.
+            template_options: further variables of the template.
+        """
+        prompt = self.chat_prompt(messages, tools, template_options)
+        (output,) = self.generate([prompt], params, cache_salt=cache_salt)
         return output
 
     def snapshot(
@@ -202,9 +214,14 @@ class LLM:
         """Figures of the state cache."""
         return self.engine.cache_stats()
 
-    def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def chat_prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        template_options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
         """The token ids that `chat` continues."""
-        return self.tokenizer.chat(messages)
+        return self.tokenizer.chat(messages, tools, template_options)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with BOS where the tokenizer is configured to put one."""

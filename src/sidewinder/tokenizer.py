@@ -1,6 +1,6 @@
-"""Text to token ids and back: the model's tokenizer, text that streams, and stop strings."""
+"""Text to token ids and back: the model's tokenizer, and its chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,6 @@ from sidewinder.checkpoint.hub import resolve_model
 
 REPLACEMENT = "\ufffd"
 """What decoders write for bytes that are no character, or not one yet."""
-
-CONTEXT_TOKENS = 6
-"""Prompt tokens before the output that decide how its first token is written (leading spaces)."""
-
-MOST_PENDING = 16
-"""Tokens without a whole character after which none is on its way: a character has four at most."""
-UNDECIDED = 3
-"""Replacement characters at the end of such a text that the next tokens may still change."""
 
 
 class Tokenizer:
@@ -80,6 +72,13 @@ class Tokenizer:
         """Ids of the tokens that `decode` can leave out."""
         return frozenset(self._inner.all_special_ids)
 
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """All tokens that `decode` can leave out, by their text."""
+        added = self._inner.added_tokens_decoder.items()
+        named = zip(self._inner.all_special_tokens, self._inner.all_special_ids, strict=True)
+        return dict(named) | {str(token): index for index, token in added if token.special}
+
     def encode(self, text: str, special: bool = True) -> list[int]:
         """Token ids of a prompt, with BOS where the tokenizer is configured to put one.
 
@@ -102,35 +101,68 @@ class Tokenizer:
             return self._inner.backend_tokenizer.decode
         return partial(self._inner.decode, clean_up_tokenization_spaces=False)
 
-    def chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation through the chat template, ready for the answer.
+    def chat_template(self, with_tools: bool = False) -> str:
+        """The chat template; some tokenizers have another one for conversations with functions.
 
         Raises:
-            ValueError: if there is no template, or it does not accept these messages.
+            ValueError: if there is none.
         """
         if not self._inner.chat_template:
             raise ValueError(
                 f"the tokenizer of {self.source!r} has no chat template; "
                 "write the prompt yourself and use generate"
             )
+        template: str = self._inner.get_chat_template(tools=[{}] if with_tools else None)
+        return template
+
+    def chat_text(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """A conversation through the chat template, ready for the answer.
+
+        Args:
+            messages: {"role": str, "content": str}, and whatever else the template reads.
+            tools: functions in OpenAI's form.
+            options: further variables of the template.
+
+        Raises:
+            ValueError: if there is no template, or it does not accept these messages.
+        """
+        self.chat_template()
         check_messages(messages)
         from jinja2 import TemplateError
 
         try:
-            text = self._inner.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
+            text: str = self._inner.apply_chat_template(
+                list(messages),
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=True,
+                **(options or {}),
             )
-        except TemplateError as error:
+        # Templates do arithmetic and look up keys; what they raise then is Python's own.
+        except (TemplateError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise ValueError(f"the chat template rejects these messages: {error}") from error
-        ids: list[int] = self._inner.encode(text, add_special_tokens=False)
-        return ids
+        return text
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """The token ids of `chat_text`."""
+        return self.encode(self.chat_text(messages, tools, options), special=False)
 
 
 def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
 
 
-def check_messages(messages: Sequence[dict[str, str]]) -> None:
+def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     """Raise ValueError unless `messages` is a list of {"role": str, "content": str}."""
     example = '[{"role": "user", "content": "Hello"}]'
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
@@ -143,121 +175,3 @@ def check_messages(messages: Sequence[dict[str, str]]) -> None:
 
 def _is_dict(value: object) -> bool:
     return isinstance(value, dict)
-
-
-class Detokenizer:
-    """Text of an output that grows token by token; never part of a character.
-
-    The new text is the difference of two decodings that start a few tokens back, because how a
-    token is written can depend on those before it. What ends in the middle of a character decodes
-    to replacement characters: these stay back until the character is complete, or cannot be.
-
-    Args:
-        tokenizer: decodes token ids.
-        context: the prompt; its last tokens count as what comes before.
-        skip_special_tokens: leave special tokens out.
-    """
-
-    def __init__(
-        self, tokenizer: Tokenizer, context: Sequence[int] = (), skip_special_tokens: bool = True
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._skip = skip_special_tokens
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
-        self._window = list(context[-CONTEXT_TOKENS:])
-        before = self._decode()
-        if before.endswith(REPLACEMENT):  # the prompt ends inside a character: not ours to complete
-            self._window, before = [], ""
-        self._n_before = len(self._window)
-        self._n_emitted = len(before)
-
-    def push(self, token: int) -> str:
-        """Add one token; return the text that is now certain."""
-        if token in self._skipped:
-            return ""
-        self._window.append(token)
-        text = self._decode()
-        certain = text.rstrip(REPLACEMENT)
-        piece = certain[self._n_emitted :]
-        self._n_emitted = max(self._n_emitted, len(certain))
-        if piece and len(certain) == len(text):
-            self._start_window_at_last_piece()
-        elif len(self._window) - self._n_before > MOST_PENDING:
-            piece += self._shorten_window(text)
-        return piece
-
-    def finish(self) -> str:
-        """Return what was held back; nothing more is pushed after that."""
-        text = self._decode()
-        piece = text[self._n_emitted :]
-        self._n_emitted = max(self._n_emitted, len(text))
-        return piece
-
-    def _start_window_at_last_piece(self) -> None:
-        """Forget tokens that cannot matter any more; those of the last piece stay as context."""
-        self._window = self._window[self._n_before :]
-        self._n_before = len(self._window)
-        self._n_emitted = len(self._decode())
-
-    def _shorten_window(self, text: str) -> str:
-        """Give up on the older ones of many tokens without a whole character, or without any text:
-        a model may go on with them, and all would be decoded again with each new one.
-
-        Returns what of `text` is certain then.
-        """
-        pending = self._window[self._n_before :]
-        self._window = self._window[: self._n_before] + pending[-MOST_PENDING // 2 :]
-        rest = self._decode()
-        n_open = len(rest) - len(rest.rstrip(REPLACEMENT))
-        n_held = min(UNDECIDED, n_open, len(text) - self._n_emitted)
-        piece = text[self._n_emitted : len(text) - n_held]
-        self._n_emitted = len(rest) - n_held
-        return piece
-
-    def _decode(self) -> str:
-        if not self._window:
-            return ""
-        return self._tokenizer.decode(self._window, self._skip)
-
-
-class StopStrings:
-    """Looks for stop strings in text that arrives in pieces.
-
-    Text that may be the beginning of a stop string is held back until it is decided.
-
-    Args:
-        stops: the strings to look for.
-        include: let the stop string itself through.
-    """
-
-    def __init__(self, stops: Sequence[str], include: bool = False) -> None:
-        self._stops = tuple(stops)
-        self._include = include
-        self._held = ""
-        self.found: str | None = None
-
-    def push(self, piece: str) -> str:
-        """Add text; return what may be shown. `found` is set once a stop string is complete."""
-        assert self.found is None, "text after its end"
-        text = self._held + piece
-        places = [(text.find(stop), stop) for stop in self._stops if stop in text]
-        if places:
-            start, self.found = min(places, key=lambda place: place[0])
-            self._held = ""
-            return text[: start + len(self.found)] if self._include else text[:start]
-        n_held = max((_overlap(text, stop) for stop in self._stops), default=0)
-        self._held = text[len(text) - n_held :]
-        return text[: len(text) - n_held]
-
-    def finish(self) -> str:
-        """Return what was held back: the text ended without a stop string."""
-        held, self._held = self._held, ""
-        return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop` (and not all of it)."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if stop.startswith(text[len(text) - length :]):
-            return length
-    return 0

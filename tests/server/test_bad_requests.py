@@ -103,7 +103,7 @@ def test_completions_refuse(client, fields, words):
         ({"messages": [{"role": "user", "content": [1]}]}, ["no other"]),
         ({"top_logprobs": 2}, ["needs logprobs"]),
         ({"max_tokens": 0}, ["max_tokens=0"]),
-        ({"tools": []}, ["tools"]),
+        ({"functions": []}, ["functions"]),
     ],
     ids=str,
 )
@@ -180,9 +180,12 @@ def test_a_body_that_is_not_called_json(client, kind):
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_a_field_that_is_null_asks_for_nothing(client, path):
     body = COMPLETION if path == "/v1/completions" else CHAT
-    nothing = dict.fromkeys(["tools", "tool_choice", "store", "metadata", "stop", "seed"])
+    nothing = dict.fromkeys(
+        ["tools", "tool_choice", "functions", "store", "metadata", "stop", "seed"]
+    )
     assert client.post(path, json=body | nothing).status_code == 200
-    error = refused(client.post(path, json=body | nothing | {"tools": [], "a": 0}), 400, "tools, a")
+    unknown = {"functions": [], "a": 0}
+    error = refused(client.post(path, json=body | nothing | unknown), 400, "functions, a")
     assert error["code"] == "unknown_field"
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidewinder.detokenizer import Detokenizer, StopStrings
 from sidewinder.testing import save_tokenizer
-from sidewinder.tokenizer import REPLACEMENT, Detokenizer, StopStrings, Tokenizer
+from sidewinder.tokenizer import REPLACEMENT, Tokenizer
 
 TEXTS = ["the self.return", "naïve café – 日本語 🙂🙂 end", "  two\n\n\tspaces", "�real�", "é"]
 
@@ -230,3 +231,17 @@ def test_search_does_not_depend_on_the_pieces(text, cuts, stop):
     shown, found = search(pieces, [stop])
     assert "".join(shown) == text.partition(stop)[0]
     assert found == (stop if stop in text else None)
+
+
+def test_special_tokens_that_are_kept(tmp_path):
+    own = Tokenizer(str(save_tokenizer(tmp_path, special=["<a>", "<b>"])))
+    tokens = own.encode("the <a>self<b> in<|end|>", special=False)
+    assert [own.special_tokens[text] for text in ("<|end|>", "<a>", "<b>")] == [0, 1, 2]
+
+    def text(kept):
+        stream = Detokenizer(own, tokens[:1], kept=kept)
+        return "".join(stream.push(token) for token in tokens[1:]) + stream.finish()
+
+    assert text(()) == text(("<c>",)) == " self in"
+    assert text(("<a>",)) == " <a>self in"
+    assert text(("<b>", "<a>")) == " <a>self<b> in"

@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from sidewinder.chat import AnswerReader, Conversation, Dialect, Part
 from sidewinder.cli.generate import summary
 from sidewinder.cli.options import (
     add_engine_options,
@@ -18,7 +19,11 @@ from sidewinder.tokenizer import Tokenizer
 
 DESCRIPTION = """\
 Talk with MODEL through its tokenizer's chat template. An empty line or Ctrl-D ends the
-conversation; Ctrl-C stops an answer; /reset forgets what was said."""
+conversation; Ctrl-C stops an answer; /reset forgets what was said. What a model thinks before it
+answers, between <think> and </think>, is dim, and left out where the output is no terminal."""
+
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+"""Terminal codes."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -40,12 +45,13 @@ def run(args: argparse.Namespace) -> int:
     tokenizer = Tokenizer(tokenizer_of(args.model, options))
     tokenizer.chat([*opening, {"role": "user", "content": "Hello"}])
     with LLM(args.model, progress=True, **options) as llm:
+        dialect = Dialect(llm.tokenizer)
         while (said := _read()) is not None:
             if said == "/reset":
                 messages = list(opening)
                 continue
             messages.append({"role": "user", "content": said})
-            answer = _answer(llm, messages, params)
+            answer = _answer(llm, dialect, messages, params)
             messages.append({"role": "assistant", "content": answer})
     return 0
 
@@ -59,17 +65,34 @@ def _read() -> str | None:
         return None
 
 
-def _answer(llm: LLM, messages: list[dict[str, str]], params: SamplingParams) -> str:
+def _answer(
+    llm: LLM, dialect: Dialect, messages: list[dict[str, str]], params: SamplingParams
+) -> str:
     """Stream one answer; Ctrl-C stops it and keeps what was said so far."""
+    conversation = Conversation(messages)
+    prompt = dialect.prompt(conversation)
+    reader = dialect.reader(conversation, prompt) or AnswerReader()
     text = ""
-    stream = llm.stream(llm.chat_prompt(messages), params)
+    stream = llm.stream(
+        llm.tokenizer.encode(prompt, special=False), dialect.params(conversation, prompt, params)
+    )
     try:
         for piece in stream:
-            text += piece.text
-            print(piece.text, end="", flush=True)
+            part = reader.push(piece.text, piece.output is not None)
+            text += part.content
+            print(_shown(part), end="", flush=True)
             if piece.output is not None:
                 print(f"\n{summary(piece.output)}", file=sys.stderr)
     except KeyboardInterrupt:
         stream.close()
         print("\n[stopped]", file=sys.stderr)
     return text
+
+
+def _shown(part: Part) -> str:
+    reasoning = f"{DIM}{part.reasoning}{PLAIN}" if part.reasoning and _is_terminal() else ""
+    return reasoning + part.content
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()

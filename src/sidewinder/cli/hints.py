@@ -19,6 +19,7 @@ ELSEWHERE = {
     "--kv-cache-memory-bytes": "it is --kv-cache-tokens here (hybrids only)",
     "--enable-prefix-caching": "it is on; --state-cache-bytes says how much",
     "--no-enable-prefix-caching": "it is --state-cache-bytes 0 here",
+    "--enable-auto-tool-choice": "it is on where the chat template shows tools",
     "--trust-remote-code": "no code of a checkpoint is ever run; leave it out",
 }
 """Options of vLLM, and what is here instead."""

@@ -37,6 +37,13 @@ _OPTIONS: list[tuple[str, type, str]] = [
     ("drain_s", float, "seconds that open requests get to finish after SIGTERM"),
     ("log_interval_s", float, "seconds between lines about throughput; 0: none"),
     ("log_format", str, "text, or json: one object per line"),
+    (
+        "tool_call_parser",
+        str,
+        "how the model writes calls: hermes, qwen3_coder, falcon, jamba, "
+        "nemotron, none, or as its chat template says",
+    ),
+    ("reasoning_parser", str, "think: between <think> and </think>; none; or as the template says"),
 ]
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from sidewinder.detokenizer import Detokenizer, StopStrings
 from sidewinder.engine.request import FinishReason
 from sidewinder.sampling import SamplingParams
-from sidewinder.tokenizer import Detokenizer, StopStrings, Tokenizer
+from sidewinder.tokenizer import Tokenizer
 
 
 class TextStream:
@@ -22,7 +23,9 @@ class TextStream:
         self._params = params
         self._detokenizer = None
         if tokenizer is not None:
-            self._detokenizer = Detokenizer(tokenizer, prompt, params.skip_special_tokens)
+            self._detokenizer = Detokenizer(
+                tokenizer, prompt, params.skip_special_tokens, params.kept_special_tokens
+            )
         self._stops = StopStrings(params.stop, params.include_stop_str_in_output)
         self._n_tokens = 0
 

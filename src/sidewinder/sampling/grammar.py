@@ -105,7 +105,9 @@ class GrammarCompiler:
         import llguidance
 
         limits = llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
-        matcher = llguidance.LLMatcher(self._vocabulary, _grammar(spec), log_level=0, limits=limits)
+        matcher = llguidance.LLMatcher(
+            self._vocabulary, self._grammar(spec), log_level=0, limits=limits
+        )
         # What is wrong with some grammars shows only when they are first used.
         bits = b"" if matcher.is_error() else matcher.compute_bitmask()
         if matcher.is_error():
@@ -113,6 +115,18 @@ class GrammarCompiler:
         if not any(bits[: -(-self._vocab_size // 8)]):
             raise ValueError("structured output: no text has this form; loosen it")
         return matcher
+
+    def _grammar(self, spec: StructuredOutput) -> str:
+        """`spec` as llguidance reads it, behind free text where it asks for some."""
+        form = _form(spec) | {"name": "form"}
+        if spec.after is None:
+            return json.dumps({"grammars": [form]})
+        # A tag that is a special token has no quotes in a grammar.
+        is_special = spec.after in self._tokenizer.special_tokens
+        tag = spec.after if is_special else json.dumps(spec.after)
+        opening = f"opening{'' if is_special else '[lazy]'}: /(?s:.*)/ {tag}"
+        head = f"%llguidance {{}}\nstart: opening LINES @form\n{opening}\nLINES: /\\n{{0,2}}/\n"
+        return json.dumps({"grammars": [{"name": "head", "lark_grammar": head}, form]})
 
     @cached_property
     def _ending(self) -> bytes:
@@ -138,20 +152,27 @@ class GrammarCompiler:
         return from_tokenizer(inner, n_vocab=n_vocab, eos_token=self._eos)
 
 
-def _grammar(spec: StructuredOutput) -> str:
-    """`spec` as llguidance reads it."""
+def _form(spec: StructuredOutput) -> dict[str, Any]:
+    """The form itself, as one of llguidance's grammars."""
     from llguidance import LLMatcher
 
     if spec.json_object or spec.json is not None:
         schema = spec.json or '{"type": "object"}'
-        return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": BLANKS})
+        return _only(
+            LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": BLANKS})
+        )
     if spec.choice:
         texts = " | ".join(json.dumps(text) for text in spec.choice)
-        return LLMatcher.grammar_from_lark(f"start: {texts}")
+        return {"lark_grammar": f"start: {texts}"}
     if spec.regex is not None:
-        return LLMatcher.grammar_from_regex(spec.regex)
+        return _only(LLMatcher.grammar_from_regex(spec.regex))
     assert spec.grammar is not None
-    return LLMatcher.grammar_from_lark(_lark(spec.grammar))
+    return {"lark_grammar": _lark(spec.grammar)}
+
+
+def _only(grammars: str) -> dict[str, Any]:
+    (grammar,) = json.loads(grammars)["grammars"]
+    return dict(grammar)
 
 
 def _lark(grammar: str) -> str:

@@ -47,6 +47,7 @@ class SamplingParams:
         prompt_logprobs: the same for prompt tokens; the first has none.
         include_stop_str_in_output: leave the stop string, or the stop id's text, in the text.
         skip_special_tokens: leave special tokens out of the text.
+        kept_special_tokens: texts of special tokens that stay in it all the same.
         prediction: what the text may largely say, as text or token ids: a document that is edited,
             say. With `speculate` the text then comes sooner; it stays the same.
 
@@ -73,12 +74,15 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
+    kept_special_tokens: tuple[str, ...] = ()
     prediction: str | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         object.__setattr__(self, "stop", _tuple("stop", stop))
         object.__setattr__(self, "stop_token_ids", _tuple("stop_token_ids", self.stop_token_ids))
+        kept = _tuple("kept_special_tokens", self.kept_special_tokens)
+        object.__setattr__(self, "kept_special_tokens", kept)
         object.__setattr__(self, "logit_bias", _pairs(self.logit_bias))
         if self.prediction is not None and not isinstance(self.prediction, str):
             object.__setattr__(self, "prediction", _tuple("prediction", self.prediction))
@@ -157,6 +161,9 @@ class SamplingParams:
         for text in self.stop:
             if not isinstance(text, str) or not text:
                 raise ValueError(f"stop={text!r} is not a stop string; use non-empty strings")
+        for text in self.kept_special_tokens:
+            if not isinstance(text, str):
+                raise ValueError(f"kept_special_tokens: {text!r} is not a token's text")
         for token in self.stop_token_ids:
             _check_integer("stop_token_ids", token, 0)
         for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):

@@ -23,6 +23,8 @@ class StructuredOutput:
         choice: the text is one of these.
         grammar: a context-free grammar whose first rule is `start` (Lark) or `root` (GBNF, with
             `::=`).
+        after: free text that ends with this comes before: the end of a model's reasoning, say.
+            Beside one of the forms.
 
     Raises:
         ValueError: unless exactly one is given, and it is of its type. Whether it can be compiled
@@ -34,6 +36,7 @@ class StructuredOutput:
     regex: str | None = None
     choice: tuple[str, ...] = ()
     grammar: str | None = None
+    after: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.json_object, bool):
@@ -46,11 +49,11 @@ class StructuredOutput:
             raise ValueError(
                 f"structured output: {named} given; give exactly one of {', '.join(KINDS)}"
             )
-        for name in ("regex", "grammar"):
+        for name in ("regex", "grammar", "after"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
                 raise ValueError(f"{name}={value!r} is not a text; give a non-empty one")
-        for name in ("json", "regex", "grammar"):
+        for name in ("json", "regex", "grammar", "after"):
             if len(getattr(self, name) or "") > MAX_TEXT:
                 raise ValueError(
                     f"structured output: {name} has more than {MAX_TEXT} characters; shorten it"

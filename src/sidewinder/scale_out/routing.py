@@ -77,6 +77,9 @@ def _parts(request: dict[str, Any]) -> Iterator[bytes]:
     """What later prompts may begin with: each message of a chat, or a whole prompt."""
     messages = request.get("messages")
     if isinstance(messages, list):
+        if request.get("tools"):
+            # Templates show them first.
+            yield json.dumps(request["tools"], sort_keys=True).encode()
         for message in messages:
             yield json.dumps(message, sort_keys=True).encode()
         return

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from sidewinder import __version__
 from sidewinder.server import errors, params
+from sidewinder.server.conversation import shown
 from sidewinder.server.errors import ApiError
 from sidewinder.server.metrics import Metrics
 from sidewinder.server.middleware import LimitBody, RequestLog, RequireKey
@@ -74,10 +75,9 @@ def _add_tokens(app: FastAPI, service: Service) -> None:
     @app.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> Response:
         service.check_model(body.model)
-        given = [value for value in (body.prompt, body.messages) if value is not None]
-        if len(given) != 1:
+        if (body.prompt is None) == (body.messages is None):
             raise ApiError(400, "give either prompt or messages", "prompt")
-        tokens = await service.tokenize(given[0])
+        tokens = await service.tokenize(shown(body) if body.prompt is None else body.prompt)
         count = {"count": len(tokens), "max_model_len": service.max_model_len}
         return _json(count | {"tokens": tokens})
 

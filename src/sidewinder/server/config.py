@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from sidewinder.chat.formats import REASONING_PARSERS, TOOL_PARSERS
+
 LOG_FORMATS = ("text", "json")
 
 
@@ -22,6 +24,10 @@ class ServerConfig:
         drain_s: seconds that open requests get to finish after SIGTERM.
         log_interval_s: seconds between lines about throughput; 0 writes none.
         log_format: "text" or "json", one object per line.
+        tool_call_parser: how the model writes calls of functions: a name of
+            `sidewinder.chat.FORMATS`; "auto": as its chat template says; "none": not at all.
+        reasoning_parser: "think": answers may reason between think tags; "auto": where the chat
+            template speaks of them; "none": think tags are text.
 
     Raises:
         ValueError: if an option has a value that it cannot have.
@@ -38,6 +44,8 @@ class ServerConfig:
     drain_s: float = 30.0
     log_interval_s: float = 10.0
     log_format: str = "text"
+    tool_call_parser: str = "auto"
+    reasoning_parser: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -54,7 +62,13 @@ class ServerConfig:
         for name in ("api_key", "served_model_name", "host"):
             if getattr(self, name) == "":
                 raise ValueError(f"{name} is empty; leave it out or give one")
-        if self.log_format not in LOG_FORMATS:
-            raise ValueError(
-                f"log_format={self.log_format!r} is not supported; use {' or '.join(LOG_FORMATS)}"
-            )
+        choices = {
+            "log_format": LOG_FORMATS,
+            "tool_call_parser": TOOL_PARSERS,
+            "reasoning_parser": REASONING_PARSERS,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is not supported; use {', '.join(allowed)}"
+                )

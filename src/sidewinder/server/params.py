@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+from sidewinder.chat import Conversation
 from sidewinder.engine.inputs import Prompt
 from sidewinder.sampling import SamplingParams
+from sidewinder.server.conversation import conversation
 from sidewinder.server.errors import ApiError
 from sidewinder.server.schemas import (
     ChatRequest,
     CompletionRequest,
-    Message,
     Sampling,
     StreamOptions,
 )
@@ -36,7 +37,7 @@ class Generation:
         priority: requests with a lower number go first.
     """
 
-    prompts: Sequence[Prompt | list[Message]]
+    prompts: Sequence[Prompt | Conversation]
     params: SamplingParams
     n: int
     generate: bool = True
@@ -91,12 +92,12 @@ def chat(body: ChatRequest, default_max_tokens: int | None) -> Generation:
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = _params(body, max_tokens, logprobs, body.prompt_logprobs)
-    return _generation(body, [body.messages], params)
+    return _generation(body, [conversation(body)], params)
 
 
 def _generation(
     body: Sampling,
-    prompts: Sequence[Prompt | list[Message]],
+    prompts: Sequence[Prompt | Conversation],
     params: SamplingParams,
     generate: bool = True,
     echo: bool = False,

@@ -10,6 +10,7 @@ from sidewinder.engine.intake import Call
 from sidewinder.engine.outputs import Increment
 from sidewinder.engine.request import FinishReason
 from sidewinder.sampling import TokenLogprobs
+from sidewinder.server.answers import Answer
 from sidewinder.tokenizer import REPLACEMENT, Tokenizer
 
 
@@ -42,11 +43,20 @@ class Choice:
         call: its request.
         opening: text to begin with: the prompt, for `echo`.
         echo: begin with the prompt's logprobs too.
+        answer: of a chat.
     """
 
-    def __init__(self, index: int, call: Call, opening: str = "", echo: bool = False) -> None:
+    def __init__(
+        self,
+        index: int,
+        call: Call,
+        opening: str = "",
+        echo: bool = False,
+        answer: Answer | None = None,
+    ) -> None:
         self.index = index
         self.call = call
+        self.answer = answer or Answer()
         self.n_tokens = 0
         self.n_cached = 0
         self.n_accepted = self.n_rejected = 0
@@ -230,7 +240,11 @@ class Reply:
     def part(self, choice: Choice) -> dict[str, Any] | None:
         """What is new in one choice, for a chunk; None if nothing is."""
         delta = choice.new()
-        return None if delta.is_empty else self._part(choice, delta, "delta")
+        if delta.is_empty:
+            return None
+        part = self._part(choice, delta, "delta")
+        tells = part.get("delta", True) or part["logprobs"] or part["finish_reason"]
+        return part if tells else None
 
     def opening(self) -> list[dict[str, Any]]:
         """The first chunk's choices: a chat's answers begin with their role."""
@@ -250,12 +264,14 @@ class Reply:
         wanted = choice.call.request.params.logprobs is not None
         logprobs = None
         if self._is_chat:
-            role = {"role": "assistant"} if name == "message" else {}
-            part[name] = role | {"content": delta.text}
+            last = delta.finish_reason is not None
+            write = choice.answer.message if name == "message" else choice.answer.delta
+            part[name] = write(delta.text, last)
             if wanted:
                 logprobs = self._writer.chat_logprobs(delta.logprobs)
         else:
             part["text"] = delta.text
             if wanted:
                 logprobs = self._writer.completion_logprobs(choice, delta.logprobs)
-        return part | {"logprobs": logprobs, "finish_reason": delta.finish_reason}
+        reason = choice.answer.finish_reason(delta.finish_reason)
+        return part | {"logprobs": logprobs, "finish_reason": reason}

@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from sidewinder.chat.tools import MAX_TOOLS
 from sidewinder.sampling.params import MAX_BIASES
 
 Int = Annotated[int, Strict()]
@@ -187,18 +188,75 @@ class CompletionRequest(Sampling):
     suffix: str | None = None
 
 
+class CalledFunction(_Body):
+    """A call that the assistant made: the function and JSON text of its arguments."""
+
+    name: Text
+    arguments: Text
+
+
+class MadeCall(_Body):
+    """One of the calls that an assistant's message made."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class Message(_Body):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Content
+    content: Content | None = None
     name: str | None = None
+    tool_calls: list[MadeCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: Text | None = None
+    reasoning: Text | None = None
 
 
-class ChatRequest(Sampling):
-    """Body of POST /v1/chat/completions."""
+class Function(_Body):
+    """A function that may be called."""
+
+    name: Text
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Bool | None = None
+
+
+class FunctionTool(_Body):
+    """An entry of `tools`."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(_Body):
+    """Names a function."""
+
+    name: Text
+
+
+class NamedChoice(_Body):
+    """A `tool_choice` that names the function to call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ConversationFields(_Body):
+    """What the chat template makes a prompt of."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
+    parallel_tool_calls: Bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class ChatRequest(Sampling, ConversationFields):
+    """Body of POST /v1/chat/completions."""
+
     max_completion_tokens: Int | None = None
     logprobs: Bool | None = None
     top_logprobs: Int | None = None
@@ -210,6 +268,8 @@ class TokenizeRequest(_Body):
     model: str | None = None
     prompt: Text | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
 
 class DetokenizeRequest(_Body):

@@ -9,15 +9,16 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from sidewinder.chat import Conversation, Dialect
 from sidewinder.engine.async_engine import AsyncEngine, EngineClosed, RequestStream
 from sidewinder.engine.inputs import Prompt, check_tokens
 from sidewinder.engine.intake import Call, Intake
 from sidewinder.llm import LLM
+from sidewinder.server.answers import Answer
 from sidewinder.server.config import ServerConfig
 from sidewinder.server.errors import ApiError, api_error
 from sidewinder.server.params import Generation
 from sidewinder.server.replies import Choice, Reply, Writer
-from sidewinder.server.schemas import Message
 from sidewinder.server.stream import DONE, event
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Service:
         self.max_model_len = llm.config.max_model_len
         self._vocab_size = llm.model_config.vocab_size
         self._tokenizer = llm.tokenizer
+        self._dialect = Dialect(llm.tokenizer, config.tool_call_parser, config.reasoning_parser)
         self._intake: Intake = llm.intake
         self._writer = Writer(llm.tokenizer)
         # Long prompts take a while: one thread prepares them in their order, off the event loop.
@@ -135,7 +137,7 @@ class Service:
             yield reply.event([], reply.usage(), True)
         yield DONE
 
-    async def tokenize(self, prompt: Prompt | Sequence[Message]) -> list[int]:
+    async def tokenize(self, prompt: Prompt | Conversation) -> list[int]:
         """Token ids of a text, or of a conversation."""
         return await self._off_loop(self._token_ids, prompt)
 
@@ -160,12 +162,29 @@ class Service:
     def _prepare(self, asked: Generation) -> list[Choice]:
         choices: list[Choice] = []
         for prompt in asked.prompts:
+            if isinstance(prompt, Conversation):
+                return self._answers(prompt, asked)
             given = prompt if isinstance(prompt, str) else self._token_ids(prompt)
             opening = self._text(given) if asked.echo else ""
             for number in range(asked.n):
                 call = self._call(given, asked, number)
                 choices.append(Choice(len(choices), call, opening, asked.echo))
         return choices
+
+    def _answers(self, conversation: Conversation, asked: Generation) -> list[Choice]:
+        text = self._dialect.prompt(conversation)
+        asked = replace(asked, params=self._dialect.params(conversation, text, asked.params))
+        tokens = self._tokenizer.encode(text, special=False)
+        return [
+            Choice(
+                number,
+                self._call(tokens, asked, number),
+                answer=Answer(
+                    self._dialect.reader(conversation, text), conversation.choice.is_named
+                ),
+            )
+            for number in range(asked.n)
+        ]
 
     def _call(self, prompt: Prompt, asked: Generation, number: int) -> Call:
         params = asked.params_of(number)
@@ -175,22 +194,17 @@ class Service:
         call = self._intake.reading(prompt, cache_salt=asked.cache_salt)
         return replace(call, request=replace(call.request, params=params))
 
-    def _token_ids(self, prompt: Prompt | Sequence[Message]) -> list[int]:
+    def _token_ids(self, prompt: Prompt | Conversation) -> list[int]:
         if isinstance(prompt, str):
             return self._tokenizer.encode(prompt)
-        if prompt and isinstance(prompt[0], Message):
-            messages = [{"role": m.role, "content": m.content} for m in _messages(prompt)]
-            return self._tokenizer.chat(messages)
-        return [token for token in prompt if isinstance(token, int)]
+        if isinstance(prompt, Conversation):
+            return self._tokenizer.encode(self._dialect.prompt(prompt), special=False)
+        return list(prompt)
 
     def _text(self, prompt: Prompt) -> str:
         if isinstance(prompt, str):
             return prompt
         return self._tokenizer.decode(check_tokens(prompt, self._vocab_size), False)
-
-
-def _messages(prompt: Sequence[Any]) -> list[Message]:
-    return [message for message in prompt if isinstance(message, Message)]
 
 
 def _by_request(reply: Reply) -> dict[int, Choice]:

@@ -1,13 +1,22 @@
 """A tiny tokenizer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
-def save_tokenizer(folder: Path, merges: int = 30, bos: bool = False) -> Path:
+
+def save_tokenizer(
+    folder: Path,
+    merges: int = 30,
+    bos: bool = False,
+    special: Sequence[str] = (),
+    template: str = CHAT_TEMPLATE,
+) -> Path:
     """Write a tiny byte-level BPE tokenizer into `folder` and return it.
 
-    Its ids: 0 is `<|end|>` (end of text, and BOS where `bos`), then 256 bytes, then up to `merges`
-    merges: 287 at most by default.
+    Its ids: 0 is `<|end|>` (end of text, and BOS where `bos`), then further `special` tokens, 256
+    bytes, then up to `merges` merges: 287 at most by default.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -16,8 +25,8 @@ def save_tokenizer(folder: Path, merges: int = 30, bos: bool = False) -> Path:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=257 + merges,
-        special_tokens=["<|end|>"],
+        vocab_size=257 + len(special) + merges,
+        special_tokens=["<|end|>", *special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -26,7 +35,6 @@ def save_tokenizer(folder: Path, merges: int = 30, bos: bool = False) -> Path:
         inner.post_processor = processors.TemplateProcessing(
             single="<|end|> $A", special_tokens=[("<|end|>", 0)]
         )
-    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=inner, eos_token="<|end|>", bos_token="<|end|>", chat_template=template
     )

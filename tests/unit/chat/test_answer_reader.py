@@ -1,0 +1,182 @@
+"""Answers taken apart: reasoning, text, calls; whole and in pieces."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from chat_cases import TOOLS, call_text
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidewinder.chat import FORMATS, AnswerReader
+
+SCHEMAS = {tool.name: tool.parameters for tool in TOOLS}
+
+
+def read(text, tools=None, reasoning="none", pieces=None, most_calls=None):
+    """(reasoning, content, calls) of an answer, given in `pieces`."""
+    reader = AnswerReader(tools and FORMATS[tools], SCHEMAS, reasoning, most_calls)
+    given_pieces = pieces or [text]
+    parts = [reader.push(piece, False) for piece in given_pieces[:-1]]
+    parts.append(reader.push(given_pieces[-1], True))
+    calls = [(call.name, json.loads(call.arguments)) for part in parts for call in part.calls]
+    assert reader.n_calls == len(calls)
+    return "".join(p.reasoning for p in parts), "".join(p.content for p in parts), calls
+
+
+BERN = ("get_weather", {"city": "Bern", "days": 3})
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_call(name):
+    assert read(call_text(name), name) == ("", "", [BERN])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_text_around_calls(name):
+    text = f"Let me see.\n\n{call_text(name)}\n{call_text(name)} So.\n"
+    assert read(text, name) == ("", "Let me see.So.\n", [BERN, BERN])
+
+
+@pytest.mark.parametrize("name", ["falcon", "jamba", "nemotron"])
+def test_several_calls_in_a_list(name):
+    body = '[{"name": "now", "arguments": {}},\n {"name": "now", "arguments": {"a": [1, null]}}]'
+    assert read(call_text(name, body), name)[2] == [("now", {}), ("now", {"a": [1, None]})]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_without_the_closing_tag(name):
+    """A model may end its answer right behind the call."""
+    text = call_text(name).removesuffix(FORMATS[name].end)
+    assert read(f"Hm. {text}", name) == ("", "Hm.", [BERN])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_closing_tag_inside_an_argument(name):
+    format_ = FORMATS[name]
+    body = call_text(name).removeprefix(format_.begin).removesuffix(format_.end)
+    odd = body.replace("Bern", f"B{format_.end}n")
+    assert read(call_text(name, odd), name)[2] == [
+        ("get_weather", {"city": f"B{format_.end}n", "days": 3})
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "{", "3", '"now"', "[]", '{"name": 3}', '{"name": "now", "arguments": [1]}',
+     '{"name": "now", "arguments": {"a": NaN}}', '[{"name": "now"}, 3]', "[" * 100_000],
+    ids=lambda body: body[:40],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["hermes", "jamba"])
+def test_what_is_no_call_stays_text(name, body):
+    text = f"a {FORMATS[name].begin}{body}{FORMATS[name].end} b"
+    joined = f"a{FORMATS[name].begin}{body}{FORMATS[name].end} b"
+    assert read(text, name) == ("", joined, [])
+
+
+def test_arguments_under_other_names():
+    assert read(call_text("hermes", '{"name": "now", "parameters": {"a": 1}}'), "hermes")[2] == [
+        ("now", {"a": 1})
+    ]
+    assert read(call_text("hermes", '{"name": "now"}'), "hermes")[2] == [("now", {})]
+
+
+def test_xml_values_follow_the_schema():
+    def value(text, schema):
+        body = f"<function=f>\n<parameter=x>\n{text}\n</parameter>\n</function>"
+        reader = AnswerReader(FORMATS["qwen3_coder"], {"f": {"properties": {"x": schema}}})
+        (call,) = reader.push(call_text("qwen3_coder", body), True).calls
+        return json.loads(call.arguments)["x"]
+
+    assert value("3", {"type": "string"}) == "3"
+    assert value("3", {"type": "integer"}) == 3
+    assert value("3", {}) == "3"
+    assert value("3", {"type": ["string", "null"]}) == "3"
+    assert value("null", {"type": ["string", "null"]}) is None
+    assert value("null", {"type": "string"}) == "null"
+    assert value("[1, 2]", {"type": "array"}) == [1, 2]
+    assert value("true", {"anyOf": [{"type": "boolean"}, {"type": "null"}]}) is True
+    assert value("C", {"enum": ["C", "F"]}) == "C"
+    assert value("2", {"enum": [1, 2]}) == 2
+    assert value("many", {"type": "integer"}) == "many"
+    assert value("a\n\nb </function> c", {"type": "string"}) == "a\n\nb </function> c"
+    assert value("NaN", {"type": "number"}) == "NaN"
+
+
+def test_xml_that_is_no_call():
+    for body in [
+        "now()",
+        "<function=now>",
+        "<function=now>hm</function>",
+        "<function=>\n</function>",
+    ]:
+        assert read(call_text("qwen3_coder", body), "qwen3_coder")[2] == []
+
+
+def test_reasoning_that_the_prompt_opened():
+    text = "\nWhy?\nSo.\n</think>\n\nYes.\n"
+    assert read(text, reasoning="open") == ("Why?\nSo.", "Yes.\n", [])
+    assert read("Why?", reasoning="open") == ("Why?", "", [])
+    assert read("</think>Yes.", reasoning="open") == ("", "Yes.", [])
+
+
+def test_reasoning_that_the_answer_may_open():
+    assert read("\n<think>\nWhy?</think>Yes.", reasoning="maybe") == ("Why?", "Yes.", [])
+    assert read("Yes. <think> No.</think>", reasoning="maybe") == (
+        "",
+        "Yes. <think> No.</think>",
+        [],
+    )
+    assert read("<thi", reasoning="maybe") == ("", "<thi", [])
+    assert read("", reasoning="maybe") == ("", "", [])
+
+
+def test_tags_that_are_text():
+    text = f"<think>a</think> {call_text('hermes')}"
+    assert read(text) == ("", text, [])
+
+
+def test_calls_after_reasoning():
+    text = f"Why? <tool_call> no.</think>\n{call_text('hermes')}"
+    assert read(text, "hermes", "open") == ("Why? <tool_call> no.", "", [BERN])
+
+
+def test_most_calls():
+    text = call_text("hermes") * 3
+    assert read(text, "hermes", most_calls=1) == ("", "", [BERN])
+
+
+SNIPPETS = st.sampled_from(
+    ["a", " ", "\n", "<", "<think>", "</think>", "</tool", "<tool_call>", "</tool_call>", "{", "é",
+     call_text("hermes"), call_text("qwen3_coder"), call_text("jamba"), "<tool_calls>"]
+)  # fmt: skip
+
+
+@given(
+    st.lists(SNIPPETS, max_size=8).map("".join),
+    st.sampled_from(sorted(FORMATS)),
+    st.sampled_from(["none", "maybe", "open"]),
+    st.data(),
+)
+def test_pieces_equal_the_whole(text, name, reasoning, data):
+    cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=6).map(sorted))
+    edges = [0, *cuts, len(text)]
+    pieces = [text[low:high] for low, high in pairwise(edges)]
+    assert read(text, name, reasoning, pieces) == read(text, name, reasoning)
+    assert read(text, name, reasoning, list(text) or [""]) == read(text, name, reasoning)
+
+
+def test_text_does_not_wait_without_need():
+    reader = AnswerReader(FORMATS["hermes"], SCHEMAS)
+    assert reader.push("Hello", False).content == "Hello"
+    assert reader.push(" <b", False).content == " <b"
+    assert reader.push(" <to", False).content == ""
+    assert reader.push("e>", False).content == " <toe>"
+
+
+def test_ids_differ():
+    reader = AnswerReader(FORMATS["hermes"], SCHEMAS)
+    first, second = reader.push(call_text("hermes") * 2, True).calls
+    assert first == second
+    assert first.id != second.id
+    assert first.id.startswith("call_")
