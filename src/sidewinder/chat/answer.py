@@ -1,14 +1,12 @@
 """Reads an answer while it is written: reasoning, text, and calls of functions apart."""
 
-import json
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sidewinder.chat.calls import CallPiece, CallReader, JsonCalls, XmlCalls
 from sidewinder.chat.formats import END_THINK, THINK, ToolFormat
-from sidewinder.chat.schema import takes_text, types_of
 from sidewinder.detokenizer import overlap
 
 
@@ -18,7 +16,7 @@ class ToolCall:
 
     Attributes:
         name: of the function; whatever the model wrote, also where there is no such function.
-        arguments: JSON text of an object.
+        arguments: JSON text of an object, if the model wrote it rightly, and to its end.
         id: names the call in this conversation.
     """
 
@@ -33,13 +31,24 @@ class Part:
 
     reasoning: str = ""
     content: str = ""
-    calls: list[ToolCall] = field(default_factory=list)
+    pieces: list[CallPiece] = field(default_factory=list)
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """The calls of a whole answer."""
+        calls: list[ToolCall] = []
+        for piece in self.pieces:
+            if piece.name is not None:
+                calls.append(ToolCall(piece.name, piece.arguments))
+            else:
+                last = calls[-1]
+                calls[-1] = ToolCall(last.name, last.arguments + piece.arguments, last.id)
+        return calls
 
 
 class AnswerReader:
     """Reads one answer, piece by piece. A piece of text that may be the beginning of a tag stays
-    back until it is decided; a call is reported when it is complete. What looks like a call and
-    cannot be read stays text.
+    back until it is decided. What looks like a call and cannot be read stays text.
 
     Args:
         tools: how calls are written; None: there are none to be read.
@@ -47,6 +56,9 @@ class AnswerReader:
         reasoning: "none": think tags are text. "maybe": the answer may begin with `<think>`.
             "open": the prompt ended with it.
         most_calls: further ones are dropped.
+
+    Attributes:
+        n_calls: those that have begun.
     """
 
     def __init__(
@@ -57,12 +69,15 @@ class AnswerReader:
         most_calls: int | None = None,
     ) -> None:
         self._tools = tools
-        self._most_calls = most_calls
         self._schemas = schemas or {}
+        self._most_calls = most_calls
         starts = {"none": self._content, "maybe": self._beginning, "open": self._reasoning}
         self._state = starts[reasoning]
         self._rest = ""
         self._trims = reasoning == "open"
+        self._calls = CallReader("")
+        self._tag = self._raw = ""
+        self._drops = False
         self.n_calls = 0
 
     def push(self, text: str, last: bool) -> Part:
@@ -112,52 +127,43 @@ class AnswerReader:
         before, tag, after = self._rest.partition(self._tools.begin)
         if tag:
             part.content += before.rstrip()
-            self._rest = after
-            self._state = self._call
+            self._begin_calls(self._tools, before[len(before.rstrip()) :] + tag, after)
             return
         held = 0 if last else _held_back(self._rest, self._tools.begin, None)
         part.content += self._rest[: len(self._rest) - held]
         self._rest = self._rest[len(self._rest) - held :]
 
-    def _call(self, part: Part, last: bool) -> None:
-        """Behind an opening tag. The closing one may also be part of an argument."""
-        assert self._tools is not None
-        end = self._rest.find(self._tools.end)
-        while end >= 0:
-            calls = self._calls(self._rest[:end])
-            if calls:
-                self._take(part, calls, self._rest[end + len(self._tools.end) :])
-                return
-            end = self._rest.find(self._tools.end, end + 1)
-        if not last:
-            return
-        # A model may end its answer without the closing tag.
-        if calls := self._calls(self._rest):
-            self._take(part, calls, "")
-            return
-        part.content += self._tools.begin + self._rest
+    def _begin_calls(self, tools: ToolFormat, tag: str, rest: str) -> None:
+        is_xml = tools.body == "xml"
+        self._calls = XmlCalls(tools.end, self._schemas) if is_xml else JsonCalls(tools.end)
+        self._tag, self._raw, self._rest = tag, "", rest
+        self._state = self._in_calls
+
+    def _in_calls(self, part: Part, last: bool) -> None:
+        """Behind an opening tag, which `_tag` has with the blanks before it."""
+        calls = self._calls
+        if not calls.begun:
+            self._raw += self._rest
+        calls.push(self._rest)
         self._rest = ""
+        self._take(part, calls)
+        if not calls.begun and (calls.is_over or last):
+            # It was no call: the tag is text, and what follows is read again as such.
+            part.content += self._tag
+            self._rest, self._trims = self._raw, False
+            self._state = self._content
+        elif calls.is_over:
+            self._rest, self._trims = calls.rest, True
+            self._state = self._content
 
-    def _take(self, part: Part, calls: list[ToolCall], rest: str) -> None:
-        if self._most_calls is not None:
-            calls = calls[: self._most_calls - self.n_calls]
-        part.calls += calls
-        self.n_calls += len(calls)
-        self._rest, self._trims = rest, True
-        self._state = self._content
-
-    def _calls(self, body: str) -> list[ToolCall]:
-        """The calls that `body` holds; none if it cannot be read."""
-        assert self._tools is not None
-        if self._tools.body == "xml":
-            return _xml_calls(body, self._schemas)
-        try:
-            value = json.loads(body, parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            return []
-        values = value if isinstance(value, list) else [value]
-        calls = [_json_call(each) for each in values]
-        return [call for call in calls if call is not None] if all(calls) else []
+    def _take(self, part: Part, calls: CallReader) -> None:
+        for piece in calls.pieces:
+            if piece.name is not None:
+                self._drops = self.n_calls == self._most_calls
+                self.n_calls += not self._drops
+            if not self._drops:
+                part.pieces.append(piece)
+        calls.pieces = []
 
 
 def _held_back(text: str, tag: str, blanks: str | None) -> int:
@@ -165,52 +171,3 @@ def _held_back(text: str, tag: str, blanks: str | None) -> int:
     blanks before it (`blanks` as `str.rstrip` takes them)."""
     undecided = text[: len(text) - overlap(text, tag)]
     return len(text) - len(undecided.rstrip(blanks))
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _json_call(value: Any) -> ToolCall | None:
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return None
-    arguments = value.get("arguments", value.get("parameters", {}))
-    if not isinstance(arguments, dict):
-        return None
-    return ToolCall(value["name"], json.dumps(arguments, ensure_ascii=False))
-
-
-_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>(.*)</function>\s*", re.DOTALL)
-_PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
-
-
-def _xml_calls(body: str, schemas: Mapping[str, Mapping[str, Any]]) -> list[ToolCall]:
-    found = _FUNCTION.fullmatch(body)
-    if found is None:
-        return []
-    name, inside = found.groups()
-    schema = schemas.get(name, {})
-    properties = schema.get("properties", {})
-    arguments: dict[str, Any] = {}
-    position = 0
-    while position < len(inside):
-        parameter = _PARAMETER.match(inside, position)
-        if parameter is None:
-            if inside[position:].strip():
-                return []
-            break
-        key, text = parameter.groups()
-        arguments[key] = _xml_value(text, properties.get(key), schema)
-        position = parameter.end()
-    return [ToolCall(name, json.dumps(arguments, ensure_ascii=False))]
-
-
-def _xml_value(text: str, schema: Any, root: Any) -> Any:
-    """Text where the schema allows a text, or says nothing; else JSON, if it is any."""
-    is_null = text == "null" and "null" in types_of(schema, root)
-    if takes_text(schema, root) and not is_null:
-        return text
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return text

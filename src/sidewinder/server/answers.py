@@ -1,8 +1,9 @@
 """The message of a chat's choice: text, reasoning, and calls of functions."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from sidewinder.chat import AnswerReader, Part, ToolCall
+from sidewinder.chat import AnswerReader, CallPiece, ToolCall
 from sidewinder.engine.request import FinishReason
 
 
@@ -26,7 +27,7 @@ class Answer:
         message: dict[str, Any] = {"role": "assistant", "content": part.content}
         if part.reasoning:
             message["reasoning_content"] = part.reasoning
-        if part.calls:
+        if part.pieces:
             message["content"] = part.content or None
             message["tool_calls"] = [_call(call) for call in part.calls]
         return message
@@ -35,17 +36,15 @@ class Answer:
         """What `text` adds to the message; {} if that is not certain yet."""
         if self._reader is None:
             return {"content": text}
-        first = self._reader.n_calls
-        part: Part = self._reader.push(text, last)
+        n_calls = self._reader.n_calls
+        part = self._reader.push(text, last)
         delta: dict[str, Any] = {}
         if part.reasoning:
             delta["reasoning_content"] = part.reasoning
         if part.content:
             delta["content"] = part.content
-        if part.calls:
-            delta["tool_calls"] = [
-                {"index": index} | _call(call) for index, call in enumerate(part.calls, first)
-            ]
+        if part.pieces:
+            delta["tool_calls"] = _numbered(part.pieces, n_calls)
         return delta
 
     def finish_reason(self, reason: FinishReason | None) -> str | None:
@@ -57,3 +56,18 @@ class Answer:
 def _call(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.id, "type": "function", "function": function}
+
+
+def _numbered(pieces: Sequence[CallPiece], n_calls: int) -> list[dict[str, Any]]:
+    """Entries of a delta, one for each call, behind `n_calls` calls before."""
+    entries: list[dict[str, Any]] = []
+    for piece in pieces:
+        if piece.name is not None:
+            call = _call(ToolCall(piece.name, piece.arguments))
+            entries.append({"index": n_calls} | call)
+            n_calls += 1
+        elif entries:
+            entries[-1]["function"]["arguments"] += piece.arguments
+        else:
+            entries.append({"index": n_calls - 1, "function": {"arguments": piece.arguments}})
+    return entries

@@ -8,9 +8,17 @@ from chat_cases import TOOLS, call_text
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidewinder.chat import FORMATS, AnswerReader
+from sidewinder.chat import FORMATS, AnswerReader, Part
 
 SCHEMAS = {tool.name: tool.parameters for tool in TOOLS}
+
+
+def as_json(text):
+    """The value, or `text` itself where it is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def read(text, tools=None, reasoning="none", pieces=None, most_calls=None):
@@ -19,8 +27,9 @@ def read(text, tools=None, reasoning="none", pieces=None, most_calls=None):
     given_pieces = pieces or [text]
     parts = [reader.push(piece, False) for piece in given_pieces[:-1]]
     parts.append(reader.push(given_pieces[-1], True))
-    calls = [(call.name, json.loads(call.arguments)) for part in parts for call in part.calls]
+    calls = Part(pieces=[piece for part in parts for piece in part.pieces]).calls
     assert reader.n_calls == len(calls)
+    calls = [(call.name, as_json(call.arguments)) for call in calls]
     return "".join(p.reasoning for p in parts), "".join(p.content for p in parts), calls
 
 
@@ -64,21 +73,42 @@ def test_the_closing_tag_inside_an_argument(name):
 @pytest.mark.parametrize(
     "body",
     ["", "{", "3", '"now"', "[]", '{"name": 3}', '{"name": "now", "arguments": [1]}',
-     '{"name": "now", "arguments": {"a": NaN}}', '[{"name": "now"}, 3]', "[" * 100_000],
+     '{"name": "now" "arguments"', "[" * 100_000, '{"name": ' * 1000],
     ids=lambda body: body[:40],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["hermes", "jamba"])
 def test_what_is_no_call_stays_text(name, body):
     text = f"a {FORMATS[name].begin}{body}{FORMATS[name].end} b"
-    joined = f"a{FORMATS[name].begin}{body}{FORMATS[name].end} b"
-    assert read(text, name) == ("", joined, [])
+    assert read(text, name) == ("", text, [])
+    again = read(f"{text} {call_text(name)}", name)
+    assert again == ("", text, [BERN])
 
 
-def test_arguments_under_other_names():
+def test_arguments_that_are_no_json_are_reported():
+    """Their beginning may be with the client already."""
+    for text in ('{"a": NaN}', '{"a": 1, }', '{"a" 1}'):
+        body = f'{{"name": "now", "arguments": {text}}}'
+        assert read(call_text("hermes", body), "hermes")[2][0][0] == "now"
+    cut = '<tool_call>{"name": "now", "arguments": {"a": "b'
+    assert read(cut, "hermes") == ("", "", [("now", '{"a": "b')])
+    unclosed = call_text("hermes", '{"name": "now", "arguments": {"a": 1')
+    assert read(f"{unclosed} So.", "hermes") == ("", "So.", [("now", '{"a": 1')])
+    junk = call_text("hermes", '[{"name": "now", "arguments": {}}, 3, {"b": 1}, x]')
+    assert read(junk, "hermes")[2] == [("now", {})]
+
+
+def test_arguments_in_other_ways():
     assert read(call_text("hermes", '{"name": "now", "parameters": {"a": 1}}'), "hermes")[2] == [
         ("now", {"a": 1})
     ]
     assert read(call_text("hermes", '{"name": "now"}'), "hermes")[2] == [("now", {})]
+    for body in (
+        '{"arguments": {"a": {"b": "}"}}, "name": "now"}',
+        '{"id": 3, "name": "now", "arguments": {"a": {"b": "}"}}}',
+        '{"name": "now", "arguments": "{\\"a\\": {\\"b\\": \\"}\\"}}"}',
+        ' [ { "name" :\n"now" , "arguments" :{"a": {"b": "}"}} } ] ',
+    ):
+        assert read(call_text("hermes", body), "hermes")[2] == [("now", {"a": {"b": "}"}})], body
 
 
 def test_xml_values_follow_the_schema():
@@ -99,18 +129,38 @@ def test_xml_values_follow_the_schema():
     assert value("C", {"enum": ["C", "F"]}) == "C"
     assert value("2", {"enum": [1, 2]}) == 2
     assert value("many", {"type": "integer"}) == "many"
-    assert value("a\n\nb </function> c", {"type": "string"}) == "a\n\nb </function> c"
+    odd = 'a\n\n"b" \\ é </function> <parameter=y> c\n'
+    assert value(odd, {"type": "string"}) == odd
     assert value("NaN", {"type": "number"}) == "NaN"
 
 
 def test_xml_that_is_no_call():
-    for body in [
-        "now()",
-        "<function=now>",
-        "<function=now>hm</function>",
-        "<function=>\n</function>",
-    ]:
-        assert read(call_text("qwen3_coder", body), "qwen3_coder")[2] == []
+    for body in ["now()", "", "<function>", "<function=>\n</function>", "<functions=now>"]:
+        text = f"a\n{call_text('qwen3_coder', body)}"
+        assert read(text, "qwen3_coder") == ("", text, [])
+
+
+def test_xml_that_is_incomplete():
+    start = "<tool_call>\n<function=now>\n"
+    assert read(start, "qwen3_coder")[2] == [("now", "{")]
+    assert read(f"{start}</tool_call>", "qwen3_coder")[2] == [("now", {})]
+    cut = f"{start}<parameter=a>\n1\n</parameter>\n<parameter=b>\nlong te"
+    assert read(cut, "qwen3_coder")[2] == [("now", '{"a": "1", "b": "long te')]
+    junk = f"{start}hm <parameter=a>1</parameter> hm </function></tool_call>"
+    assert read(junk, "qwen3_coder")[2] == [("now", {"a": "1"})]
+
+
+def test_arguments_come_while_they_are_written():
+    """A long text may take minutes, and connections end that are silent for long."""
+    for name, start in (
+        ("hermes", '<tool_call>\n{"name": "now", "arguments": {"a": "'),
+        ("jamba", '<tool_calls>[\n    {"name": "now", "arguments": {"a": "'),
+        ("qwen3_coder", "<tool_call>\n<function=now>\n<parameter=a>\n"),
+    ):
+        reader = AnswerReader(FORMATS[name])
+        assert [piece.name for piece in reader.push(start, False).pieces if piece.name] == ["now"]
+        assert "".join(p.arguments for p in reader.push("Once", False).pieces) == "Once"
+        assert "".join(p.arguments for p in reader.push(" upon", False).pieces) == " upon"
 
 
 def test_reasoning_that_the_prompt_opened():
