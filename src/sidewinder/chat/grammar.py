@@ -88,9 +88,13 @@ def _xml_rules(name: str, tool: Tool) -> Iterable[str]:
 
 
 def _text(schema: Any) -> str:
-    values = schema.get("enum", []) if isinstance(schema, dict) else []
-    texts = [json.dumps(value) for value in values if isinstance(value, str)]
-    return f"({' | '.join(texts)})" if texts else f"/{ANYTHING}/"
+    """Plain text: one of a few, or of these lengths. Patterns do not hold it."""
+    known = schema if isinstance(schema, dict) else {}
+    texts = [json.dumps(value) for value in known.get("enum", []) if isinstance(value, str)]
+    if texts:
+        return f"({' | '.join(texts)})"
+    least, most = known.get("minLength", 0), known.get("maxLength", "")
+    return f"/(?s:.{{{least},{most}}})/" if least or most != "" else f"/{ANYTHING}/"
 
 
 def _object_schema(parameters: dict[str, Any]) -> dict[str, Any]:

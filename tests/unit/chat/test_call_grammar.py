@@ -81,7 +81,7 @@ SEARCH = Tool(
         "type": "object",
         "$defs": {"small": {"type": "integer", "maximum": 5}},
         "properties": {
-            "text": {"type": "string"},
+            "text": {"type": "string", "maxLength": 20},
             "kind": {"type": "string", "enum": ["a", "b c"]},
             "n": {"$ref": "#/$defs/small"},
         },
@@ -97,6 +97,8 @@ SEARCH = Tool(
         ({"text": "", "kind": "b c", "n": "0"}, True),
         ({"text": "a", "kind": "b", "n": "0"}, False),
         ({"text": "a", "n": "6"}, False),
+        ({"text": "a" * 20, "n": "5"}, True),
+        ({"text": "a" * 21, "n": "5"}, False),
         ({"text": "a"}, False),
         ({"n": "5", "text": "a"}, False),
         ({"text": "a", "n": "5", "more": "b"}, False),
