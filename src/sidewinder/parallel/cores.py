@@ -1,8 +1,10 @@
 """How many cores this process may use, and how ranks divide them."""
 
+import functools
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +13,14 @@ import torch
 from sidewinder.collectives.shared_memory import native
 from sidewinder.config import ModelConfig
 from sidewinder.memory import keep_freed_memory
+from sidewinder.parallel.topology import (
+    in_order_of_use,
+    memory_nodes,
+    physical_cores,
+    together,
+)
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
-CPU_ROOT = Path("/sys/devices/system/cpu")
 HOLD_PREFIX = "\0sidewinder-core-"
 """Of the abstract socket names that stand for cores."""
 MOST_THREADS = 1024
@@ -38,14 +45,17 @@ def threads_per_rank(threads: int | None, ranks: int) -> int:
     """CPU threads of each of `ranks` ranks on this machine.
 
     Args:
-        threads: what the user asked for; None divides the usable cores evenly, at least one each.
+        threads: what the user asked for; None divides the usable physical cores evenly, at least
+            one each: a second hardware thread of a core has no registers or caches to add, and
+            takes from the first one while it waits.
         ranks: how many ranks share the machine.
 
     Raises:
         ValueError: if `threads` is below 1, or more than a rank may have.
     """
     if threads is None:
-        return min(MOST_THREADS, max(1, usable_cores() // ranks))
+        cores = min(usable_cores(), physical_cores(affinity()))
+        return min(MOST_THREADS, max(1, cores // ranks))
     if threads < 1:
         raise ValueError(f"threads={threads}: a rank needs 1 thread or more (None chooses)")
     if threads > MOST_THREADS:
@@ -99,6 +109,20 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
 
 
+@functools.cache
+def advise_on_nodes(ranks: int, threads: int) -> None:
+    """Say once where more ranks would each have their weights in their own cores' memory: these
+    have more threads than a memory node has cores."""
+    nodes = memory_nodes(affinity())
+    if ranks < nodes and threads * nodes > physical_cores(affinity()):
+        warnings.warn(
+            f"this machine's cores have {nodes} memory nodes, and {ranks} rank"
+            f"{'s read' if ranks > 1 else ' reads'} weights across them; tp={nodes} keeps each "
+            "rank's weights near its cores",
+            stacklevel=4,
+        )
+
+
 def use_threads(threads: int) -> None:
     """Let torch's operators and the native kernels of this process use `threads` threads."""
     torch.set_num_threads(threads)
@@ -140,20 +164,22 @@ class CoreLease:
 
 
 def lease_cores(ranks: int, threads: int) -> CoreLease | None:
-    """Cores for `ranks` ranks of `threads` threads each, neighbours together, if they can be had.
+    """Cores for `ranks` ranks of `threads` threads each, if they can be had.
 
     They can be had if the affinity mask and the cgroup's quota give every thread its own core, and
-    no other group holds them.
+    no other group holds them. Every thread gets a physical core of its own as long as there are
+    any, and a rank's are neighbours, in one memory node where that is possible.
     """
     wanted = ranks * threads
     if sys.platform != "linux" or usable_cores() < wanted:
         return None
     free: list[int] = []
     holds: list[socket.socket] = []
-    for core in sorted(affinity(), key=_place):
+    for core in in_order_of_use(affinity()):
         if len(free) < wanted and (hold := _hold(core)) is not None:
             free.append(core)
             holds.append(hold)
+    free = together(free)
     cores = [tuple(free[rank * threads : (rank + 1) * threads]) for rank in range(ranks)]
     lease = CoreLease(cores, holds)
     if len(free) < wanted:
@@ -170,12 +196,3 @@ def _hold(core: int) -> socket.socket | None:
         hold.close()
         return None
     return hold
-
-
-def _place(core: int) -> tuple[int, int, int]:
-    """Package and physical core of a logical one: its hardware threads stay together."""
-    topology = CPU_ROOT / f"cpu{core}" / "topology"
-    package, physical = (
-        int((_lines(topology / name) or ["0"])[0]) for name in ("physical_package_id", "core_id")
-    )
-    return package, physical, core

@@ -12,7 +12,7 @@ import torch
 from sidewinder.collectives import shared_memory
 from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.config import EngineConfig, ModelConfig
-from sidewinder.parallel.cores import threads_per_rank, use_threads
+from sidewinder.parallel.cores import advise_on_nodes, threads_per_rank, use_threads
 from sidewinder.parallel.devices import resolve_device, resolve_dtype
 from sidewinder.parallel.executor import Executor, InlineExecutor, resolve_target
 from sidewinder.parallel.gpu_group import gpu_transport
@@ -115,11 +115,14 @@ def _resolved(
             f"speculate={engine.speculate} is for CPUs so far; use speculate=0, or device='cpu'"
         )
     dtype = resolve_dtype(engine.dtype, model.dtype, device)
+    threads = threads_per_rank(engine.threads, ranks)
+    if device.type == "cpu":
+        advise_on_nodes(ranks, threads)
     return replace(
         engine,
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
-        threads=threads_per_rank(engine.threads, ranks),
+        threads=threads,
     )
 
 

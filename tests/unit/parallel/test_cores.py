@@ -1,9 +1,10 @@
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from sidewinder.parallel import cores
+from sidewinder.parallel import cores, topology
 
 
 def write(path: Path, text: str) -> None:
@@ -53,27 +54,85 @@ def test_given_threads_are_kept_and_checked():
 
 
 @pytest.fixture
-def eight_cores(monkeypatch):
-    """Eight usable cores of two packages, with two hardware threads each: (0, 4), (1, 5), ..."""
-    monkeypatch.setattr(cores, "HOLD_PREFIX", f"\0sidewinder-test-{os.getpid()}-")
-    monkeypatch.setattr(cores, "affinity", lambda: list(range(8)))
-    monkeypatch.setattr(cores, "cgroup_quota", lambda: None)
-    monkeypatch.setattr(cores, "_place", lambda core: (core % 4 // 2, core % 4, core))
+def machine(monkeypatch, tmp_path):
+    """Pretends to be another machine: (node, package, physical core) of each logical core."""
+
+    def pretend(places):
+        for core, (node, package, physical) in enumerate(places):
+            folder = tmp_path / f"cpu{core}"
+            (folder / f"node{node}").mkdir(parents=True)
+            write(folder / "topology/physical_package_id", f"{package}\n")
+            write(folder / "topology/core_id", f"{physical}\n")
+        monkeypatch.setattr(topology, "CPU_ROOT", tmp_path)
+        monkeypatch.setattr(cores, "HOLD_PREFIX", f"\0sidewinder-test-{os.getpid()}-")
+        monkeypatch.setattr(cores, "affinity", lambda: list(range(len(places))))
+        monkeypatch.setattr(cores, "cgroup_quota", lambda: None)
+
+    return pretend
+
+
+@pytest.fixture
+def eight_cores(machine):
+    """Four physical cores in two packages, with two hardware threads each: (0, 4), (1, 5), ..."""
+    machine([(core % 4 // 2, core % 4 // 2, core % 2) for core in range(8)])
 
 
 @pytest.mark.usefixtures("eight_cores")
-def test_lease_keeps_neighbours_together_and_others_out():
+def test_a_thread_for_each_physical_core(monkeypatch):
+    assert [cores.threads_per_rank(None, ranks) for ranks in (1, 2, 3, 9)] == [4, 2, 1, 1]
+    monkeypatch.setattr(cores, "cgroup_quota", lambda: 3.0)
+    assert cores.threads_per_rank(None, 1) == 3
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_lease_takes_physical_cores_first_and_keeps_neighbours_together():
+    with closing(cores.lease_cores(2, 2)) as lease:
+        assert lease.cores == ((0, 1), (2, 3))
+    with closing(cores.lease_cores(1, 3)) as lease:
+        assert lease.cores == ((0, 1, 2),)
+    with closing(cores.lease_cores(2, 4)) as lease:
+        assert lease.cores == ((0, 4, 1, 5), (2, 6, 3, 7))
+    with closing(cores.lease_cores(2, 3)) as lease:
+        assert lease.cores == ((0, 4, 1), (5, 2, 3))
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_lease_keeps_others_out():
     first = cores.lease_cores(2, 2)
-    assert first.cores == ((0, 4), (1, 5))
     second = cores.lease_cores(1, 3)
-    assert second.cores == ((2, 6, 3),)
+    assert second.cores == ((4, 5, 6),)
     assert cores.lease_cores(2, 1) is None, "one core is left"
     first.close()
     first.close()
     third = cores.lease_cores(2, 1)
-    assert third.cores == ((0,), (4,))
+    assert third.cores == ((0,), (1,))
     for lease in (second, third):
         lease.close()
+
+
+def test_a_memory_node_may_be_part_of_a_package(machine):
+    machine([(core // 2, 0, core) for core in (0, 2, 1, 3)])
+    with closing(cores.lease_cores(2, 2)) as lease:
+        assert lease.cores == ((0, 2), (1, 3))
+
+
+def test_cores_whose_place_is_not_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(topology, "CPU_ROOT", tmp_path)
+    assert topology.physical_cores(range(3)) == 3
+    assert topology.memory_nodes(range(3)) == 1
+    assert topology.in_order_of_use([2, 0, 1]) == [0, 1, 2]
+    write(tmp_path / "cpu0/topology/core_id", "-1\n")
+    assert topology.place_of(0) == (0, 0, -1, 0)
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_weights_across_memory_nodes():
+    cores.advise_on_nodes.cache_clear()
+    with pytest.warns(UserWarning, match="2 memory nodes, and 1 rank reads weights .* tp=2"):
+        cores.advise_on_nodes(1, 3)
+    cores.advise_on_nodes(1, 2)
+    cores.advise_on_nodes(2, 2)
+    cores.advise_on_nodes.cache_clear()
 
 
 @pytest.mark.usefixtures("eight_cores")
