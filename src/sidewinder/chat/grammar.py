@@ -73,6 +73,10 @@ def _xml_rules(name: str, tool: Tool) -> Iterable[str]:
     shared = {key: tool.parameters[key] for key in _SHARED if key in tool.parameters}
     used = []
     for index, (key, schema) in enumerate(properties.items()):
+        if ">" in key or "\n" in key:
+            raise ValueError(
+                f"the parameter name {key!r} cannot be written between tags; rename it"
+            )
         rule = f"{name}_{index}"
         used.append(rule if key in required else f"{rule}?")
         opening = json.dumps(f"<parameter={key}>\n")

@@ -117,3 +117,11 @@ def test_a_name_that_is_refused():
         with pytest.raises(ValueError, match="function name"):
             Tool(name)
     assert Tool("a-b.c_9").name == "a-b.c_9"
+
+
+def test_a_parameter_that_xml_cannot_name():
+    odd = Tool("f", {"properties": {"a>b": {"type": "integer"}}})
+    choice = ToolChoice("required", (odd,))
+    with pytest.raises(ValueError, match="'a>b' cannot be written"):
+        call_grammar(FORMATS["qwen3_coder"], choice, set())
+    assert "a>b" in call_grammar(FORMATS["hermes"], choice, set())

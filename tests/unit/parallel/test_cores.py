@@ -1,4 +1,5 @@
 import os
+import warnings
 from contextlib import closing
 from pathlib import Path
 
@@ -130,8 +131,10 @@ def test_weights_across_memory_nodes():
     cores.advise_on_nodes.cache_clear()
     with pytest.warns(UserWarning, match="2 memory nodes, and 1 rank reads weights .* tp=2"):
         cores.advise_on_nodes(1, 3)
-    cores.advise_on_nodes(1, 2)
-    cores.advise_on_nodes(2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cores.advise_on_nodes(1, 2)
+        cores.advise_on_nodes(2, 3)
     cores.advise_on_nodes.cache_clear()
 
 
