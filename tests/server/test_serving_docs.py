@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidewinder.cli import main
 from sidewinder.cli.serve import _OPTIONS
+from sidewinder.server.responses.schemas import ResponseRequest
 from sidewinder.server.schemas import ChatRequest, CompletionRequest
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -23,7 +24,8 @@ def test_endpoints_and_metrics(client):
 
 
 def test_fields():
-    for field in {**CompletionRequest.model_fields, **ChatRequest.model_fields}:
+    bodies = (CompletionRequest, ChatRequest, ResponseRequest)
+    for field in {name for body in bodies for name in body.model_fields}:
         assert f"`{field}`" in TEXT or field in ("prompt", "messages")
 
 

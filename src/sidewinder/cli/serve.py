@@ -19,7 +19,7 @@ examples:
   python -c 'from openai import OpenAI; client = OpenAI(base_url="http://127.0.0.1:8000/v1",
     api_key="none"); print(client.completions.create(model="models/mamba", prompt="def "))'
 
-endpoints: /v1/models /v1/completions /v1/chat/completions /tokenize /detokenize
+endpoints: /v1/models /v1/completions /v1/chat/completions /v1/responses /tokenize /detokenize
            /health /ready /metrics /status /version /openapi.json
 SIGTERM or Ctrl-C: /ready turns false, open requests finish, then the process ends; a second signal
 ends it at once. The API key is also read from SIDEWINDER_API_KEY, where `ps` does not show it.

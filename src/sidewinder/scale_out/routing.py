@@ -75,11 +75,13 @@ def _grid(length: int) -> Iterator[int]:
 
 def _parts(request: dict[str, Any]) -> Iterator[bytes]:
     """What later prompts may begin with: each message of a chat, or a whole prompt."""
-    messages = request.get("messages")
+    messages = request.get("messages") or request.get("input")
+    if isinstance(messages, str):
+        messages = [messages]
     if isinstance(messages, list):
-        if request.get("tools"):
-            # Templates show them first.
-            yield json.dumps(request["tools"], sort_keys=True).encode()
+        for name in ("tools", "instructions"):  # templates show them first
+            if request.get(name):
+                yield json.dumps(request[name], sort_keys=True).encode()
         for message in messages:
             yield json.dumps(message, sort_keys=True).encode()
         return

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sidewinder.chat import AnswerReader, CallPiece, ToolCall
+from sidewinder.chat import AnswerReader, CallPiece, Part, ToolCall
 from sidewinder.engine.request import FinishReason
 
 
@@ -18,6 +18,10 @@ class Answer:
     def __init__(self, reader: AnswerReader | None = None, is_named: bool = False) -> None:
         self._reader = reader
         self._is_named = is_named
+
+    def read(self, text: str, last: bool) -> Part:
+        """What `text` adds to the answer."""
+        return Part(content=text) if self._reader is None else self._reader.push(text, last)
 
     def message(self, text: str, last: bool) -> dict[str, Any]:
         """The whole message; `text` is all of the answer."""

@@ -1,5 +1,7 @@
 """The endpoints."""
 
+from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from typing import Any
 
@@ -12,10 +14,13 @@ from sidewinder import __version__
 from sidewinder.server import errors, params
 from sidewinder.server.conversation import shown
 from sidewinder.server.errors import ApiError
+from sidewinder.server.events import to_json
 from sidewinder.server.metrics import Metrics
 from sidewinder.server.middleware import LimitBody, RequestLog, RequireKey
 from sidewinder.server.params import Generation
-from sidewinder.server.replies import to_json
+from sidewinder.server.replies import Choice, Reply
+from sidewinder.server.responses.conversation import as_chat
+from sidewinder.server.responses.schemas import ResponseRequest
 from sidewinder.server.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -47,8 +52,10 @@ def build_app(service: Service, metrics: Metrics) -> ASGIApp:
 
 
 def _add_generation(app: FastAPI, service: Service) -> None:
-    async def answer(request: Request, asked: Generation, is_chat: bool) -> Response:
-        running = await service.start(asked, request.state.request_id, is_chat)
+    async def answer(
+        request: Request, asked: Generation, reply: Callable[[list[Choice]], Reply]
+    ) -> Response:
+        running = await service.start(asked, reply)
         if asked.stream:
             return EventStream(service.events(running), on_end=running.stream.close)
         try:
@@ -62,13 +69,21 @@ def _add_generation(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:
         service.check_model(body.model)
-        return await answer(request, params.completion(body), is_chat=False)
+        asked, name = params.completion(body), request.state.request_id
+        return await answer(request, asked, partial(service.completion_reply, name, asked, False))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         service.check_model(body.model)
-        asked = params.chat(body, service.default_max_tokens)
-        return await answer(request, asked, is_chat=True)
+        asked, name = params.chat(body, service.default_max_tokens), request.state.request_id
+        return await answer(request, asked, partial(service.completion_reply, name, asked, True))
+
+    @app.post("/v1/responses")
+    async def responses(body: ResponseRequest, request: Request) -> Response:
+        service.check_model(body.model)
+        asked = params.chat(as_chat(body), service.default_max_tokens)
+        reply = partial(service.response_reply, request.state.request_id, body)
+        return await answer(request, asked, reply)
 
 
 def _add_tokens(app: FastAPI, service: Service) -> None:

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from sidewinder.engine.async_engine import EngineClosed, Overloaded
-from sidewinder.server.replies import to_json
+from sidewinder.server.events import to_json
 
 _TYPES = {
     401: "authentication_error",

@@ -1,7 +1,7 @@
 """Bodies of replies: choices that grow, their logprobs, and usage."""
 
-import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,15 +11,9 @@ from sidewinder.engine.outputs import Increment
 from sidewinder.engine.request import FinishReason
 from sidewinder.sampling import TokenLogprobs
 from sidewinder.server.answers import Answer
+from sidewinder.server.events import DONE, event, to_json
+from sidewinder.server.params import Generation
 from sidewinder.tokenizer import REPLACEMENT, Tokenizer
-
-
-def to_json(value: Any) -> bytes:
-    """JSON in ASCII: also texts of strangers that are no valid Unicode stay valid JSON."""
-    return _ENCODE(value).encode("ascii")
-
-
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass
@@ -164,17 +158,47 @@ class Writer:
         }
 
 
-class Reply:
-    """Builds the JSON of one reply, whole or in chunks.
+class Reply(ABC):
+    """Builds the JSON of one reply, whole or as events of a stream.
+
+    Attributes:
+        choices: all of them, in order; they grow.
+    """
+
+    choices: Sequence[Choice]
+
+    @abstractmethod
+    def whole(self) -> dict[str, Any]:
+        """The reply, once all choices are complete."""
+
+    @abstractmethod
+    def opening(self) -> list[bytes]:
+        """Events before any text is there."""
+
+    @abstractmethod
+    def news(self, choice: Choice) -> list[bytes]:
+        """Events for what is new in one choice; none if nothing is."""
+
+    @abstractmethod
+    def ending(self) -> list[bytes]:
+        """Events once all choices are complete."""
+
+    @abstractmethod
+    def failure(self, error: dict[str, Any]) -> list[bytes]:
+        """The last events of a stream that broke; `error` is as a body has it."""
+
+
+class CompletionReply(Reply):
+    """Replies of completions and chats.
 
     Args:
         request_id: becomes part of its id.
         model: the served name.
         is_chat: chat or completion.
         choices: all of them, in order.
-        n: choices per prompt: their prompt's tokens count once.
+        asked: the request: choices per prompt (their prompt's tokens count once), whether to list
+            `prompt_logprobs`, and usage in streams.
         writer: of logprobs.
-        report_prompt: list `prompt_logprobs`.
     """
 
     def __init__(
@@ -183,15 +207,13 @@ class Reply:
         model: str,
         is_chat: bool,
         choices: Sequence[Choice],
-        n: int,
+        asked: Generation,
         writer: Writer,
-        report_prompt: bool = False,
     ) -> None:
         self.choices = choices
         self._is_chat = is_chat
-        self._n = n
+        self._asked = asked
         self._writer = writer
-        self._report_prompt = report_prompt
         self._head = {
             "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{request_id}",
             "created": int(time.time()),
@@ -204,7 +226,7 @@ class Reply:
 
     def usage(self) -> dict[str, Any]:
         """Tokens so far; those from the cache, and drafts, once a choice is complete."""
-        prompts = self.choices[:: self._n]
+        prompts = self.choices[:: self._asked.n]
         prompt_tokens = sum(len(choice.call.request.prompt) for choice in prompts)
         completion_tokens = sum(choice.n_tokens for choice in self.choices)
         return {
@@ -219,36 +241,19 @@ class Reply:
         }
 
     def whole(self) -> dict[str, Any]:
-        """The reply, once all choices are complete."""
         kind = "chat.completion" if self._is_chat else "text_completion"
         choices = []
         for choice in self.choices:
             part = self._part(choice, choice.new(), "message")
-            if self._report_prompt:
+            if self._asked.report_prompt:
                 scores = self._writer.prompt_logprobs(choice.prompt_logprobs)
                 part["prompt_logprobs"] = scores
             choices.append(part)
         return self._head | {"object": kind, "choices": choices, "usage": self.usage()}
 
-    def event(
-        self, choices: Sequence[dict[str, Any]], usage: dict[str, Any] | None, with_usage: bool
-    ) -> bytes:
-        """One event of a stream; `usage` is null in all but the last, where it is asked for."""
-        end = b',"usage":' + to_json(usage) + b"}\n\n" if with_usage else b"}\n\n"
-        return self._event_head + to_json(choices) + end
-
-    def part(self, choice: Choice) -> dict[str, Any] | None:
-        """What is new in one choice, for a chunk; None if nothing is."""
-        delta = choice.new()
-        if delta.is_empty:
-            return None
-        part = self._part(choice, delta, "delta")
-        tells = part.get("delta", True) or part["logprobs"] or part["finish_reason"]
-        return part if tells else None
-
-    def opening(self) -> list[dict[str, Any]]:
-        """The first chunk's choices: a chat's answers begin with their role."""
-        return [
+    def opening(self) -> list[bytes]:
+        """A chat's answers begin with their role."""
+        choices = [
             {
                 "index": choice.index,
                 "delta": {"role": "assistant", "content": ""},
@@ -256,8 +261,30 @@ class Reply:
                 "finish_reason": None,
             }
             for choice in self.choices
-            if self._is_chat
         ]
+        return [self._event(choices, None)] if self._is_chat else []
+
+    def news(self, choice: Choice) -> list[bytes]:
+        delta = choice.new()
+        if delta.is_empty:
+            return []
+        part = self._part(choice, delta, "delta")
+        if not (part.get("delta", True) or part["logprobs"] or part["finish_reason"]):
+            return []
+        return [self._event([part], self.usage() if self._asked.continuous_usage else None)]
+
+    def ending(self) -> list[bytes]:
+        return [*([self._event([], self.usage())] if self._asked.include_usage else []), DONE]
+
+    def failure(self, error: dict[str, Any]) -> list[bytes]:
+        return [event(error)]
+
+    def _event(self, choices: Sequence[dict[str, Any]], usage: dict[str, Any] | None) -> bytes:
+        """One event of a stream; `usage` is null in all but the last, where it is asked for."""
+        end = b"}\n\n"
+        if self._asked.include_usage:
+            end = b',"usage":' + to_json(usage) + end
+        return self._event_head + to_json(choices) + end
 
     def _part(self, choice: Choice, delta: Delta, name: str) -> dict[str, Any]:
         part: dict[str, Any] = {"index": choice.index}

@@ -39,7 +39,9 @@ MAX_STOP_IDS = 64
 """Most stop ids of one request: `min_tokens` masks them, and some token must be left to draw."""
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """JSON objects whose unknown fields are refused."""
+
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
@@ -52,21 +54,21 @@ class _Body(BaseModel):
         return {name: value for name, value in values.items() if value is not None or name in known}
 
 
-class TextPart(_Body):
+class TextPart(Body):
     """One part of a message's content; only text is supported."""
 
     type: Literal["text"]
     text: str
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """What a stream tells besides text."""
 
     include_usage: Bool = False
     continuous_usage_stats: Bool = False
 
 
-class JsonSchema(_Body):
+class JsonSchema(Body):
     """A named JSON schema; `strict` is always kept, `name` and `description` mean nothing here."""
 
     name: str
@@ -75,14 +77,14 @@ class JsonSchema(_Body):
     strict: Bool | None = None
 
 
-class ResponseFormat(_Body):
+class ResponseFormat(Body):
     """How the text must be formed, in OpenAI's words."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
 
-class StructuredOutputs(_Body):
+class StructuredOutputs(Body):
     """How the text must be formed, in vLLM's words: exactly one of these."""
 
     json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
@@ -135,14 +137,14 @@ Stops = Annotated[
 Content = Annotated[Text, BeforeValidator(_joined, json_schema_input_type=str | list[TextPart])]
 
 
-class Prediction(_Body):
+class Prediction(Body):
     """What the text may largely say: OpenAI's predicted outputs."""
 
     type: Literal["content"]
     content: Content
 
 
-class Sampling(_Body):
+class Sampling(Body):
     """Fields that completions and chats share. The names are OpenAI's, and vLLM's for the rest."""
 
     model: str | None = None
@@ -188,14 +190,14 @@ class CompletionRequest(Sampling):
     suffix: str | None = None
 
 
-class CalledFunction(_Body):
+class CalledFunction(Body):
     """A call that the assistant made: the function and JSON text of its arguments."""
 
     name: Text
     arguments: Text
 
 
-class MadeCall(_Body):
+class MadeCall(Body):
     """One of the calls that an assistant's message made."""
 
     id: str
@@ -203,7 +205,7 @@ class MadeCall(_Body):
     function: CalledFunction
 
 
-class Message(_Body):
+class Message(Body):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -215,7 +217,7 @@ class Message(_Body):
     reasoning: Text | None = None
 
 
-class Function(_Body):
+class Function(Body):
     """A function that may be called."""
 
     name: Text
@@ -224,27 +226,27 @@ class Function(_Body):
     strict: Bool | None = None
 
 
-class FunctionTool(_Body):
+class FunctionTool(Body):
     """An entry of `tools`."""
 
     type: Literal["function"]
     function: Function
 
 
-class NamedFunction(_Body):
+class NamedFunction(Body):
     """Names a function."""
 
     name: Text
 
 
-class NamedChoice(_Body):
+class NamedChoice(Body):
     """A `tool_choice` that names the function to call."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
-class ConversationFields(_Body):
+class ConversationFields(Body):
     """What the chat template makes a prompt of."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -262,7 +264,7 @@ class ChatRequest(Sampling, ConversationFields):
     top_logprobs: Int | None = None
 
 
-class TokenizeRequest(_Body):
+class TokenizeRequest(Body):
     """Body of POST /tokenize: a prompt, or messages for the chat template."""
 
     model: str | None = None
@@ -272,7 +274,7 @@ class TokenizeRequest(_Body):
     chat_template_kwargs: dict[str, Any] | None = None
 
 
-class DetokenizeRequest(_Body):
+class DetokenizeRequest(Body):
     """Body of POST /detokenize."""
 
     model: str | None = None

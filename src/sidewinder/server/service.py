@@ -18,8 +18,9 @@ from sidewinder.server.answers import Answer
 from sidewinder.server.config import ServerConfig
 from sidewinder.server.errors import ApiError, api_error
 from sidewinder.server.params import Generation
-from sidewinder.server.replies import Choice, Reply, Writer
-from sidewinder.server.stream import DONE, event
+from sidewinder.server.replies import Choice, CompletionReply, Reply, Writer
+from sidewinder.server.responses.reply import ResponseReply
+from sidewinder.server.responses.schemas import ResponseRequest
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ class Running:
 
     reply: Reply
     stream: RequestStream
-    asked: Generation
 
 
 class Service:
@@ -75,8 +75,24 @@ class Service:
             message = f"the model {name!r} does not exist; this server has {self.name!r}"
             raise ApiError(404, message, "model", "model_not_found")
 
-    async def start(self, asked: Generation, request_id: str, is_chat: bool) -> Running:
+    def completion_reply(
+        self, request_id: str, asked: Generation, is_chat: bool, choices: Sequence[Choice]
+    ) -> CompletionReply:
+        """The reply of a completion or chat."""
+        return CompletionReply(request_id, self.name, is_chat, choices, asked, self._writer)
+
+    def response_reply(
+        self, request_id: str, body: ResponseRequest, choices: Sequence[Choice]
+    ) -> ResponseReply:
+        """The reply of a response."""
+        return ResponseReply(request_id, self.name, body, self._count, choices)
+
+    async def start(self, asked: Generation, reply_of: Callable[[list[Choice]], Reply]) -> Running:
         """Put the requests of one reply in the queue.
+
+        Args:
+            asked: the request.
+            reply_of: makes the reply of these choices.
 
         Raises:
             ApiError: if they cannot run.
@@ -101,10 +117,7 @@ class Service:
             stream = self.engine.submit(calls, reservation, arrived_s)
         finally:
             reservation.release()
-        reply = Reply(
-            request_id, self.name, is_chat, choices, asked.n, self._writer, asked.report_prompt
-        )
-        return Running(reply, stream, asked)
+        return Running(reply_of(choices), stream)
 
     async def whole(self, running: Running) -> dict[str, Any]:
         """The finished reply. What is left of it is dropped if the caller is cancelled."""
@@ -117,25 +130,23 @@ class Service:
 
     async def events(self, running: Running) -> AsyncGenerator[bytes, None]:
         """The reply as server-sent events."""
-        reply, with_usage = running.reply, running.asked.include_usage
+        reply = running.reply
         choices = _by_request(reply)
-        if opening := reply.opening():
-            yield reply.event(opening, None, with_usage)
+        for each in reply.opening():
+            yield each
         try:
             async for increments in running.stream:
                 for increment in increments:
                     choices[increment.request_id].take(increment)
                 for request_id in dict.fromkeys(each.request_id for each in increments):
-                    part = reply.part(choices[request_id])
-                    if part is not None:
-                        usage = reply.usage() if running.asked.continuous_usage else None
-                        yield reply.event([part], usage, with_usage)
+                    for each in reply.news(choices[request_id]):
+                        yield each
         except EngineClosed as error:
-            yield event(api_error(error).body())
+            for each in reply.failure(api_error(error).body()):
+                yield each
             return
-        if with_usage:
-            yield reply.event([], reply.usage(), True)
-        yield DONE
+        for each in reply.ending():
+            yield each
 
     async def tokenize(self, prompt: Prompt | Conversation) -> list[int]:
         """Token ids of a text, or of a conversation."""
@@ -200,6 +211,9 @@ class Service:
         if isinstance(prompt, Conversation):
             return self._tokenizer.encode(self._dialect.prompt(prompt), special=False)
         return list(prompt)
+
+    def _count(self, text: str) -> int:
+        return len(self._tokenizer.encode(text, special=False)) if text else 0
 
     def _text(self, prompt: Prompt) -> str:
         if isinstance(prompt, str):

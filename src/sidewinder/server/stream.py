@@ -8,21 +8,11 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from sidewinder.server.replies import to_json
-
 Result = TypeVar("Result")
-
-DONE = b"data: [DONE]\n\n"
-"""The last event of a stream that ended well."""
 
 
 class ClientGone(Exception):
     """The client closed its connection before it had its answer."""
-
-
-def event(value: Any) -> bytes:
-    """One server-sent event."""
-    return b"data: " + to_json(value) + b"\n\n"
 
 
 async def until_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:

@@ -68,9 +68,25 @@ def test_a_turn_of_a_chat_begins_with_all_of_the_one_before():
     assert first.ends[-1] == first.length
 
 
+def test_tools_and_instructions_come_before_messages():
+    tools = [{"type": "function", "function": {"name": "f", "description": "d" * 300}}]
+    plain, shown = chat("a" * 300), chat("b" * 300, tools=tools)
+    assert not set(plain.keys) & set(chat("a" * 300, tools=tools).keys)
+    assert shown.keys[:2] == chat("c" * 300, tools=tools).keys[:2]
+    one, other = ({"input": text, "instructions": "i" * 300} for text in ("a", "b"))
+    assert (
+        beginnings(json.dumps(one).encode()).keys[:2]
+        == beginnings(json.dumps(other).encode()).keys[:2]
+    )
+    items = [{"role": "user", "content": "x" * 300}]
+    longer = [*items, {"role": "user", "content": "y"}]
+    first, second = (beginnings(json.dumps({"input": each}).encode()) for each in (items, longer))
+    assert first.keys == second.keys[: len(first.keys)]
+
+
 @pytest.mark.parametrize(
     "body",
-    [b"", b"nonsense", b"[1]", b"{}", b'{"prompt": 5}', b'{"prompt": []}', b'{"messages": 1}',
+    [b"", b"nonsense", b"[1]", b"{}", b'{"prompt": 5}', b'{"prompt": []}', b'{"messages": 1}', b'{"input": 3}',
      b'{"prompt": ""}', b'{"prompt": "short"}', b'{"prompt": [[]]}', b"\xff", b"[" * 100_000],
 )  # fmt: skip
 def test_bodies_without_beginnings(body):

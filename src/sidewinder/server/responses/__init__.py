@@ -1,0 +1,1 @@
+"""OpenAI's Responses: the same answers as chats, in items."""
