@@ -86,8 +86,9 @@ def test_tools_and_instructions_come_before_messages():
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"nonsense", b"[1]", b"{}", b'{"prompt": 5}', b'{"prompt": []}', b'{"messages": 1}', b'{"input": 3}',
-     b'{"prompt": ""}', b'{"prompt": "short"}', b'{"prompt": [[]]}', b"\xff", b"[" * 100_000],
+    [b"", b"nonsense", b"[1]", b"{}", b'{"prompt": 5}', b'{"prompt": []}', b'{"messages": 1}',
+     b'{"input": 3}', b'{"prompt": ""}', b'{"prompt": "short"}', b'{"prompt": [[]]}', b"\xff",
+     b"[" * 100_000],
 )  # fmt: skip
 def test_bodies_without_beginnings(body):
     assert not beginnings(body).keys
