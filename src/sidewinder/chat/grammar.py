@@ -102,7 +102,9 @@ def _text(schema: Any) -> str:
 
 
 def _object_schema(parameters: dict[str, Any]) -> dict[str, Any]:
-    return parameters if parameters.get("type") == "object" else {**parameters, "type": "object"}
+    """Arguments that are named are all there are, unless the schema says otherwise."""
+    closed = {"additionalProperties": False} if parameters.get("properties") else {}
+    return {**closed, **parameters, "type": "object"}
 
 
 def _json(schema: dict[str, Any]) -> str:

@@ -112,6 +112,18 @@ def test_xml_arguments(tokenizer, arguments, is_allowed):
     assert fits(tokenizer, "qwen3_coder", ToolChoice("required", (SEARCH,)), text) == is_allowed
 
 
+def test_only_arguments_that_the_schema_names(tokenizer):
+    call = call_text("hermes", '\n{"name": "f", "arguments": {"a": 1, "b": 2}}\n')
+    named = {"properties": {"a": {"type": "integer"}}}
+    for parameters, is_allowed in (
+        (named, False),
+        (named | {"additionalProperties": True}, True),
+        ({}, True),
+    ):
+        choice = ToolChoice("required", (Tool("f", parameters),))
+        assert fits(tokenizer, "hermes", choice, call) == is_allowed
+
+
 def test_a_name_that_is_refused():
     for name in ("", "a b", "é", "a" * 129, "a\n"):
         with pytest.raises(ValueError, match="function name"):
