@@ -10,6 +10,13 @@ from starlette.types import Receive, Scope, Send
 
 Result = TypeVar("Result")
 
+SILENCE_S = 15.0
+"""After so long without an event a stream has a comment: proxies end connections that are silent,
+many after a minute, and a long prompt takes longer than that on a CPU."""
+
+COMMENT = b": waiting\n\n"
+"""Clients of server-sent events skip lines that begin with a colon."""
+
 
 class ClientGone(Exception):
     """The client closed its connection before it had its answer."""
@@ -59,6 +66,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._events = events
         self._on_end = on_end
+        self._n_sent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         try:
@@ -71,7 +79,20 @@ class EventStream(Response):
     async def _send_all(self, send: Send) -> None:
         head = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **head})
-        async with aclosing(self._events) as events:
-            async for part in events:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
+        speaking = asyncio.create_task(self._break_silence(send))
+        try:
+            async with aclosing(self._events) as events:
+                async for part in events:
+                    self._n_sent += 1
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+        finally:
+            speaking.cancel()
+            await asyncio.gather(speaking, return_exceptions=True)
         await send({"type": "http.response.body", "body": b""})
+
+    async def _break_silence(self, send: Send) -> None:
+        while True:
+            before = self._n_sent
+            await asyncio.sleep(SILENCE_S)
+            if self._n_sent == before:
+                await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
