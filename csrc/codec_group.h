@@ -54,6 +54,21 @@ inline void store_low_bytes(uint8_t* p, const UintVec (&v)[4]) {
                         _mm256_permutevar8x32_epi32(words, order));
 }
 
+#elif defined(SW_NEON)
+
+inline UintVec larger_key(UintVec a, UintVec b) {
+    return (UintVec)vmaxq_u32((uint32x4_t)a, (uint32x4_t)b);
+}
+inline uint32_t largest_key(UintVec keys) { return vmaxvq_u32((uint32x4_t)keys); }
+// The low bytes of 32 integers.
+inline void store_low_bytes(uint8_t* p, const UintVec (&v)[8]) {
+    for (int i = 0; i < 4; ++i) {
+        const uint16x4_t low = vmovn_u32((uint32x4_t)v[2 * i]);
+        const uint16x4_t high = vmovn_u32((uint32x4_t)v[2 * i + 1]);
+        vst1_u8(p + 8 * i, vmovn_u16(vcombine_u16(low, high)));
+    }
+}
+
 #else
 
 inline UintVec larger_key(UintVec a, UintVec b) { return a > b ? a : b; }

@@ -17,6 +17,8 @@ SW_DECLARE(portable)
 SW_DECLARE(avx2)
 SW_DECLARE(avx512)
 SW_DECLARE(avx512_bf16)
+#elif defined(SW_HAVE_NEON)
+SW_DECLARE(neon)
 #endif
 
 namespace {
@@ -41,6 +43,8 @@ const Level* levels(int& count) {
                                 {&avx512::table, avx512},
                                 {&avx2::table, avx2},
                                 {&portable::table, true}};
+#elif defined(SW_HAVE_NEON)
+    static const Level all[] = {{&neon::table, true}, {&portable::table, true}};
 #else
     static const Level all[] = {{&portable::table, true}};
 #endif

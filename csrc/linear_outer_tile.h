@@ -13,7 +13,7 @@ constexpr int64_t kSums = kOutputs * kGroupRows;
 
 // Weight rows of a tile of v vectors: as many as the registers hold. All divide kOutputs.
 constexpr int outer_weights(int v) {
-#if defined(SW_AVX512)
+#if defined(SW_MANY_REGISTERS)
     return v <= 2 ? 12 : 6;
 #else
     return 12 / v;

@@ -18,7 +18,7 @@ constexpr int64_t kDepth = 1024;  // inputs of one block: four rows of x stay in
 // the format `Wide` of it, for the same x and padded likewise, which pays when many rows use it.
 // `kPerElement` weights share a stored element.
 constexpr int f32_tile_weights(int m) {
-#if defined(SW_AVX512)
+#if defined(SW_MANY_REGISTERS)
     return m < 4 ? 8 : 6;
 #else
     return m == 1 ? 8 : m == 2 ? 4 : 3;

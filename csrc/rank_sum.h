@@ -28,6 +28,14 @@ inline void store(f16* p, Vec v) {
     const __m128i half = _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), half);
 }
+#elif defined(SW_NEON)
+inline Vec load(const f16* p) {
+    return (Vec)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p))));
+}
+inline void store(f16* p, Vec v) {
+    const float16x4_t half = vcvt_f16_f32((float32x4_t)v);
+    vst1_u16(reinterpret_cast<uint16_t*>(p), vreinterpret_u16_f16(half));
+}
 #else
 inline float bits_as_float(uint32_t bits) {
     float x;

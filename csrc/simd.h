@@ -1,20 +1,25 @@
 // Vectors of one instruction-set level: loads, stores and the few functions that the kernels need.
 //
 // A source that includes this is compiled once per level with SW_LEVEL set to the level's namespace
-// (avx512, avx2, portable) and, for x86 levels, SW_AVX512 or SW_AVX2 defined. Everything lives in
-// that namespace, so that the linker never mixes code of different levels.
+// (avx512, avx2, neon, portable) and SW_AVX512, SW_AVX2, SW_NEON or nothing defined. Everything lives
+// in that namespace, so that the linker never mixes code of different levels.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
-#if defined(SW_AVX512) || defined(SW_AVX2)
+#if defined(SW_INTRINSICS)
 #include SW_INTRINSICS
 #endif
 
 #include "kernels.h"
 
 #define SW_INLINE inline __attribute__((always_inline))
+
+// Registers for a tile's sums: 32 of them, or 16.
+#if defined(SW_AVX512) || defined(SW_NEON)
+#define SW_MANY_REGISTERS
+#endif
 
 namespace sidewinder::SW_LEVEL {
 
@@ -116,6 +121,35 @@ inline ShortVec load_shorts(const int8_t* p) {
 }
 inline IntVec multiply_pairs(ShortVec a, ShortVec b) {
     return (IntVec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+}
+
+#elif defined(SW_NEON)
+
+inline Vec splat(float x) { return (Vec)vdupq_n_f32(x); }
+inline Vec fma(Vec a, Vec b, Vec c) {
+    return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+// NaN in either operand yields the second one.
+inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
+inline Vec load(const bf16* p) {
+    return (Vec)vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p)), 16);
+}
+inline Vec load(const int8_t* p) {
+    int32_t raw;
+    std::memcpy(&raw, p, sizeof raw);
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(raw)));
+    return (Vec)vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+}
+inline void store_high_halves(bf16* p, IntVec v) {
+    vst1_u16(reinterpret_cast<uint16_t*>(p), vshrn_n_u32((uint32x4_t)v, 16));
+}
+inline Quad fold(Vec v) { return v; }
+inline ShortVec load_shorts(const int8_t* p) { return (ShortVec)vmovl_s8(vld1_s8(p)); }
+inline IntVec multiply_pairs(ShortVec a, ShortVec b) {
+    const int16x8_t x = (int16x8_t)a, y = (int16x8_t)b;
+    const int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y));
+    return (IntVec)vpaddq_s32(low, vmull_high_s16(x, y));
 }
 
 #else
@@ -226,6 +260,8 @@ inline Vec in_register(Vec v) {
     asm("" : "+v"(v));
 #elif defined(SW_AVX2)
     asm("" : "+x"(v));
+#elif defined(SW_NEON)
+    asm("" : "+w"(v));
 #endif
     return v;
 }

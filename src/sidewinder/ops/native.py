@@ -49,7 +49,7 @@ def is_available() -> bool:
 
 
 def isa() -> str | None:
-    """The instruction-set level in use (`avx512_bf16`, `avx512`, `avx2`, `portable`), if built."""
+    """The level in use (`avx512_bf16`, `avx512`, `avx2`; `neon`; `portable`), if it is built."""
     return None if _native is None else str(_native.isa())
 
 

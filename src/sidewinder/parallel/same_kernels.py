@@ -14,8 +14,8 @@ from sidewinder.ops import dispatch, native
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.parallel.store import exchange, wait_for
 
-LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
-"""A processor that runs one of them runs all before it."""
+LEVELS = (("portable", "avx2", "avx512", "avx512_bf16"), ("portable", "neon"))
+"""Of x86-64 and of Arm; a processor that runs one of a row runs all before it."""
 
 
 def kernels_here() -> str:
@@ -55,8 +55,10 @@ def _difference(everyone: list[str]) -> str:
     found = dict.fromkeys(everyone)
     who = {kind: [str(r) for r, own in enumerate(everyone) if own == kind] for kind in found}
     kinds = ", ".join(f"{kind} (rank {', '.join(ranks)})" for kind, ranks in who.items())
-    if all(kind in LEVELS for kind in found):
-        remedy = f"set SIDEWINDER_ISA={min(found, key=LEVELS.index)} for every rank"
+    if all(any(kind in levels for levels in LEVELS) for kind in found):
+        shared = [levels for levels in LEVELS if found.keys() <= set(levels)]
+        common = min(found, key=shared[0].index) if shared else "portable"
+        remedy = f"set SIDEWINDER_ISA={common} for every rank"
     else:
         remedy = (
             "set the same SIDEWINDER_OPS for every rank (torch, if the native module is not built "

@@ -34,7 +34,7 @@ def check_sum(parts: Tensor) -> None:
         assert same_bits(result, results[0])
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512"])
+@pytest.fixture(params=["portable", "neon", "avx2", "avx512"])
 def level(request):
     try:
         native.set_isa(request.param)

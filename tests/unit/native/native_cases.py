@@ -15,7 +15,7 @@ if not native.is_available():
 
 from sidewinder import _native
 
-ALL_LEVELS = ("avx512_bf16", "avx512", "avx2", "portable")
+ALL_LEVELS = ("avx512_bf16", "avx512", "avx2", "neon", "portable")
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2**-7}
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 

@@ -17,7 +17,7 @@ if not native.is_available():
 _native = native._native
 
 ALL = tuple(CODECS)
-LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
+LEVELS = ("portable", "neon", "avx2", "avx512", "avx512_bf16")
 
 
 @pytest.fixture(params=LEVELS)

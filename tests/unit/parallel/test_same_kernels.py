@@ -26,7 +26,10 @@ def compare(*kernels):
         return list(pool.map(rank, range(size)))
 
 
-@pytest.mark.parametrize("kind", [*LEVELS, "torch"])
+ALL_LEVELS = {level for levels in LEVELS for level in levels}
+
+
+@pytest.mark.parametrize("kind", [*sorted(ALL_LEVELS), "torch"])
 def test_like_ranks_agree(kind):
     assert compare(kind, kind, kind) == [None] * 3
 
@@ -36,6 +39,12 @@ def test_unlike_levels_are_refused_by_every_rank_with_the_level_that_all_have():
     assert len(set(told)) == 1
     assert "avx512_bf16 (rank 0, 2), avx2 (rank 1), avx512 (rank 3)" in told[0]
     assert "set SIDEWINDER_ISA=avx2 for every rank" in told[0]
+
+
+def test_unlike_machines_have_the_portable_level():
+    for others in ("avx512", "neon"), ("neon", "portable"), ("neon", "avx2", "portable"):
+        (told,) = set(compare(*others))
+        assert "set SIDEWINDER_ISA=portable for every rank" in told
 
 
 def test_a_rank_without_the_native_module_is_refused():
@@ -55,4 +64,4 @@ def test_what_runs_here():
         assert kernels_here() == "torch"
     with dispatch.forced("native"):
         assert kernels_here() == (native.isa() or "torch")
-    assert native.isa() in (*LEVELS, None)
+    assert native.isa() in (*ALL_LEVELS, None)
