@@ -9,8 +9,21 @@ from typing import Any
 
 from sidewinder.checkpoint.gguf_header import read_header
 
-SPLITS = ("gpt-2", "mpt", "olmo", "falcon")
+_LIKE_LLAMA_3 = ("llama-bpe", "pixtral")
+"""Nemotron's files say "pixtral": its tokenizer, of Mistral's vocabulary, was made with this one's
+way of splitting."""
+
+SPLITS = ("gpt-2", "mpt", "olmo", "falcon", *_LIKE_LLAMA_3)
 """Known values of `tokenizer.ggml.pre`: how text is cut before merges."""
+
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+    r"|[^\r\n\p{L}\p{N}]?\p{L}+"
+    r"|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""A contraction's end; a word with what is before it; up to three digits; punctuation; spaces."""
 
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
 """Types of tokens. Unused ones fill the embedding up and stand for no text."""
@@ -34,10 +47,20 @@ def load_gguf_tokenizer(file: Path) -> Any:
     names = {f"{name}_token": _special(values, theirs) for name, theirs in _SPECIAL.items()}
     if whole is None:
         _put_special_tokens(inner, values, names)
-    template = values.get("tokenizer.chat_template")
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=inner, chat_template=template, **names
+        tokenizer_object=inner, chat_template=_templates(values), **names
     )
+
+
+def _templates(values: dict[str, Any]) -> Any:
+    """The chat template; by name where there are several, as for conversations with functions."""
+    default, names = values.get("tokenizer.chat_template"), values.get("tokenizer.chat_templates")
+    if not names:
+        return default
+    named = {name: values.get(f"tokenizer.chat_template.{name}") for name in names}
+    if default is not None:
+        named["default"] = default
+    return {name: template for name, template in named.items() if template is not None}
 
 
 def _byte_level(values: dict[str, Any]) -> Any:
@@ -60,7 +83,8 @@ def _byte_level(values: dict[str, Any]) -> Any:
     if wrong is not None:
         raise ValueError(f"tokenizer.ggml.merges holds {wrong!r}, which is no pair")
     pairs = [(first, second) for first, second in (merge.split(" ") for merge in merges)]
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=pairs))
+    whole = split in _LIKE_LLAMA_3  # a piece that is a token is one, whatever merges make of it
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=pairs, ignore_merges=whole))
     tokenizer.pre_tokenizer = _splitter(split)
     tokenizer.decoder = decoders.ByteLevel()
     for added, special in ((_CONTROL, True), (_USER_DEFINED, False)):
@@ -72,6 +96,11 @@ def _byte_level(values: dict[str, Any]) -> Any:
 def _splitter(split: str) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
+    if split in _LIKE_LLAMA_3:
+        return pre_tokenizers.Sequence([
+            pre_tokenizers.Split(Regex(LLAMA_3), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ])  # fmt: skip
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)  # GPT-2's way
     if split != "falcon":
         return words

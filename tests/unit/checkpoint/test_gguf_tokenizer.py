@@ -18,6 +18,17 @@ SAMPLE = (
 )
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
+LLAMA_3 = [  # as in the models' own tokenizer.json
+    pre_tokenizers.Split(
+        Regex(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+            r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        ),
+        "isolated",
+    ),
+    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+]
+
 SPLITTERS = {
     "gpt-2": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
     "mpt": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
@@ -28,6 +39,8 @@ SPLITTERS = {
         pre_tokenizers.Digits(individual_digits=False),
         pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
     ],
+    "llama-bpe": LLAMA_3,
+    "pixtral": LLAMA_3,
 }
 
 
@@ -44,6 +57,7 @@ def trained(pre, bos=False):
     texts = [SAMPLE, *(SAMPLE[at:] for at in range(0, 60, 7)), "12 123 1234 12345 --- ... !!! 's"]
     inner.train_from_iterator(texts, trainer)
     inner.pre_tokenizer = pre_tokenizers.Sequence(SPLITTERS[pre])
+    inner.model.ignore_merges = SPLITTERS[pre] is LLAMA_3
     inner.add_tokens(
         [AddedToken("    ", normalized=False), AddedToken("<think>", normalized=False)]
     )
@@ -95,9 +109,22 @@ def test_any_text(pairs, pre):
 
 
 def test_the_ways_of_splitting_differ_on_the_sample(pairs):
-    oracle, falcon = pairs["falcon"]
-    _, gpt2 = pairs["gpt-2"]
-    assert oracle.encode(SAMPLE) == falcon.encode(SAMPLE) != gpt2.encode(SAMPLE)
+    made = [pairs[pre][1].encode(SAMPLE) for pre in ("gpt-2", "falcon", "pixtral")]
+    assert made[0] != made[1] != made[2] != made[0]
+
+
+def test_a_piece_that_is_a_token_needs_no_merges(tmp_path):
+    """In Llama 3's and Mistral's vocabularies some tokens are out of the merges' reach."""
+
+    def change(writer):
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("pixtral")
+        writer.add_token_list(["a", "b", "c", "ab", "bc", "abc"])
+        writer.add_token_merges(["b c", "a b"])
+
+    tokenizer = load_gguf_tokenizer(write(tmp_path / "m.gguf", change))
+    assert tokenizer.encode("abc") == [5]
+    assert tokenizer.encode("abcc") == [0, 4, 2]
 
 
 def test_special_tokens(pairs):
@@ -124,6 +151,19 @@ def test_bos_and_chat_template(tmp_path, bos):
     messages = [{"role": "user", "content": "Hi"}]
     expected = oracle.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert tokenizer.decode(tokenizer.chat(messages)) == expected == "user: Hi\nassistant:"
+
+
+def test_a_template_for_functions(tmp_path):
+    oracle = trained("mpt")
+    oracle.chat_template = [
+        {"name": "default", "template": TEMPLATE},
+        {"name": "tool_use", "template": "functions"},
+    ]
+    tokenizer = Tokenizer(
+        str(write(tmp_path / "m.gguf", lambda w: add_tokenizer(w, oracle, "mpt")))
+    )
+    assert tokenizer.chat_template() == TEMPLATE
+    assert tokenizer.chat_template(with_tools=True) == "functions"
 
 
 def test_unused_tokens_stand_for_no_text(tmp_path):
@@ -162,6 +202,7 @@ def test_tokenizer_files_beside_the_model_come_first(tmp_path):
     [
         (lambda w: w.add_tokenizer_model("llama"), "model='llama' with .*pre=None is not read; gp"),
         (lambda w: add_tokenizer(w, trained("mpt"), "tekken"), "pre='tekken' is not read.*falcon"),
+        (lambda w: add_tokenizer(w, trained("mpt"), "falcon-h1"), "pre='falcon-h1' is not read"),
         (lambda w: w.add_context_length(1), "model=None"),
         (lambda w: (w.add_tokenizer_model("gpt2"), w.add_tokenizer_pre("mpt")), "tokens is no"),
         (lambda w: (add_tokenizer(w, trained("mpt"), "mpt"),
