@@ -1,21 +1,45 @@
 """From the metadata of a GGUF file to a `ModelConfig`, for the architectures below."""
 
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from sidewinder.checkpoint.config_values import MOST_LAYERS, UNLIMITED, ConfigValues
+from sidewinder.checkpoint.gguf_falcon_h1 import falcon_h1
 from sidewinder.checkpoint.gguf_files import gguf_parts, largest_type
 from sidewinder.checkpoint.gguf_header import TensorInfo, read_header
-from sidewinder.checkpoint.gguf_hybrids import attention_of, experts_of, mlp_of, scale_of
+from sidewinder.checkpoint.gguf_hybrids import Parts, jamba_or_granite, scale_of
+from sidewinder.checkpoint.gguf_nemotron import nemotron
 from sidewinder.config import ModelConfig
 from sidewinder.model_config import Family
 
-_FAMILIES: dict[str, Family] = {
-    "mamba": "mamba",
-    "mamba2": "mamba2",
-    "jamba": "jamba",
-    "granitehybrid": "granitemoehybrid",
+
+@dataclass(frozen=True)
+class _Architecture:
+    """One value of `general.architecture`.
+
+    Attributes:
+        family: ours.
+        mamba2: whether its mixers are Mamba-2's.
+        parts: what it has beside them, by metadata, architecture, names of tensors and number of
+            layers; None: nothing.
+    """
+
+    family: Family
+    mamba2: bool
+    parts: Callable[[ConfigValues, str, Collection[str], int], Parts] | None = None
+
+
+_KNOWN = {
+    "mamba": _Architecture("mamba", mamba2=False),
+    "mamba2": _Architecture("mamba2", mamba2=True),
+    "jamba": _Architecture("jamba", mamba2=False, parts=jamba_or_granite),
+    "granitehybrid": _Architecture("granitemoehybrid", mamba2=True, parts=jamba_or_granite),
+    "nemotron_h": _Architecture("nemotron_h", mamba2=True, parts=nemotron),
+    "nemotron_h_moe": _Architecture("nemotron_h", mamba2=True, parts=nemotron),
+    "falcon-h1": _Architecture("falcon_h1", mamba2=True, parts=falcon_h1),
 }
-ARCHITECTURES = tuple(_FAMILIES)
+ARCHITECTURES = tuple(_KNOWN)
 
 FALCON_MIXER_EPS = 1e-6
 """Of the norms on dt, B and C: transformers' default. No key holds it; llama.cpp: norm_eps."""
@@ -42,23 +66,22 @@ def read_gguf_config(file: Path) -> ModelConfig:
     for part in gguf_parts(file)[1:]:
         tensors |= {info.name: info for info in read_header(part).tensors}
     arch = values.choice("general.architecture", None, ARCHITECTURES)
+    known = _KNOWN[arch]
     d_model = values.size(f"{arch}.embedding_length", None)
     vocab_size = _vocab_size(values, arch, tensors, d_model)
     d_inner = values.size(f"{arch}.ssm.inner_size", None)
     # Mamba-2's "rank" is its number of heads: there is no projection of dt.
     rank = f"{arch}.ssm.time_step_rank"
-    mamba2, jamba = arch in ("mamba2", "granitehybrid"), arch == "jamba"
-    hybrid = arch in ("jamba", "granitehybrid")
+    mamba2, jamba = known.mamba2, arch == "jamba"
     n_heads = values.divisor(rank, None, f"{arch}.ssm.inner_size", d_inner) if mamba2 else 1
     groups = f"{arch}.ssm.group_count"
     n_layers = values.size(f"{arch}.block_count", None, maximum=MOST_LAYERS)
-    norm_eps = values.positive(f"{arch}.attention.layer_norm_rms_epsilon", None)
+    norm_eps = _norm_eps(values, arch)
     falcon = arch == "mamba" and values.flag(f"{arch}.ssm.dt_b_c_rms", False)
-    experts = experts_of(values, arch, tensors, n_layers) if hybrid else None
-    n_dense = n_layers - (len(experts.layers) if experts else 0)
+    parts = known.parts(values, arch, tensors, n_layers) if known.parts else Parts()
     ends = [values.token(f"tokenizer.ggml.{name}", None) for name in _END_TOKENS]
     return ModelConfig(
-        family="falcon_mamba" if falcon else _FAMILIES[arch],
+        family="falcon_mamba" if falcon else known.family,
         layout="gguf",
         vocab_size=vocab_size,
         d_model=d_model,
@@ -73,22 +96,32 @@ def read_gguf_config(file: Path) -> ModelConfig:
         mixer_norm_eps=FALCON_MIXER_EPS if falcon else norm_eps if jamba else None,
         use_bias=any(name.endswith(".ssm_in.bias") for name in tensors),
         use_conv_bias=any(name.endswith(".ssm_conv1d.bias") for name in tensors),
-        gated_norm=mamba2,
+        # Only Falcon-H1's mixers may be without.
+        gated_norm=mamba2 and (arch != "falcon-h1" or "blk.0.ssm_norm.weight" in tensors),
         norm_before_gate=False,
         time_step_limit=UNLIMITED,
-        residual_in_fp32=not hybrid,
+        residual_in_fp32=known.parts is None,
         tie_embeddings="output.weight" not in tensors,
         dtype=_DTYPES.get(largest_type(file, tensors.values()), "bfloat16"),
         bos_token_id=values.token("tokenizer.ggml.bos_token_id", None),
         eos_token_ids=tuple(dict.fromkeys(end for end in ends if end is not None)),
-        attention=attention_of(values, arch, d_model, n_layers) if hybrid else None,
-        mlp=mlp_of(values, arch, n_dense) if hybrid else None,
-        experts=experts,
+        attention=parts.attention,
+        mlp=parts.mlp,
+        experts=parts.experts,
         mixer_norm_weights=jamba,
+        single_parts=known.family == "nemotron_h",
         embedding_multiplier=scale_of(values, f"{arch}.embedding_scale", 1.0),
         residual_multiplier=scale_of(values, f"{arch}.residual_scale", 1.0),
         logits_divisor=scale_of(values, f"{arch}.logit_scale", 1.0),
     )
+
+
+def _norm_eps(values: ConfigValues, arch: str) -> float:
+    """Nemotron-H's converter writes one of two keys, or both."""
+    name = f"{arch}.attention.layer_norm_rms_epsilon"
+    if name not in values and _KNOWN[arch].family == "nemotron_h":
+        name = f"{arch}.attention.layer_norm_epsilon"
+    return values.positive(name, None)
 
 
 def _vocab_size(

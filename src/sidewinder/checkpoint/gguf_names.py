@@ -33,6 +33,8 @@ _BESIDE_MIXERS = {
     "mlp.up": "ffn_up",
     "mlp.down": "ffn_down",
     "experts.router": "ffn_gate_inp",
+    "experts.to_latent": "ffn_latent_down",
+    "experts.from_latent": "ffn_latent_up",
 }
 
 _WITHOUT_KIND = {"A_log": "ssm_a", "D": "ssm_d", "dt_bias": "ssm_dt.bias"}
@@ -44,6 +46,10 @@ def gguf_source(config: ModelConfig, name: str) -> tuple[tuple[str, ...], Layout
         return (_TOP[name],), Plain()
     _, layer, part = name.split(".", 2)
     block = f"blk.{layer}"
+    if part == "experts.router.bias":
+        return (f"{block}.exp_probs_b.bias",), Plain()
+    if part == "pre_ff_norm.weight" and config.family == "falcon_h1":
+        return (f"{block}.ffn_norm",), Plain()  # the only norm that llama.cpp reads so
     module, _, kind = part.rpartition(".")
     if module in _BESIDE_MIXERS:
         return (f"{block}.{_BESIDE_MIXERS[module]}.{kind}",), plain(part)

@@ -146,27 +146,48 @@ def _experts(values: ConfigValues, layers: tuple[int, ...]) -> ExpertsConfig | N
 
 
 def _router(values: ConfigValues, n_experts: int) -> RouterConfig:
-    n_chosen = chosen_experts(values, n_experts)
-    n_groups = values.divisor("n_group", 1, "n_routed_experts", n_experts)
-    width, n_groups_chosen = n_experts // n_groups, values.size("topk_group", 1)
-    if n_groups_chosen > n_groups:
-        raise values.error(f"topk_group={n_groups_chosen} is more than the {n_groups} groups")
-    if width < 2:
-        raise values.error(f"n_group={n_groups} leaves groups of {width} experts; 2 are needed")
-    if n_chosen > n_groups_chosen * width:
-        raise values.error(
-            f"num_experts_per_tok={n_chosen} is more than the {n_groups_chosen * width} experts of "
-            f"topk_group={n_groups_chosen} groups"
-        )
-    return RouterConfig(
-        n_chosen=n_chosen,
+    router = RouterConfig(
+        n_chosen=chosen_experts(values, n_experts),
         scores="sigmoid",
         has_bias=True,
         normalised=values.flag("norm_topk_prob", True),
         scale=values.positive("routed_scaling_factor", 1.0),
-        n_groups=n_groups,
-        n_groups_chosen=n_groups_chosen,
+        n_groups=values.divisor("n_group", 1, "n_routed_experts", n_experts),
+        n_groups_chosen=values.size("topk_group", 1),
     )
+    check_groups(values, router, n_experts, ("n_group", "topk_group", "num_experts_per_tok"))
+    return router
+
+
+def check_groups(
+    values: ConfigValues, router: RouterConfig, n_experts: int, keys: tuple[str, str, str]
+) -> None:
+    """Whether a token finds its experts in the groups that it may choose.
+
+    Args:
+        values: for the error.
+        router: what they say.
+        n_experts: in all groups.
+        keys: that count groups, groups of a token and experts of a token.
+
+    Raises:
+        ValueError: if not.
+    """
+    groups, groups_chosen, chosen = keys
+    width = n_experts // router.n_groups
+    if router.n_groups_chosen > router.n_groups:
+        raise values.error(
+            f"{groups_chosen}={router.n_groups_chosen} is more than the {router.n_groups} groups"
+        )
+    if width < 2:
+        raise values.error(
+            f"{groups}={router.n_groups} leaves groups of {width} experts; 2 are needed"
+        )
+    if router.n_chosen > router.n_groups_chosen * width:
+        raise values.error(
+            f"{chosen}={router.n_chosen} is more than the {router.n_groups_chosen * width} experts "
+            f"of {groups_chosen}={router.n_groups_chosen} groups"
+        )
 
 
 def _kinds(values: ConfigValues) -> list[str]:

@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from gguf_metadata import add_metadata, architecture
 
 from sidewinder.checkpoint.reader import load_shard
 from sidewinder.config import load_model_config
@@ -50,6 +51,20 @@ _PARTS = {
     "shared_mlp.output_linear.weight": "ffn_down.weight",
     "block_sparse_moe.router.weight": "ffn_gate_inp.weight",
     "block_sparse_moe.experts.down_proj": "ffn_down_exps.weight",
+    "mixer.q_proj.weight": "attn_q.weight",
+    "mixer.k_proj.weight": "attn_k.weight",
+    "mixer.v_proj.weight": "attn_v.weight",
+    "mixer.o_proj.weight": "attn_output.weight",
+    "mixer.up_proj.weight": "ffn_up.weight",
+    "mixer.down_proj.weight": "ffn_down.weight",
+    "mixer.gate.weight": "ffn_gate_inp.weight",
+    "mixer.gate.e_score_correction_bias": "exp_probs_b.bias",
+    "mixer.experts.up_proj": "ffn_up_exps.weight",
+    "mixer.experts.down_proj": "ffn_down_exps.weight",
+    "mixer.shared_experts.up_proj.weight": "ffn_up_shexp.weight",
+    "mixer.shared_experts.down_proj.weight": "ffn_down_shexp.weight",
+    "mixer.fc1_latent_proj.weight": "ffn_latent_down.weight",
+    "mixer.fc2_latent_proj.weight": "ffn_latent_up.weight",
 }
 _TOP = {
     "backbone.embeddings.weight": "token_embd.weight",
@@ -58,6 +73,8 @@ _TOP = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.final_layernorm.weight": "output_norm.weight",
     "model.norm.weight": "output_norm.weight",
+    "model.embeddings.weight": "token_embd.weight",
+    "model.norm_f.weight": "output_norm.weight",
 }
 
 
@@ -67,7 +84,7 @@ def gguf_tensors(oracle: Any) -> Iterator[tuple[str, str, np.ndarray]]:
     for name, parameter in oracle.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        values = parameter.detach().float().numpy()
+        values = parameter.detach().float().numpy() * folded(config, name)
         if name in _TOP:
             yield name, _TOP[name], values
             continue
@@ -87,84 +104,64 @@ def gguf_tensors(oracle: Any) -> Iterator[tuple[str, str, np.ndarray]]:
             values = values[:, None]
         if part == "mixer.norm.weight":
             values = values.reshape(getattr(config, "n_groups", None) or config.mamba_n_groups, -1)
-        if part in ROTATED and config.model_type == "granitemoehybrid":
-            heads = values.shape[0] // (config.hidden_size // config.num_attention_heads)
+        if part in ROTATED and config.model_type in ("granitemoehybrid", "nemotron_h"):
+            own = getattr(config, "head_dim", None)
+            heads = values.shape[0] // (own or config.hidden_size // config.num_attention_heads)
             halves = values.reshape(heads, 2, -1, values.shape[1])
             values = halves.swapaxes(1, 2).reshape(values.shape)  # without positions: no matter
-        stored = _PARTS[part]
+        weight = _PARTS.get(part) or _PARTS[part.replace(".bias", ".weight")]
+        stored = weight if part in _PARTS else weight.replace(".weight", ".bias")
         if experts and part == "shared_mlp.output_linear.weight":
             stored = "ffn_down_shexp.weight"
+        if config.model_type == "falcon_h1" and stored == "ffn_norm.weight":
+            stored = "ffn_norm"  # so its converter calls it, and llama.cpp reads it
         yield name, f"blk.{layer}.{stored}", values
 
 
-ROTATED = ("self_attn.q_proj.weight", "self_attn.k_proj.weight")
-"""Whose channels the converter of Llama, and so of Granite, puts in another order."""
+ROTATED = (
+    "self_attn.q_proj.weight",
+    "self_attn.k_proj.weight",
+    "mixer.q_proj.weight",
+    "mixer.k_proj.weight",
+)
+"""Whose channels Llama's converter, and so Granite's and Nemotron-H's, puts in another order."""
 
 
 def is_mamba2(config: Any) -> bool:
-    return config.model_type in ("mamba2", "granitemoehybrid")
+    return config.model_type in ("mamba2", "granitemoehybrid", "nemotron_h", "falcon_h1")
+
+
+def folded(config: Any, name: str) -> Any:
+    """What the converter multiplies one of Falcon-H1's parameters by: a number, or one a row."""
+    if config.model_type != "falcon_h1":
+        return np.float32(1)
+    module = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
+    if module == "in_proj" and name.endswith("weight"):
+        groups = config.mamba_n_groups * config.mamba_d_state
+        inner = config.mamba_d_ssm
+        bands = np.repeat(
+            config.ssm_multipliers, [inner, inner, groups, groups, config.mamba_n_heads]
+        )
+        return np.float32(bands * config.ssm_in_multiplier)[:, None]
+    gate, down = config.mlp_multipliers
+    by_module = {
+        "gate_proj": gate,
+        "down_proj": down,
+        "q_proj": config.attention_in_multiplier,
+        "k_proj": config.attention_in_multiplier * config.key_multiplier,
+        "v_proj": config.attention_in_multiplier,
+        "o_proj": config.attention_out_multiplier,
+        "out_proj": config.ssm_out_multiplier,
+        "lm_head": config.lm_head_multiplier,
+        "embed_tokens": config.embedding_multiplier,
+    }
+    return np.float32(by_module.get(module, 1.0))
 
 
 def stays_float(name: str, values: np.ndarray) -> bool:
     """What llama.cpp leaves in float32 whatever the file's type is."""
     kept = ("norm", "conv1d", "ssm_a", "ssm_d", "ffn_gate_inp")
     return values.ndim == 1 or any(part in name for part in kept)
-
-
-def add_metadata(writer: Any, oracle: Any) -> None:
-    """The keys that llama.cpp's converter writes, without the vocabulary."""
-    config = oracle.config
-    if config.model_type in ("jamba", "granitemoehybrid"):
-        add_hybrid_metadata(writer, config)
-        return
-    mamba2 = config.model_type == "mamba2"
-    writer.add_context_length(1 << 20)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(0)
-    writer.add_head_count(0)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_ssm_conv_kernel(config.conv_kernel)
-    writer.add_ssm_inner_size(int(config.expand * config.hidden_size))
-    writer.add_ssm_state_size(config.state_size)
-    writer.add_ssm_time_step_rank(config.num_heads if mamba2 else config.time_step_rank)
-    if mamba2:
-        writer.add_ssm_group_count(config.n_groups)
-    else:
-        writer.add_ssm_dt_b_c_rms(config.model_type == "falcon_mamba")
-    writer.add_layer_norm_rms_eps(config.layer_norm_epsilon)
-
-
-def add_hybrid_metadata(writer: Any, config: Any) -> None:
-    """Key-value heads are counted layer by layer: none where there is a mixer."""
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_head_count(config.num_attention_heads)
-    kinds = config.layer_types
-    heads = config.num_key_value_heads
-    writer.add_head_count_kv([heads if kind == "full_attention" else 0 for kind in kinds])
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_ssm_conv_kernel(config.mamba_d_conv)
-    writer.add_ssm_inner_size(config.mamba_expand * config.hidden_size)
-    writer.add_ssm_state_size(config.mamba_d_state)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_expert_used_count(config.num_experts_per_tok)
-    if config.model_type == "jamba":
-        writer.add_feed_forward_length(config.intermediate_size)
-        writer.add_ssm_time_step_rank(config.mamba_dt_rank)
-        writer.add_expert_count(config.num_experts)
-        return
-    experts = config.num_local_experts
-    width = config.intermediate_size if experts else config.shared_intermediate_size
-    writer.add_feed_forward_length(width)
-    writer.add_expert_count(experts)
-    writer.add_expert_shared_feed_forward_length(config.shared_intermediate_size)
-    writer.add_ssm_time_step_rank(config.mamba_n_heads)
-    writer.add_ssm_group_count(config.mamba_n_groups)
-    writer.add_rope_scaling_finetuned(False)
-    writer.add_attention_scale(config.attention_multiplier)
-    writer.add_embedding_scale(config.embedding_multiplier)
-    writer.add_residual_scale(config.residual_multiplier)
-    writer.add_logit_scale(config.logits_scaling)
 
 
 def write_gguf(
@@ -187,9 +184,7 @@ def write_gguf(
         rename: of tensors; None leaves one out.
         options: of `gguf.GGUFWriter` (`split_max_tensors`).
     """
-    names = {"falcon_mamba": "mamba", "granitemoehybrid": "granitehybrid"}
-    arch = names.get(oracle.config.model_type, oracle.config.model_type)
-    writer = gguf.GGUFWriter(path, arch, **options)
+    writer = gguf.GGUFWriter(path, architecture(oracle.config), **options)
     add_metadata(writer, oracle)
     change(writer)
     read = {}
@@ -199,7 +194,8 @@ def write_gguf(
             own = TYPES.F16
         packed = gguf.quants.quantize(values, own)
         if own != TYPES.F32:
-            read[stored] = torch.from_numpy(gguf.quants.dequantize(packed, own).copy())
+            widened = gguf.quants.dequantize(packed, own) / folded(oracle.config, stored)
+            read[stored] = torch.from_numpy(widened)
         renamed = rename(name)
         if renamed is not None:
             raw = None if own in (TYPES.F32, TYPES.F16) else own

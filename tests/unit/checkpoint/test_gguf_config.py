@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from gguf_cases import TYPES, fails, made, write_gguf
 
+from sidewinder.checkpoint.config_values import UNLIMITED
+from sidewinder.cli.main import DONE, main
 from sidewinder.config import load_model_config
+from sidewinder.model_config import WeightMultipliers
 from sidewinder.testing import save_tiny, tiny_oracle
 
 
@@ -73,6 +76,43 @@ def remove(key):
          "expert_used_count=6 is above expert_count=5"),
         ("jamba_experts", lambda w: override(w, "jamba.expert_count", 4),
          r"ffn_gate_inp.weight has shape \[5, 40\] instead of \[4, 40\]"),
+        ("nemotron_h", lambda w: w.add_nextn_predict_layers(1),
+         r"nextn_predict_layers=1 \(multi-token prediction\) is not supported; .*--no-mtp"),
+        ("nemotron_h", lambda w: override(w, "nemotron_h.feed_forward_length", [0, 0, 44, 44, 44]),
+         "layer 3 has both key-value heads and an inner width"),
+        ("nemotron_h", lambda w: override(w, "nemotron_h.feed_forward_length", [44, 44, 44, 0, 44]),
+         "no layer has a mixer"),
+        ("nemotron_h", lambda w: override(w, "nemotron_h.feed_forward_length", [0, 0, 44, 0, 43]),
+         r"feed_forward_length=\[44, 43\] must be one number wherever it is not 0"),
+        ("nemotron_h",
+         lambda w: (remove("nemotron_h.feed_forward_length")(w), w.add_feed_forward_length(44)),
+         "feed_forward_length is no list of 5 numbers"),
+        ("nemotron_h", lambda w: override(w, "nemotron_h.feed_forward_length", [0, 0, -1, 0, -1]),
+         "is no list of 5 numbers"),
+        ("nemotron_h", lambda w: override(w, "nemotron_h.attention.head_count_kv", [0, 0, 0, 3, 0]),
+         r"head_count_kv=3 does not divide head_count \(8\)"),
+        ("nemotron_h", lambda w: override(w, "nemotron_h.attention.value_length", 7),
+         r"value_length=7 is not nemotron_h.attention.key_length \(6\)"),
+        ("nemotron_experts",
+         lambda w: override(w, "nemotron_h_moe.feed_forward_length", [0, 0, 0, 0, 10]),
+         "layer 1 has a router, and nemotron_h_moe.feed_forward_length says 0 of it"),
+        ("nemotron_experts",
+         lambda w: (remove("nemotron_h_moe.expert_used_count")(w),
+                    w.add_array("nemotron_h_moe.expert_used_count", [2, 1])),
+         r"expert_used_count=\[2, 1\] is not an integer"),
+        ("nemotron_experts", lambda w: override(w, "nemotron_h_moe.expert_group_used_count", 2),
+         "nemotron_h_moe.expert_group_used_count=2 is more than the 1 groups"),
+        ("nemotron_experts", lambda w: override(w, "nemotron_h_moe.expert_group_count", 6),
+         "nemotron_h_moe.expert_group_count=6 leaves groups of 1 experts"),
+        ("falcon_h1", lambda w: w.add_float32("falcon-h1.mlp_gate_multiplier", 0.5),
+         "mlp_gate_multiplier says that the weights are without their multipliers.*own converter"),
+        ("falcon_h1", lambda w: override(w, "falcon-h1.attention.head_count_kv", 3),
+         r"head_count_kv=3 does not divide falcon-h1.attention.head_count \(8\)"),
+        ("falcon_h1", lambda w: w.add_rope_dimension_count(4),
+         "dimension_count=4 of a head's 6 channels turn, and in Falcon-H1 all of them do"),
+        ("falcon_h1", lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+         "rope.scaling.type='yarn' is not supported; supported: none, linear"),
+        ("falcon_h1", lambda w: w.add_rope_scaling_factor(4.0), "scaled positions are not supp"),
     ],
 )  # fmt: skip
 def test_metadata_that_does_not_fit(tmp_path, family, change, words):
@@ -81,7 +121,7 @@ def test_metadata_that_does_not_fit(tmp_path, family, change, words):
 
 FAMILIES = [
     "mamba", "falcon_mamba", "mamba2", "jamba", "jamba_experts", "granitemoehybrid",
-    "granite_experts",
+    "granite_experts", "nemotron_h", "nemotron_experts", "falcon_h1",
 ]  # fmt: skip
 
 
@@ -98,12 +138,42 @@ def test_the_config_is_the_folders(tmp_path, family):
     assert read.norm_eps == pytest.approx(expected.norm_eps, rel=1e-7)
     inner = read.norm_eps if expected.family == "jamba" else expected.mixer_norm_eps
     attention = expected.attention
+    if family == "falcon_h1":  # multipliers are in the weights, those of keys, too
+        attention = replace(attention, scale=attention.head_dim**-0.5)
+        assert expected.weight_multipliers != read.weight_multipliers == WeightMultipliers()
+        expected = replace(
+            expected,
+            weight_multipliers=WeightMultipliers(),
+            embedding_multiplier=1.0,
+            logits_divisor=1.0,
+            norm_before_gate=False,  # there is no norm
+        )
     if attention is not None:
         assert read.attention.scale == pytest.approx(attention.scale, rel=1e-7)
         attention = replace(attention, scale=read.attention.scale)
+    if expected.family == "nemotron_h":  # no key has the least dt
+        expected = replace(expected, time_step_limit=UNLIMITED)
     assert read == replace(
         expected, layout="gguf", norm_eps=read.norm_eps, mixer_norm_eps=inner, attention=attention
     )
+
+
+@pytest.mark.parametrize("family", ["nemotron_h", "nemotron_experts", "falcon_h1"])
+def test_the_plan_is_the_folders(tmp_path, family, capsys):
+    plans = []
+    for model in (save_tiny(family, tmp_path / "folder"), made(tmp_path, family)):
+        assert main(["plan", str(model), "--tp", "2"]) == DONE
+        plans.append(capsys.readouterr().out)
+    assert plans[0] == plans[1]
+    assert "whole model" in plans[0]
+
+
+def test_nemotrons_eps_has_two_keys(tmp_path):
+    def change(writer):
+        remove("nemotron_h.attention.layer_norm_rms_epsilon")(writer)
+        override(writer, "nemotron_h.attention.layer_norm_epsilon", 0.25)
+
+    assert load_model_config(made(tmp_path, "nemotron_h", change=change)).norm_eps == 0.25
 
 
 def test_tokens_that_end_a_text(tmp_path):

@@ -168,7 +168,7 @@ def test_a_count_without_end_is_not_followed(tmp_path):
         fails(file, r"ends before \d+ bytes")
 
 
-@pytest.mark.parametrize("family", ["mamba", "jamba_experts"])
+@pytest.mark.parametrize("family", ["mamba", "jamba_experts", "nemotron_experts", "falcon_h1"])
 def test_any_byte_may_be_wrong(tmp_path, family):
     whole = made(tmp_path, family)
     content, end = whole.read_bytes(), min(info.start for info in read_header(whole).tensors)

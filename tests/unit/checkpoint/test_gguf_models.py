@@ -21,12 +21,27 @@ WIDE = {
     "granite_experts": {"hidden_size": 64, "intermediate_size": 32},
     "jamba": {"hidden_size": 64, "mamba_dt_rank": 32, "intermediate_size": 96},
     "jamba_experts": {"hidden_size": 64, "mamba_dt_rank": 32, "intermediate_size": 96},
-}
+    "nemotron_h": {
+        "hidden_size": 64, "intermediate_size": 96, "head_dim": 8, "mamba_head_dim": 16,
+    },
+    "nemotron_experts": {
+        "hidden_size": 64, "head_dim": 8, "mamba_head_dim": 16, "moe_intermediate_size": 32,
+        "moe_shared_expert_intermediate_size": 64, "moe_latent_size": 32,
+    },
+    "falcon_h1": {
+        "hidden_size": 64, "head_dim": 8, "mamba_d_ssm": 128, "intermediate_size": 96,
+    },
+}  # fmt: skip
 """Rows of every matrix divide into blocks of 32, the inner width over 3 ranks does not."""
+
+
+NO_LIMIT_ON_DT = {name: {"time_step_min": 1e-30} for name in ("nemotron_h", "nemotron_experts")}
+"""transformers clamps dt there; GGUF files have no key for it, and llama.cpp does not."""
 
 
 def make(folder, family, kind, **overrides):
     """A GGUF file, and the logits of transformers with what a reader of it has for weights."""
+    overrides = NO_LIMIT_ON_DT.get(family, {}) | overrides
     oracle = tiny_oracle(family, **overrides)
     file = write_gguf(oracle, folder / "model.gguf", TYPES[kind])
     config = load_model_config(file)
@@ -70,6 +85,38 @@ def test_biases_are_read_off_the_names(tmp_path, bias):
     assert checkpoint.config.use_bias is bias
     assert checkpoint.config.use_conv_bias is not bias
     check(checkpoint, 2)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"n_group": 3, "topk_group": 2, "norm_topk_prob": False},
+        {"routed_scaling_factor": 1.0, "tie_word_embeddings": True},
+    ],
+    ids=["groups", "tied"],
+)
+def test_nemotrons_experts(tmp_path, overrides):
+    check(make(tmp_path, "nemotron_experts", "F32", **overrides), 2)
+
+
+def test_nemotrons_biases(tmp_path):
+    checkpoint = make(tmp_path, "nemotron_h", "F32", mlp_bias=True)
+    assert checkpoint.config.mlp.use_bias
+    check(checkpoint, 2)
+
+
+@pytest.mark.parametrize("tp", [1, 3])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"mamba_rms_norm": True, "mamba_norm_before_gate": False},
+        {"rope_parameters": {"rope_theta": 1e11, "rope_type": "default"}},
+        {"mamba_conv_bias": False, "mlp_bias": True},
+    ],
+    ids=["norm", "positions", "biases"],
+)
+def test_falcon_h1(tmp_path, overrides, tp):
+    check(make(tmp_path, "falcon_h1", "F32", **overrides), tp)
 
 
 def test_model_in_several_files(tmp_path):
