@@ -7,6 +7,7 @@ before anything is allocated.
 """
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from sidewinder.checkpoint.files import stored_dtype
 from sidewinder.checkpoint.gguf_config import read_gguf_config
 from sidewinder.checkpoint.gguf_files import find_gguf
 from sidewinder.checkpoint.hybrid_readers import HYBRIDS
+from sidewinder.checkpoint.quantised.config import (
+    Quantisation,
+    find_quantisation,
+    quantisation_in,
+)
 from sidewinder.config import ModelConfig
 
 SUPPORTED_MODEL_TYPES = ("mamba", "falcon_mamba", "mamba2", *HYBRIDS)
@@ -48,7 +54,17 @@ def read_model_config(path: Path) -> ModelConfig:
     config = parse_model_config(values, str(file))
     if values.get("dtype") is None and values.get("torch_dtype") is None:
         config = replace(config, dtype=stored_dtype(file.parent) or config.dtype)
+    _say_what_is_not_read(find_quantisation(file.parent), file.parent)
     return config
+
+
+def _say_what_is_not_read(quantisation: Quantisation | None, folder: Path) -> None:
+    if quantisation is not None and quantisation.rounds_activations:
+        warnings.warn(
+            f"{folder} is made for activations, keys or values in few bits, too: here only its "
+            "weights are, their scales are not used",
+            stacklevel=3,
+        )
 
 
 def parse_model_config(contents: dict[str, Any], source: str = "config.json") -> ModelConfig:
@@ -58,6 +74,7 @@ def parse_model_config(contents: dict[str, Any], source: str = "config.json") ->
         ValueError: if it is not supported, or a value does not fit.
     """
     values = ConfigValues(contents, source)
+    quantisation_in(contents, source)
     if "model_type" in values:
         return _transformers_config(values)
     if "d_model" in values and "n_layer" in values:
@@ -84,8 +101,6 @@ def _transformers_config(values: ConfigValues) -> ModelConfig:
     model_type = values.choice("model_type", None, SUPPORTED_MODEL_TYPES)
     # Before any reader lists the layers.
     values.size("num_hidden_layers", 1, maximum=MOST_LAYERS)
-    if values.get("quantization_config") is not None:
-        raise values.error("quantised checkpoints are not supported; use the unquantised weights")
     if model_type == "mamba2":
         return _transformers_mamba2(values)
     if model_type in HYBRIDS:

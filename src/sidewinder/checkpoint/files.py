@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sidewinder.checkpoint.gguf_files import find_gguf, open_gguf
-from sidewinder.checkpoint.stored import StoredTensor, unreadable
+from sidewinder.checkpoint.quantised.config import find_quantisation
+from sidewinder.checkpoint.quantised.matrices import dequantised
+from sidewinder.checkpoint.stored import PLAIN_DTYPES, StoredTensor, unreadable
 
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
@@ -23,16 +25,25 @@ STORED_DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "I32": torch.int32,
+    "I64": torch.int64,
 }
+"""By safetensors' names; all but the first four only in parts of quantised matrices."""
 
 
 def open_weights(folder: Path) -> dict[str, StoredTensor]:
     """Map every weight file of `folder` (safetensors first, else `.bin`, else GGUF; a GGUF file may
-    also be given itself) without reading weights.
+    also be given itself) without reading weights. Matrices that are stored in few bits are widened
+    when they are.
 
     Raises:
         ValueError: if there are no weight files, one is missing, truncated or corrupt, or holds
-            something else than floating-point tensors.
+            something else than floating-point tensors and quantised matrices that can be read.
     """
     gguf = find_gguf(folder)
     if gguf is not None:
@@ -44,21 +55,27 @@ def open_weights(folder: Path) -> dict[str, StoredTensor]:
         if twice:
             raise ValueError(f"{file} holds {twice[0]}, which {tensors[twice[0]].file} holds too")
         tensors |= found
+    if (quantisation := find_quantisation(folder)) is not None:
+        tensors = dequantised(tensors, quantisation)
+    for key, tensor in tensors.items():
+        if tensor.dtype not in PLAIN_DTYPES:
+            raise _bad_dtype(tensor.file, key, str(tensor.dtype))
     return tensors
 
 
 def stored_dtype(folder: Path) -> str | None:
     """Name of the dtype in which `folder` stores most of its weights; None without weight files.
 
-    For configurations that do not say it. Judged by the largest tensor of the first file there is;
-    the files may be missing where only the configuration is wanted.
+    For configurations that do not say it. Judged by the largest tensor of the first file there is
+    that is not in few bits; the files may be missing where only the configuration is wanted.
     """
     files = [folder / SAFETENSORS, folder / BIN]
     for name in (SAFETENSORS, BIN):
         if (index := folder / (name + INDEX_SUFFIX)).is_file():
             files += _indexed_files(index)
     first = next((file for file in files if file.is_file()), None)
-    tensors = _open_file(first).values() if first else ()
+    opened = _open_file(first).values() if first else ()
+    tensors = [tensor for tensor in opened if tensor.dtype in PLAIN_DTYPES]
     if not tensors:
         return None
     largest = max(tensors, key=lambda tensor: math.prod(tensor.shape))
@@ -149,5 +166,8 @@ def _open_bin(file: Path) -> dict[str, StoredTensor]:
 
 
 def _bad_dtype(file: Path, key: str, dtype: str) -> ValueError:
-    names = ", ".join(str(known).removeprefix("torch.") for known in STORED_DTYPES.values())
-    return ValueError(f"{file}: {key} is stored as {dtype}; supported: {names}")
+    names = ", ".join(str(known).removeprefix("torch.") for known in PLAIN_DTYPES)
+    return ValueError(
+        f"{file}: {key} is stored as {dtype}; supported: {names}, and parts of quantised matrices "
+        "in checkpoints whose config.json says how they are stored (quantization_config)"
+    )

@@ -145,7 +145,7 @@ def _check_tied_head(
         return
     assert isinstance(rule, Split)
     rows = (slice(rule.shares[rank].start, rule.shares[rank].stop),)
-    if head.shape != embedding.shape or not torch.equal(head.view[rows], embedding.view[rows]):
+    if head.shape != embedding.shape or not _equal(head.view[rows], embedding.view[rows]):
         raise ValueError(
             f"{head.file}: lm_head.weight differs from the embedding although config.json says "
             "that they are tied; set tie_word_embeddings (or tie_embeddings) to false there"
@@ -167,11 +167,18 @@ def _check_repeats(
     for other in others:
         one, again = weights[first], weights[other]
         same = one.shape == again.shape
-        if not same or not torch.equal(one.view[tuple(part)], again.view[tuple(part)]):
+        if not same or not _equal(one.view[tuple(part)], again.view[tuple(part)]):
             raise ValueError(
                 f"{again.file}: {other} differs from {first}, but hybrid layers share one block "
                 f"({name}); models with a block per layer are not supported"
             )
+
+
+def _equal(one: Tensor, again: Tensor) -> bool:
+    """The same values; one of them may have been stored in fewer bits."""
+    if one.dtype != again.dtype:
+        one, again = one.float(), again.float()
+    return torch.equal(one, again)
 
 
 def _some(names: list[str]) -> str:

@@ -7,6 +7,9 @@ import torch
 
 from sidewinder.checkpoint.layouts import Shape, View
 
+PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Of tensors that hold what they stand for."""
+
 
 @dataclass(frozen=True)
 class StoredTensor:
