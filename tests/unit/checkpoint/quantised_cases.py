@@ -8,7 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from quantised_matrices import GROUP, TILE, Encoded, fp4, fp8, int8, mxfp8, packed, packed_in_order
+from quantised_matrices import (
+    GROUP,
+    TILE,
+    Encoded,
+    awq,
+    fp4,
+    fp8,
+    gptq,
+    int8,
+    line_of_four_bits,
+    mxfp8,
+    packed,
+    packed_in_order,
+    rows_of_int8,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,6 +35,8 @@ class Format:
     config: dict[str, Any]
     extra: dict[str, Tensor] = field(default_factory=dict)
     """Scales of activations of every matrix."""
+    takes: Callable[[Tensor], bool] = lambda _: True
+    """Whether the format has a way for such a matrix."""
 
 
 def compressed_tensors(form: str, activations: Any = None, **weights: Any) -> dict[str, Any]:
@@ -129,8 +145,62 @@ FORMATS = {
     "mxfp8": Format(mxfp8, compressed_tensors("mxfp8-quantized", group_size=GROUP, **FLOAT8)),
 }
 
-IN_ORDER = Format(packed_in_order, compressed_tensors("pack-quantized", actorder="group", **INT4))
-"""Not for experts in one tensor: the order is one of a matrix."""
+
+def two_dimensional(weight: Tensor) -> bool:
+    return weight.dim() == 2
+
+
+def rows_in_eights(weight: Tensor) -> bool:
+    return weight.dim() == 2 and weight.shape[0] % 8 == 0
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP}
+BITSANDBYTES = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+
+OF_MATRICES = {
+    "int4 in another order": Format(
+        packed_in_order,
+        compressed_tensors("pack-quantized", actorder="group", **INT4),
+        takes=two_dimensional,
+    ),
+    "gptq": Format(lambda weight: gptq(weight, 4, 1), GPTQ, takes=two_dimensional),
+    "gptq in another order": Format(
+        lambda weight: gptq(weight, 4, 1, in_order=False), GPTQ, takes=two_dimensional
+    ),
+    "gptq v2": Format(
+        lambda weight: gptq(weight, 8, 0),
+        GPTQ | {"bits": 8, "checkpoint_format": "gptq_v2"},
+        takes=two_dimensional,
+    ),
+    "gptq rows": Format(
+        lambda weight: gptq(weight, 2, 1, group=1 << 30),
+        GPTQ | {"bits": 2, "group_size": -1},
+        takes=two_dimensional,
+    ),
+    "awq": Format(
+        awq,
+        {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"},
+        takes=rows_in_eights,
+    ),
+    "bitsandbytes int8": Format(
+        rows_of_int8,
+        {"quant_method": "bitsandbytes", "load_in_8bit": True},
+        takes=two_dimensional,
+    ),
+    "nf4": Format(
+        lambda weight: line_of_four_bits(weight, 14, nested=False),
+        BITSANDBYTES,
+        takes=two_dimensional,
+    ),
+    "nf4 with nested scales": Format(
+        lambda weight: line_of_four_bits(weight, 7, nested=True),
+        BITSANDBYTES,
+        takes=two_dimensional,
+    ),
+}
+"""Not for experts in one tensor."""
+
+EVERY = FORMATS | OF_MATRICES
 
 
 def is_matrix(name: str, tensor: Tensor) -> bool:
@@ -154,11 +224,15 @@ def write_pair(folder: Path, plain: Path, form: Format, tied_head: bool = False)
     tensors = load_file(plain / "model.safetensors")
     stored, stand_for = dict(tensors), dict(tensors)
     for name, weight in tensors.items():
-        if is_matrix(name, weight) and not (tied_head and name == "lm_head.weight"):
+        if (
+            is_matrix(name, weight)
+            and form.takes(weight)
+            and not (tied_head and name == "lm_head.weight")
+        ):
             parts, stand_for[name] = form.encode(weight)
             del stored[name]
             module = name.removesuffix("weight")
-            stored |= {module + end: part.contiguous() for end, part in parts.items()}
+            stored |= {module + end: part.contiguous().clone() for end, part in parts.items()}
             stored |= {module + end: part.clone() for end, part in form.extra.items()}
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
     save_file(stand_for, plain / "model.safetensors", {"format": "pt"})

@@ -1,5 +1,7 @@
 """Matrices in few bits, and what they stand for, the plain way: whole, by loops over columns."""
 
+import json
+
 import torch
 from torch import Tensor
 
@@ -145,3 +147,79 @@ def mxfp8(weight: Tensor) -> Encoded:
     codes = (weight / scale).to(torch.float8_e4m3fn)
     parts = {"weight": codes, "weight_scale": (exponents + 127).to(torch.uint8)}
     return parts, codes.float() * scale
+
+
+def gptq(
+    weight: Tensor, bits: int, less: int, in_order: bool = True, group: int = GROUP
+) -> Encoded:
+    """Of GPTQ, all transposed. `less`: what packed zeros are stored less than they are."""
+    count = -(-weight.shape[-1] // group)
+    groups = torch.arange(weight.shape[-1]) // group
+    if not in_order:
+        groups = groups.flip(0)[torch.randperm(len(groups), generator=torch.manual_seed(0))]
+    half = 1 << (bits - 1)
+    scale = torch.stack(
+        [weight[:, groups == each].abs().amax(-1) / (half - 1) for each in range(count)], dim=-1
+    ).half()
+    zero = torch.arange(scale.numel()).reshape(scale.shape) % half + half // 2
+    full, shift = scale.float()[:, groups], zero[:, groups]
+    codes = ((weight / full).round() + shift).clamp(0, 2 * half - 1)
+    parts = {
+        "qweight": pack(codes, bits).mT,
+        "qzeros": pack((zero - less).mT, bits),
+        "scales": scale.mT,
+        "g_idx": groups.int(),
+    }
+    return parts, (codes - shift) * full
+
+
+def awq(weight: Tensor) -> Encoded:
+    """Eight rows to a word: the first, third, fifth, seventh, then the others."""
+    parts, _ = gptq(weight, 4, 0)
+    scale, groups = parts["scales"].mT.float(), parts.pop("g_idx").long()
+    zero = torch.arange(scale.numel()).reshape(scale.shape) % 8 + 4
+    codes = ((weight / scale[:, groups]).round() + zero[:, groups]).clamp(0, 15)
+    for name, rows in (("qweight", codes.mT), ("qzeros", zero.mT)):
+        eights = rows.unflatten(-1, (-1, 8))[..., [0, 2, 4, 6, 1, 3, 5, 7]]
+        parts[name] = pack(eights.flatten(-2), 4)
+    return parts, (codes - zero[:, groups]) * scale[:, groups]
+
+
+def rows_of_int8(weight: Tensor) -> Encoded:
+    """Of bitsandbytes."""
+    largest = weight.abs().amax(-1)
+    codes = (weight / largest[:, None] * 127).round().to(torch.int8)
+    parts = {"weight": codes, "SCB": largest, "weight_format": torch.tensor(0).byte()}
+    return parts, codes.float() * (largest / 127)[:, None]
+
+
+TABLE = torch.linspace(-1, 1, 16) ** 3
+
+
+def line_of_four_bits(weight: Tensor, size: int, nested: bool) -> Encoded:
+    """Of bitsandbytes: all rows behind one another, in blocks of `size`, whose scales may be in
+    8 bits themselves."""
+    line = weight.flatten()
+    blocks = torch.arange(len(line)) // size
+    scale = torch.stack([line[blocks == each].abs().max() for each in range(int(blocks[-1]) + 1)])
+    state = {"quant_type": "nf4", "blocksize": size, "shape": list(weight.shape)}
+    parts = {"weight.absmax": scale, "weight.quant_map": TABLE}
+    if nested:
+        values, offset, outer_size = torch.linspace(-1, 1, 256), 0.25, 5
+        outer = torch.full((-(-len(scale) // outer_size),), 3.0)
+        outer[::2] = 4.0
+        spread_outer = outer[torch.arange(len(scale)) // outer_size]
+        codes = (((scale - offset) / spread_outer)[:, None] - values).abs().argmin(-1)
+        scale = values[codes] * spread_outer + offset
+        state |= {"nested_blocksize": outer_size, "nested_offset": offset}
+        parts |= {
+            "weight.absmax": codes.byte(),
+            "weight.nested_absmax": outer,
+            "weight.nested_quant_map": values,
+        }
+    codes = ((line / scale[blocks])[:, None] - TABLE).abs().argmin(-1)
+    pairs = torch.cat((codes, codes.new_zeros(len(codes) % 2))).unflatten(0, (-1, 2))
+    parts["weight"] = (pairs[:, 0] << 4 | pairs[:, 1]).byte()[:, None]
+    text = json.dumps(state).encode()
+    parts["weight.quant_state.bitsandbytes__nf4"] = torch.tensor(list(text)).byte()
+    return parts, (TABLE[codes] * scale[blocks]).view(weight.shape)

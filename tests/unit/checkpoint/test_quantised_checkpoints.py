@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from parity_harness import Checkpoint, assert_parity, oracle_logits, random_tokens, run_sharded
-from quantised_cases import FORMATS, IN_ORDER, write_pair
+from quantised_cases import EVERY, FORMATS, OF_MATRICES, write_pair
 from reader_cases import assert_same, load
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -22,7 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is made for activations")
 
 FAMILIES = ("mamba2", "granitemoehybrid", "granite_experts", "nemotron_experts")
 OTHERS = ("mamba", "falcon_mamba", "zamba", "zamba2", "bamba", "falcon_h1", "jamba_experts")
-EVERY = FORMATS | {"int4 in another order": IN_ORDER}
 
 
 @pytest.fixture
@@ -55,9 +54,10 @@ def test_every_other_family(pair, family, form):
     check(*pair(family, form), sizes=(1, 3))
 
 
-@pytest.mark.parametrize("family", ["mamba2", "nemotron_experts"])
-def test_columns_in_another_order(pair, family):
-    check(*pair(family, "int4 in another order"))
+@pytest.mark.parametrize("form", OF_MATRICES)
+@pytest.mark.parametrize("family", ["mamba", "mamba2", "granitemoehybrid", "nemotron_experts"])
+def test_formats_of_matrices_alone(pair, family, form):
+    check(*pair(family, form), dtypes=(torch.float32, torch.bfloat16))
 
 
 @pytest.mark.parametrize("tp", [1, 2, 3])
@@ -69,6 +69,9 @@ def test_columns_in_another_order(pair, family):
         ("granitemoehybrid", "int4 groups"),
         ("nemotron_experts", "modelopt fp8"),
         ("nemotron_h", "modelopt nvfp4"),
+        ("falcon_h1", "gptq"),
+        ("mamba", "awq"),
+        ("granitemoehybrid", "nf4 with nested scales"),
     ],
 )
 def test_logits_are_those_of_the_dequantised_model(pair, family, form, tp):

@@ -34,13 +34,16 @@ def test_groups_of_modules_may_differ():
             "d": {"format": "dense", "weights": None},
         }
     }
-    assert parse(both) == Quantisation("compressed-tensors", ((1, 10), (128, 64)), (4, 8), True)
+    blocks = ((1, 10), (128, 64))
+    assert parse(both) == Quantisation(
+        "compressed-tensors", blocks, (4, 8), rounds_activations=True
+    )
 
 
 def test_modules_of_modelopt_may_differ():
     layers = {"a": {"quant_algo": "FP8"}, "b": {"quant_algo": "W4A16_NVFP4", "group_size": 32}}
     mixed = modelopt("MIXED_PRECISION", quantized_layers=layers)
-    assert parse(mixed) == Quantisation("modelopt", ((1, 32),), (), True)
+    assert parse(mixed) == Quantisation("modelopt", ((1, 32),), rounds_activations=True)
     assert parse(modelopt("fp8_pb_wo")).blocks == ((128, 128),)
     assert parse(modelopt("NVFP4")).blocks == ((1, 16),)
     only_keys = {"quantization": {"quant_algo": None, "kv_cache_quant_algo": "FP8"}}
@@ -53,6 +56,23 @@ def test_weights_only_are_said_nothing_of():
     assert parse(keys).rounds_activations
 
 
+def test_gptq_and_its_two_formats():
+    said = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}
+    assert parse(said) == Quantisation("gptq", ((1, 128),), (4,), zeros_less_one=True)
+    newer = said | {"checkpoint_format": "gptq_v2", "group_size": -1, "bits": 8}
+    assert parse(newer) == Quantisation("gptq", (), (8,))
+    others = {"dynamic": {"+:a": {"group_size": 64}, "-:b": {}, "+:c": {"bits": 8}}}
+    assert parse(said | others).blocks == ((1, 128), (1, 64))
+
+
+def test_awq_and_bitsandbytes():
+    said = {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "GEMM"}
+    assert parse(said) == Quantisation("awq", ((1, 64),), (4,))
+    four = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}
+    assert parse(four) == Quantisation("bitsandbytes")
+    assert parse({"quant_method": "bitsandbytes", "load_in_8bit": True}).rounds_activations
+
+
 def folder_with(folder, **files):
     for name, values in files.items():
         (folder / f"{name}.json").write_text(json.dumps(values))
@@ -62,7 +82,8 @@ def folder_with(folder, **files):
 def test_a_file_of_modelopts_own(tmp_path):
     own = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8_PB_WO"}}
     folder = folder_with(tmp_path, config=PLAIN, hf_quant_config=own)
-    assert find_quantisation(folder) == Quantisation("modelopt", ((128, 128),), (), True)
+    blocks = ((128, 128),)
+    assert find_quantisation(folder) == Quantisation("modelopt", blocks, rounds_activations=True)
     with pytest.warns(UserWarning, match="activations, keys or values.*not used"):
         assert load_model_config(folder) == parse_model_config(PLAIN)
 
@@ -114,6 +135,13 @@ def test_a_plain_checkpoint_is_none(tmp_path):
         (compressed_tensors("pack-quantized", **INT4 | {"group_size": "64"}), "here is broken"),
         (compressed_tensors("float-quantized") | {"config_groups": {"a": []}}, "here is broken"),
         ("fp8", "no JSON object"),
+        ({"quant_method": "gptq", "bits": 3}, "bits=3 is not supported"),
+        ({"quant_method": "gptq"}, "bits=None is not supported"),
+        ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "format='marlin'"),
+        ({"quant_method": "gptq", "bits": 4, "is_marlin_format": True}, "marlin is not"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 0}, "here is broken"),
+        ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "version='gemv' with bits=4"),
+        ({"quant_method": "awq", "bits": 8}, "version='gemm' with bits=8"),
     ],
 )  # fmt: skip
 def test_refusals(values, words):

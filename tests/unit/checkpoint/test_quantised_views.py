@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from quantised_cases import FORMATS, IN_ORDER, write_pair
+from quantised_cases import EVERY, FORMATS, OF_MATRICES, write_pair
 from quantised_matrices import pack
 from safetensors.torch import save_file
 
@@ -17,8 +17,6 @@ from sidewinder.checkpoint.quantised.views import (
     PackedIntegers,
     PerBlock,
 )
-
-EVERY = FORMATS | {"int4 in another order": IN_ORDER}
 
 
 class Recorded:
@@ -50,7 +48,7 @@ MATRIX, EXPERTS = (44, 46), (3, 24, 26)
 @pytest.mark.parametrize(
     ("form", "shape"),
     [(form, shape) for form in FORMATS for shape in (MATRIX, EXPERTS)]
-    + [("int4 in another order", MATRIX)],
+    + [(form, (48, 46)) for form in OF_MATRICES],
 )
 def test_any_part_is_that_of_the_whole(tmp_path, form, shape):
     stored, whole = write(tmp_path, EVERY[form], shape)
@@ -68,10 +66,19 @@ def test_any_part_is_that_of_the_whole(tmp_path, form, shape):
 
 @pytest.mark.parametrize("at_once", [1, 50, 500])
 @pytest.mark.parametrize("form", ["int4 with zeros", "block fp8", "nvfp4"])
-def test_matrices_are_widened_a_few_rows_at_a_time(tmp_path, monkeypatch, form, at_once):
+def test_experts_are_widened_a_few_rows_at_a_time(tmp_path, monkeypatch, form, at_once):
     stored, whole = write(tmp_path, EVERY[form], EXPERTS)
     monkeypatch.setattr(views, "VALUES_AT_ONCE", at_once)
     for index in ((), (slice(1, 2), slice(3, 20)), (slice(0, 2), slice(0, 24), slice(5, 21))):
+        assert torch.equal(stored.view[index], whole[index])
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 500])
+@pytest.mark.parametrize("form", ["gptq in another order", "awq", "nf4 with nested scales"])
+def test_matrices_are_widened_a_few_rows_at_a_time(tmp_path, monkeypatch, form, at_once):
+    stored, whole = write(tmp_path, EVERY[form], (48, 46))
+    monkeypatch.setattr(views, "VALUES_AT_ONCE", at_once)
+    for index in ((), (slice(3, 20),), (slice(17, 18), slice(5, 21)), (slice(0, 48), slice(9, 10))):
         assert torch.equal(stored.view[index], whole[index])
 
 

@@ -37,6 +37,11 @@ ALGORITHMS = {
 PACKED_BITS = (2, 4, 8)
 """Of integers that fill a 32-bit word without a rest."""
 
+GPTQ_FORMATS = ("gptq", "gptq_v2")
+"""`checkpoint_format`; the first stores zeros less one."""
+
+AWQ_BITS = 4
+
 Block = tuple[int, int]
 
 
@@ -48,12 +53,14 @@ class Quantisation:
         method: `quant_method`.
         blocks: `(rows, columns)` that a scale may be of, besides one row and the whole matrix.
         bits: that packed integers may have.
+        zeros_less_one: of packed zeros one less is stored than they are.
         rounds_activations: the file was made for activations, keys or values in few bits, too.
     """
 
     method: str
     blocks: tuple[Block, ...] = ()
     bits: tuple[int, ...] = ()
+    zeros_less_one: bool = False
     rounds_activations: bool = False
 
 
@@ -126,8 +133,8 @@ class _Unsupported(Exception):
 def _unsupported(source: str, what: str) -> ValueError:
     return ValueError(
         f"{source}: {what} is not supported; quantised checkpoints that are: compressed-tensors "
-        f"({', '.join(FORMATS)}), modelopt ({', '.join(ALGORITHMS)}), fp8, fbgemm_fp8; or use the "
-        "unquantised weights, with --weight-dtype int8 or int4"
+        f"({', '.join(FORMATS)}), modelopt ({', '.join(ALGORITHMS)}), fp8, fbgemm_fp8, gptq, "
+        "awq (gemm), bitsandbytes; or use the unquantised weights, with --weight-dtype int8 or int4"
     )
 
 
@@ -196,10 +203,46 @@ def _fbgemm_fp8(values: Mapping[str, Any]) -> Quantisation:  # noqa: ARG001
     return Quantisation("fbgemm_fp8", rounds_activations=True)
 
 
+def _gptq(values: Mapping[str, Any]) -> Quantisation:
+    form = values.get("checkpoint_format") or "gptq"
+    if form not in GPTQ_FORMATS or values.get("is_marlin_format"):
+        raise _Unsupported(f"checkpoint_format={form!r}" if form not in GPTQ_FORMATS else "marlin")
+    # Expressions for modules, to what they have instead; those with "-" are not quantised.
+    others = [each for each in (values.get("dynamic") or {}).values() if each]
+    return Quantisation(
+        method="gptq",
+        blocks=tuple(dict.fromkeys(_blocks([values, *others]))),
+        bits=(_packed_bits(values),),
+        zeros_less_one=form == "gptq",
+    )
+
+
+def _awq(values: Mapping[str, Any]) -> Quantisation:
+    version = values.get("version") or "gemm"
+    if str(version).lower() != "gemm" or _packed_bits(values) != AWQ_BITS:
+        raise _Unsupported(f"version={version!r} with bits={_packed_bits(values)}")
+    return Quantisation("awq", tuple(_blocks([values])), (AWQ_BITS,))
+
+
+def _packed_bits(values: Mapping[str, Any]) -> int:
+    bits = values.get("bits", values.get("w_bit"))
+    if bits not in PACKED_BITS:
+        raise _Unsupported(f"bits={bits!r}")
+    return int(bits)
+
+
+def _bitsandbytes(values: Mapping[str, Any]) -> Quantisation:
+    """What there is else is with each matrix."""
+    return Quantisation("bitsandbytes", rounds_activations=bool(values.get("load_in_8bit")))
+
+
 _PARSERS = {
     "compressed-tensors": _compressed_tensors,
     "modelopt": _modelopt,
     "modelopt_fp4": _modelopt,
     "fp8": _fp8,
     "fbgemm_fp8": _fbgemm_fp8,
+    "gptq": _gptq,
+    "awq": _awq,
+    "bitsandbytes": _bitsandbytes,
 }

@@ -4,6 +4,7 @@ Shapes are the matrix's own, `[rows, columns]`, or `[experts, rows, columns]` wh
 experts of a layer in one tensor. `View` is what `layouts.py` reads from.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,12 @@ _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """The values of a 4-bit float without its sign, by its code; the highest bit is the sign."""
 
 
-def ranges_of(index: tuple[slice, ...], shape: Shape) -> list[tuple[int, int]]:
-    """`(start, stop)` of every dimension that `index` asks for, leaving out none."""
+Ranges = list[tuple[int, int]]
+"""`(start, stop)` of every dimension."""
+
+
+def ranges_of(index: tuple[slice, ...], shape: Shape) -> Ranges:
+    """What `index` asks for, along every dimension."""
     whole = (slice(None),) * (len(shape) - len(index))
     ranges = []
     for each, size in zip((*index, *whole), shape, strict=True):
@@ -31,9 +36,26 @@ def ranges_of(index: tuple[slice, ...], shape: Shape) -> list[tuple[int, int]]:
     return ranges
 
 
-def as_index(ranges: list[tuple[int, int]]) -> tuple[slice, ...]:
-    """The index of `(start, stop)` in every dimension."""
+def as_index(ranges: Ranges) -> tuple[slice, ...]:
+    """The index of a part."""
     return tuple(slice(start, stop) for start, stop in ranges)
+
+
+def by_parts(ranges: Ranges, read: Callable[[Ranges], Tensor], wider: int = 1) -> Tensor:
+    """What `read` gives for a part of a matrix, put together from smaller ones.
+
+    `wider`: how many times as many values `read` goes through.
+    """
+    sizes = [stop - start for start, stop in ranges]
+    values = torch.empty(sizes)
+    dim = next((dim for dim, size in enumerate(sizes) if size > 1), 0)
+    start, stop = ranges[dim]
+    step = max(1, VALUES_AT_ONCE * sizes[dim] // max(1, wider * values.numel()))
+    for first in range(start, stop, step):
+        last = min(first + step, stop)
+        part = [*ranges[:dim], (first, last), *ranges[dim + 1 :]]
+        values.narrow(dim, first - start, last - first).copy_(read(part))
+    return values
 
 
 @dataclass(frozen=True)
@@ -53,19 +75,9 @@ class Dequantised:
     zero: "PerBlock | None" = None
 
     def __getitem__(self, index: tuple[slice, ...], /) -> Tensor:
-        ranges = ranges_of(index, self.shape)
-        sizes = [stop - start for start, stop in ranges]
-        values = torch.empty(sizes)
-        dim = next((dim for dim, size in enumerate(sizes) if size > 1), 0)
-        start, stop = ranges[dim]
-        step = max(1, VALUES_AT_ONCE * sizes[dim] // max(1, values.numel()))
-        for first in range(start, stop, step):
-            last = min(first + step, stop)
-            part = [*ranges[:dim], (first, last), *ranges[dim + 1 :]]
-            values.narrow(dim, first - start, last - first).copy_(self._read(part))
-        return values
+        return by_parts(ranges_of(index, self.shape), self._read)
 
-    def _read(self, ranges: list[tuple[int, int]]) -> Tensor:
+    def _read(self, ranges: Ranges) -> Tensor:
         values = self.codes[as_index(ranges)].float()
         if self.zero is not None:
             values -= self.zero.read(ranges)
@@ -87,7 +99,7 @@ class PerBlock:
     sizes: tuple[int, ...]
     groups: View | None = None
 
-    def read(self, ranges: list[tuple[int, int]]) -> Tensor:
+    def read(self, ranges: Ranges) -> Tensor:
         """The value of every element of a part, in float32, or to be broadcast over it."""
         touched = [
             (start // size, -(-stop // size))
@@ -120,7 +132,7 @@ class Product:
     outer: PerBlock
     divides: bool = False
 
-    def read(self, ranges: list[tuple[int, int]]) -> Tensor:
+    def read(self, ranges: Ranges) -> Tensor:
         """As `PerBlock.read`."""
         inner, outer = self.inner.read(ranges), self.outer.read(ranges)
         return inner / outer if self.divides else inner * outer
@@ -145,8 +157,19 @@ class Reshaped:
 
 
 @dataclass(frozen=True)
+class TransposedView:
+    """A tensor `[columns, rows]` as `[rows, columns]`."""
+
+    inner: View
+
+    def __getitem__(self, index: tuple[slice, ...], /) -> Tensor:
+        rows, columns = (*index, slice(None), slice(None))[:2]
+        return self.inner[(columns, rows)].T
+
+
+@dataclass(frozen=True)
 class PackedIntegers:
-    """Integers of `bits` bits, as many to a 32-bit word as fit, the first in its lowest bits.
+    """Integers of `bits` bits, as many to a 32-bit word as fit.
 
     Attributes:
         words: as `shape`, with the words that `dim` takes.
@@ -154,6 +177,7 @@ class PackedIntegers:
         bits: of each, a divisor of 32.
         dim: along which they are packed.
         offset: what is stored for zero.
+        places: in a word of the integers in it, counted from the lowest; none: in their order.
     """
 
     words: View
@@ -161,6 +185,7 @@ class PackedIntegers:
     bits: int
     dim: int
     offset: int
+    places: tuple[int, ...] = ()
 
     def __getitem__(self, index: tuple[slice, ...], /) -> Tensor:
         ranges = ranges_of(index, self.shape)
@@ -169,7 +194,7 @@ class PackedIntegers:
         first = start // each
         ranges[self.dim] = (first, -(-stop // each))
         words = self.words[as_index(ranges)].unsqueeze(self.dim + 1)
-        shifts = torch.arange(0, WORD_BITS, self.bits, dtype=torch.int32)
+        shifts = self.bits * torch.tensor(self.places or range(each), dtype=torch.int32)
         spread = shifts.view(-1, *(1,) * (len(self.shape) - self.dim - 1))
         codes = ((words >> spread) & ((1 << self.bits) - 1)).flatten(self.dim, self.dim + 1)
         return codes.narrow(self.dim, start - first * each, stop - start) - self.offset
