@@ -55,6 +55,18 @@ def modelopt(algorithm: str, **more: Any) -> dict[str, Any]:
     return {"quant_method": "modelopt", "quant_algo": algorithm, "ignore": ["lm_head"]} | more
 
 
+def even_columns(weight: Tensor) -> bool:
+    return weight.shape[-1] % 2 == 0
+
+
+def two_dimensional(weight: Tensor) -> bool:
+    return weight.dim() == 2
+
+
+def rows_in_eights(weight: Tensor) -> bool:
+    return weight.dim() == 2 and weight.shape[0] % 8 == 0
+
+
 ALL = (1 << 30, 1 << 30)
 ROW = (1, 1 << 30)
 FLOAT8 = {"num_bits": 8, "type": "float", "symmetric": True}
@@ -130,6 +142,7 @@ FORMATS = {
         lambda weight: fp4(weight, ("weight", "weight_scale_2")),
         modelopt("NVFP4", group_size=GROUP),
         {"input_scale": torch.tensor(0.5)},
+        even_columns,
     ),
     "nvfp4": Format(
         lambda weight: fp4(weight, ("weight_packed", "weight_global_scale")),
@@ -137,21 +150,15 @@ FORMATS = {
             "nvfp4-pack-quantized", DYNAMIC, num_bits=4, type="float", group_size=GROUP
         ),
         {"input_global_scale": torch.tensor([2.0])},
+        even_columns,
     ),
     "mxfp4": Format(
         lambda weight: fp4(weight, ("weight_packed", ""), mx=True),
         compressed_tensors("mxfp4-pack-quantized", num_bits=4, type="float", group_size=GROUP),
+        takes=even_columns,
     ),
     "mxfp8": Format(mxfp8, compressed_tensors("mxfp8-quantized", group_size=GROUP, **FLOAT8)),
 }
-
-
-def two_dimensional(weight: Tensor) -> bool:
-    return weight.dim() == 2
-
-
-def rows_in_eights(weight: Tensor) -> bool:
-    return weight.dim() == 2 and weight.shape[0] % 8 == 0
 
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP}
@@ -206,12 +213,7 @@ EVERY = FORMATS | OF_MATRICES
 def is_matrix(name: str, tensor: Tensor) -> bool:
     """Whether quantisers take it: linear layers' weights, but of routers, and not the embedding."""
     plain = ("conv1d", "embed", "router", "gate.weight", "norm")
-    return (
-        name.endswith(".weight")
-        and tensor.dim() > 1
-        and tensor.shape[-1] % 2 == 0
-        and not any(part in name for part in plain)
-    )
+    return name.endswith(".weight") and tensor.dim() > 1 and not any(part in name for part in plain)
 
 
 def write_pair(folder: Path, plain: Path, form: Format, tied_head: bool = False) -> Path:

@@ -48,7 +48,8 @@ MATRIX, EXPERTS = (44, 46), (3, 24, 26)
 @pytest.mark.parametrize(
     ("form", "shape"),
     [(form, shape) for form in FORMATS for shape in (MATRIX, EXPERTS)]
-    + [(form, (48, 46)) for form in OF_MATRICES],
+    + [(form, (48, 46)) for form in OF_MATRICES]
+    + [("nf4", (17, 9)), ("nf4 with nested scales", (17, 9)), ("int4 with zeros", (17, 9))],
 )
 def test_any_part_is_that_of_the_whole(tmp_path, form, shape):
     stored, whole = write(tmp_path, EVERY[form], shape)
