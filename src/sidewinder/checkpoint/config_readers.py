@@ -61,8 +61,8 @@ def read_model_config(path: Path) -> ModelConfig:
 def _say_what_is_not_read(quantisation: Quantisation | None, folder: Path) -> None:
     if quantisation is not None and quantisation.rounds_activations:
         warnings.warn(
-            f"{folder} is made for activations, keys or values in few bits, too: here only its "
-            "weights are, their scales are not used",
+            f"{folder} is made for activations, keys or values in few bits, too; here they are "
+            "not rounded, and their scales are not used",
             stacklevel=3,
         )
 

@@ -12,7 +12,7 @@ ELSEWHERE = {
     "--data-parallel-size": "replicas are Ray Serve's (docs/scale-out.md)",
     "--max-num-seqs": "it is --max-batch-size here",
     "--max-num-batched-tokens": "it is --max-step-tokens here",
-    "--quantization": "it is --weight-dtype here",
+    "--quantization": "it is --weight-dtype here; quantised checkpoints need no option",
     "--speculative-config": "drafts from the text itself are --speculate N here",
     "--enforce-eager": "it is --cuda-graphs off here",
     "--gpu-memory-utilization": "memory follows --max-batch-size and --state-cache-bytes",

@@ -152,7 +152,8 @@ def mxfp8(weight: Tensor) -> Encoded:
 def gptq(
     weight: Tensor, bits: int, less: int, in_order: bool = True, group: int = GROUP
 ) -> Encoded:
-    """Of GPTQ, all transposed. `less`: what packed zeros are stored less than they are."""
+    """Of GPTQ, all transposed. `less`: what packed zeros are stored less than they are; of 0 that
+    is the largest code."""
     count = -(-weight.shape[-1] // group)
     groups = torch.arange(weight.shape[-1]) // group
     if not in_order:
@@ -161,12 +162,12 @@ def gptq(
     scale = torch.stack(
         [weight[:, groups == each].abs().amax(-1) / (half - 1) for each in range(count)], dim=-1
     ).half()
-    zero = torch.arange(scale.numel()).reshape(scale.shape) % half + half // 2
+    zero = torch.arange(scale.numel()).reshape(scale.shape) % (2 * half)
     full, shift = scale.float()[:, groups], zero[:, groups]
     codes = ((weight / full).round() + shift).clamp(0, 2 * half - 1)
     parts = {
         "qweight": pack(codes, bits).mT,
-        "qzeros": pack((zero - less).mT, bits),
+        "qzeros": pack((zero - less).mT % (2 * half), bits),
         "scales": scale.mT,
         "g_idx": groups.int(),
     }

@@ -39,9 +39,8 @@ def gptq_matrix(parts: Parts, quantisation: Quantisation) -> StoredTensor:
     n_columns = order.shape[0] if order else words.shape[1] * WORD_BITS // bits
     shape = (words.shape[0], n_columns)
     codes = PackedIntegers(words.view, shape, bits, 1, 0)
-    offset = -1 if quantisation.zeros_less_one else 0
     groups = _groups(parts, order, quantisation.blocks)
-    return _matrix(parts, codes, offset, quantisation.blocks, groups)
+    return _matrix(parts, codes, quantisation, groups)
 
 
 def awq_matrix(parts: Parts, quantisation: Quantisation) -> StoredTensor:
@@ -49,8 +48,8 @@ def awq_matrix(parts: Parts, quantisation: Quantisation) -> StoredTensor:
     words = _turned(parts, "qweight", torch.int32)
     (bits,) = quantisation.bits
     shape = (words.shape[0] * WORD_BITS // bits, words.shape[1])
-    codes = PackedIntegers(words.view, shape, bits, 0, 0, AWQ_PLACES)
-    return _matrix(parts, codes, 0, quantisation.blocks, None)
+    codes = PackedIntegers(words.view, shape, bits, 0, 0, places=AWQ_PLACES)
+    return _matrix(parts, codes, quantisation, None)
 
 
 def _turned(parts: Parts, name: str, *dtypes: torch.dtype) -> StoredTensor:
@@ -90,12 +89,10 @@ def _groups(
 def _matrix(
     parts: Parts,
     codes: PackedIntegers,
-    offset: int,
-    blocks: tuple[Block, ...],
+    quantisation: Quantisation,
     order: StoredTensor | None,
 ) -> StoredTensor:
-    """`offset`: what is stored for a zero of 0."""
-    shape, bits = codes.shape, codes.bits
+    shape, bits, blocks = codes.shape, codes.bits, quantisation.blocks
     scales = _turned(parts, "scales", torch.float16, torch.bfloat16, torch.float32)
     zeros = _turned(parts, "qzeros", torch.int32)
     if parts.tensors:
@@ -107,8 +104,8 @@ def _matrix(
             f"{list(scales.shape[::-1])}, in words of {bits} bits"
         )
     groups = _checked(parts, order, scales.shape)
-    places = codes.places
-    packed: View = PackedIntegers(zeros.view, unpacked, bits, 0, offset, places)
+    less = 1 if quantisation.zeros_less_one else 0
+    packed = PackedIntegers(zeros.view, unpacked, bits, 0, 0, less, codes.places)
     zero = StoredTensor(parts.file, unpacked, torch.int32, packed)
     dequantised = Dequantised(
         shape,

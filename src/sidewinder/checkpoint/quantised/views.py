@@ -177,6 +177,7 @@ class PackedIntegers:
         bits: of each, a divisor of 32.
         dim: along which they are packed.
         offset: what is stored for zero.
+        less: by how much what is stored is less, modulo `2**bits`, than what is meant.
         places: in a word of the integers in it, counted from the lowest; none: in their order.
     """
 
@@ -185,6 +186,7 @@ class PackedIntegers:
     bits: int
     dim: int
     offset: int
+    less: int = 0
     places: tuple[int, ...] = ()
 
     def __getitem__(self, index: tuple[slice, ...], /) -> Tensor:
@@ -196,7 +198,8 @@ class PackedIntegers:
         words = self.words[as_index(ranges)].unsqueeze(self.dim + 1)
         shifts = self.bits * torch.tensor(self.places or range(each), dtype=torch.int32)
         spread = shifts.view(-1, *(1,) * (len(self.shape) - self.dim - 1))
-        codes = ((words >> spread) & ((1 << self.bits) - 1)).flatten(self.dim, self.dim + 1)
+        codes = ((words >> spread) + self.less) & ((1 << self.bits) - 1)
+        codes = codes.flatten(self.dim, self.dim + 1)
         return codes.narrow(self.dim, start - first * each, stop - start) - self.offset
 
 
