@@ -1,6 +1,6 @@
 """Places of keys and values for steps with prompts of a fixed shape, computed on the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -28,6 +28,9 @@ class PromptIndex:
     seqs: Sequences
     starts: Tensor
     read: Tensor
+    _blocks: dict[int, RowBlocks] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     @staticmethod
     def of(tables: PageTables, seqs: Sequences, page_size: int) -> "PromptIndex":
@@ -77,7 +80,13 @@ class PromptIndex:
 
     def blocks(self, rows: int) -> RowBlocks:
         """The prompts' new tokens in blocks of at most `rows` of them, as many as there can be;
-        those that are left over have no rows, and see nothing."""
+        those that are left over have no rows, and see nothing. Made once, of some twenty kernels:
+        every attention call of a step asks for them."""
+        if rows not in self._blocks:
+            self._blocks[rows] = self._cut(rows)
+        return self._blocks[rows]
+
+    def _cut(self, rows: int) -> RowBlocks:
         n, capacity = self.n_singles, self.read.shape[1]
         assert rows <= capacity, "a block's own rows have places"
         begins, ends = self.seqs.cu_seqlens[n:-1].long(), self.seqs.cu_seqlens[n + 1 :].long()

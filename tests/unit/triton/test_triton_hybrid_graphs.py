@@ -74,6 +74,7 @@ def test_blocks_of_a_fixed_shape_are_those_of_the_step(load, rows):
     arguments, index = given(load, torch.bfloat16)
     expected, last = arguments["index"], arguments["index"].bounds[-1]
     found = index.blocks(rows)
+    assert found is index.blocks(rows), "made once for all layers"
     assert len(found.keys) == len(found.table)
     assert set(found.keys) == {ROOM * PAGE}, "the host does not know how many keys there are"
     used = [block for block in found.table.tolist() if block[1]]

@@ -126,3 +126,4 @@ def _run(
             num_warps=config["num_warps"], num_stages=config["average_stages"], **constants,
         )  # fmt: skip
         number += n
+        del weights, largest, sums  # Before the next ones are made: one set at a time is there.

@@ -22,7 +22,7 @@ def choose_experts(
     value = tl.load(logits + row * n_experts + e, mask=exists, other=float("-inf"))
     if SOFTMAX:
         scores = exp2((value - tl.max(value, 0)) * LOG2_E)
-        scores = scores / tl.sum(scores, 0)
+        scores = tl.div_rn(scores, tl.sum(scores, 0))
     else:
         scores = reciprocal(1.0 + exp2(value * -LOG2_E))
     rank_by = scores
@@ -41,7 +41,7 @@ def choose_experts(
         share_of = tl.where(k == number, share, share_of)
         left = left & (e != best)
     if NORMALISED:
-        share_of = share_of / (tl.sum(share_of, 0) + least_sum)
+        share_of = tl.div_rn(share_of, tl.sum(share_of, 0) + least_sum)
     at = row * CHOSEN + k
     tl.store(chosen + at, best_of, mask=k < CHOSEN)
     tl.store(shares + at, share_of * scale, mask=k < CHOSEN)
