@@ -101,7 +101,8 @@ class EngineConfig:
         state_cache_disk_bytes: most bytes in that folder.
         state_cache_interval: tokens between two kept states at the beginning of a prompt.
         cuda_graphs: "auto" (decode steps, and pure SSMs' steps with prompts, are CUDA graphs where
-            device and transport allow it; decode steps on a CPU are recorded native calls) or "off"
+            device, transport and operators (Triton's) allow it; decode steps on a CPU are recorded
+            native calls) or "off"
             (all steps run from Python).
         launch: "process" (fresh worker processes; tp=1 runs in this one) or "torchrun".
         timeout_s: seconds after which a silent rank is declared dead.

@@ -1,14 +1,19 @@
 """The runner gives the same answers with decode steps of fixed shape as with plain ones."""
 
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 
 from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig
+from sidewinder.engine import recorders
 from sidewinder.engine import runner as runner_module
 from sidewinder.engine.plan import Admission, SequenceStep, StepPlan
-from sidewinder.engine.recorders import EagerRecorder, recorder_for
+from sidewinder.engine.recorders import CudaRecorder, EagerRecorder, recorder_for
 from sidewinder.engine.runner import build_runner
+from sidewinder.ops import dispatch
+from sidewinder.ops.dispatch import forced
 from sidewinder.parallel.group import SINGLE
 from sidewinder.sampling import SamplingParams
 from sidewinder.testing import TINY, run_ranks, tiny_config
@@ -58,8 +63,14 @@ def test_same_answers(family, tp, monkeypatch):
                     assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
 
 
-def test_graphs_need_a_gpu_a_transport_and_the_option():
+def test_graphs_need_a_gpu_a_transport_the_option_and_operators(monkeypatch):
+    monkeypatch.setattr(recorders, "CudaRecorder", EagerRecorder)
+    monkeypatch.setattr(dispatch, "is_installed", lambda: True)
     cuda, alone = torch.device("cuda"), SingleRank(SINGLE)
+    assert recorder_for("auto", cuda, alone) is not None
+    for backend in ("reference", "torch"):
+        with forced(backend):
+            assert recorder_for("auto", cuda, alone) is None, "they read numbers on the host"
     assert recorder_for("auto", torch.device("cpu"), alone) is None
     assert recorder_for("off", cuda, alone) is None
 
@@ -67,3 +78,13 @@ def test_graphs_need_a_gpu_a_transport_and_the_option():
         assert recorder_for("auto", cuda, collectives) is None, "threads wait on the host"
 
     run_ranks(2, run)
+
+
+def test_all_recordings_warm_up_on_one_stream(monkeypatch):
+    """torch keeps memory for cuBLAS for every stream that it has run on."""
+    monkeypatch.setattr(recorders, "cuda", MagicMock())
+    recorder, runs = CudaRecorder(), []
+    for number in range(3):
+        recorder.record(lambda number=number: runs.append(number))
+    assert runs == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert recorders.cuda.Stream.call_count == 1
