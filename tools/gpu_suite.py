@@ -6,8 +6,9 @@
                                    # TRITON_CACHE_DIR names, at the same path, on the card's machine
 
 Installs nothing. Each section is a process of its own with a budget: one that fails or takes too
-long leaves its error, and the rest goes on. The file is written after every section. Its
-`calibration` is what `sidewinder plan --calibration FILE` reads.
+long leaves its error and the rows that it had, and the rest goes on. The file is written after
+every section; that of the running one lies beside it. Its `calibration` is what
+`sidewinder plan --calibration FILE` reads.
 """
 
 import argparse
@@ -15,16 +16,20 @@ import importlib
 import json
 import os
 import re
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from gpu_checks.processes import run_for, write_json
 from gpu_checks.verdicts import verdicts
+
+if TYPE_CHECKING:  # It needs the package, which may be the checkout's.
+    from gpu_checks.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src"
@@ -32,11 +37,11 @@ SOURCES = ROOT / "src"
 
 SECTIONS = {
     "compile": ("compile", 45.0),
-    "kernels": ("kernels", 30.0),
+    "kernels": ("kernels", 40.0),
     "end_to_end": ("end_to_end", 80.0),
     "tests": ("tests_on_gpu", 120.0),
     "sharing": ("sharing", 60.0),
-    "transformers": ("peers", 55.0),
+    "transformers": ("peers", 50.0),
     "profile": ("profile", 40.0),
     "shards": ("shards", 45.0),
 }
@@ -48,38 +53,33 @@ GRACE_S = 10.0
 """A section leaves out what does not fit in its budget; this much later it is ended."""
 
 
-def run_section(name: str, dry_run: bool, budget_s: float) -> dict[str, Any]:
+def run_section(name: str, context: "Context") -> dict[str, Any]:
     """One section in this process."""
-    from gpu_checks.context import Context
-
     module = importlib.import_module(f"gpu_checks.{SECTIONS[name][0]}")
-    result: dict[str, Any] = module.run(Context(dry_run, budget_s))
+    result: dict[str, Any] = module.run(context)
     return result
 
 
 def run_apart(command: list[str], output: Path, budget_s: float) -> dict[str, Any]:
-    """One section in a process of its own; its result, or what went wrong."""
+    """One section in a process of its own; its result, or as much of it as there is and what went
+    wrong."""
     started = time.monotonic()
-    try:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=budget_s + GRACE_S,
-            check=False,
-        )
-        tail, status = done.stderr[-2000:], f"exit status {done.returncode}"
-    except subprocess.TimeoutExpired as late:
-        error = late.stderr or b""
-        text = error.decode(errors="replace") if isinstance(error, bytes) else error
-        tail, status = text[-2000:], f"ended after {budget_s + GRACE_S:.0f} s"
-    result: dict[str, Any]
-    if output.is_file():
-        result = json.loads(output.read_text())
-    else:
-        result = {"error": status, "stderr": tail}
+    ended = run_for(command, budget_s + GRACE_S, cwd=ROOT)
+    result = _kept(output)
+    if "wall_s" not in result:
+        status = f"exit status {ended.status}"
+        if ended.status is None:
+            status = f"ended after {budget_s + GRACE_S:.0f} s"
+        result |= {"error": status, "stderr": ended.err[-2000:]}
     return result | {"wall_s": time.monotonic() - started}
+
+
+def _kept(output: Path | None) -> dict[str, Any]:
+    """What a section has left so far."""
+    kept: dict[str, Any] = {}
+    if output is not None and output.is_file():
+        kept = json.loads(output.read_text())
+    return kept
 
 
 def use_checkout() -> None:
@@ -95,8 +95,8 @@ def main() -> int:
     args = _arguments()
     use_checkout()
     if args.section:
-        result = _guarded(args.section, args.dry_run, args.budget)
-        args.output.write_text(json.dumps(result))
+        context = _context(args.dry_run, args.budget, args.output)
+        write_json(args.output, _guarded(args.section, context))
         return 0
     if args.compile_ahead:
         print(importlib.import_module("gpu_checks.ahead").run(args.compile_ahead, args.gpu))
@@ -107,6 +107,7 @@ def main() -> int:
     report = _header(args.dry_run)
     output = args.output or _default_output(args.dry_run)
     os.environ.setdefault("SIDEWINDER_TUNING", str(output.with_suffix(".tuning.json").resolve()))
+    output.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + args.total
     names = args.sections.split(",") if args.sections else list(SECTIONS)
     scale = min(1.0, (args.total - GRACE_S) / sum(SECTIONS[name][1] for name in names))
@@ -114,11 +115,10 @@ def main() -> int:
         later = scale * sum(SECTIONS[other][1] for other in names[index + 1 :])
         left = deadline - time.monotonic() - GRACE_S
         budget = min(max(scale * SECTIONS[name][1], left - later), left)
-        report["sections"][name] = _section(name, args.dry_run, budget)
+        report["sections"][name] = _section(name, args.dry_run, budget, output)
         report["calibration"] = report["sections"].get("kernels", {}).get("calibration", {})
         report["verdicts"] = [] if args.dry_run else verdicts(report["sections"])
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(output, report)
         print(f"gpu_suite: {name}: {_summary(report['sections'][name])}", file=sys.stderr)
     for line in map(_verdict, report["verdicts"]):
         print(line)
@@ -126,28 +126,36 @@ def main() -> int:
     return int(any("error" in section for section in report["sections"].values()))
 
 
-def _section(name: str, dry_run: bool, budget_s: float) -> dict[str, Any]:
+def _section(name: str, dry_run: bool, budget_s: float, output: Path) -> dict[str, Any]:
+    """A section's result; its file lies beside the suite's, which may be ended, too."""
     if budget_s < 5:
         return {"error": "no time left"}
     if dry_run:
-        return _guarded(name, True, budget_s)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "result.json"
-        command = [sys.executable, str(Path(__file__).resolve()), "--section", name]
-        command += ["--budget", str(budget_s), "--output", str(file)]
-        return run_apart(command, file, budget_s)
+        return _guarded(name, _context(dry_run, budget_s))
+    file = output.with_name(f"{output.stem}.{name}.json").resolve()
+    file.unlink(missing_ok=True)
+    command = [sys.executable, str(Path(__file__).resolve()), "--section", name]
+    command += ["--budget", str(budget_s), "--output", str(file)]
+    result = run_apart(command, file, budget_s)
+    file.unlink(missing_ok=True)
+    return result
 
 
-def _guarded(name: str, dry_run: bool, budget_s: float) -> dict[str, Any]:
-    started = time.monotonic()
+def _context(dry_run: bool, budget_s: float, output: Path | None = None) -> "Context":
+    from gpu_checks.context import Context
+
+    return Context(dry_run, budget_s, output=output)
+
+
+def _guarded(name: str, context: "Context") -> dict[str, Any]:
     try:
-        result = run_section(name, dry_run, budget_s)
+        result = run_section(name, context)
     except Exception as error:
-        result = {
+        result = _kept(context.output) | {
             "error": f"{type(error).__name__}: {error}",
             "traceback": traceback.format_exc()[-3000:],
         }
-    return result | {"wall_s": time.monotonic() - started}
+    return result | {"wall_s": time.monotonic() - context.started}
 
 
 def _header(dry_run: bool) -> dict[str, Any]:
@@ -207,4 +215,6 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    # Whoever ends this process ends its section, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

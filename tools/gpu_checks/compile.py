@@ -36,7 +36,7 @@ def run(context: Context) -> dict[str, Any]:
         pending = [pool.apply_async(try_candidate, (context, *job)) for job in jobs]
         for (name, index), each in zip(jobs, pending, strict=True):
             try:
-                rows.append(each.get(timeout=max(0.1, context.left() - 2)))
+                rows.append(each.get(timeout=max(0.0, context.left() - 2)))
             except Exception as error:
                 text = f"{type(error).__name__}: {error}"
                 rows.append({"case": name, "candidate": index, "skipped": text})

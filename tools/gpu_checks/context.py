@@ -5,10 +5,12 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from gpu_checks.processes import write_json
 from sidewinder.bench.shapes import SHAPES
 from sidewinder.checkpoint.config_readers import parse_model_config
 from sidewinder.config import ModelConfig
@@ -39,12 +41,14 @@ class Context:
         budget_s: what the section may take; it leaves out what no longer fits.
         started: when it began.
         ahead: tensors take no memory: what would be launched is recorded, for a card elsewhere.
+        output: the file of the section's result, if it has one.
     """
 
     dry_run: bool
     budget_s: float
     started: float = field(default_factory=time.monotonic)
     ahead: bool = False
+    output: Path | None = None
 
     @property
     def device(self) -> torch.device:
@@ -55,6 +59,11 @@ class Context:
     @property
     def dtype(self) -> torch.dtype:
         return torch.float32 if self.dry_run else torch.bfloat16
+
+    def keep(self, result: dict[str, Any]) -> None:
+        """Leave what there is so far, for the case that the section never ends."""
+        if self.output is not None:
+            write_json(self.output, result)
 
     def left(self) -> float:
         """Seconds left."""

@@ -36,6 +36,7 @@ def run(context: Context) -> dict[str, Any]:
             rows.append(measured(context, model, read))
         except Exception as error:
             rows.append({"model": model, "error": f"{type(error).__name__}: {error}"})
+        context.keep({"read_bytes_per_s": read, "gemm_flops_per_s": rate, "rows": rows})
         release()
     return {"read_bytes_per_s": read, "gemm_flops_per_s": rate, "rows": rows}
 

@@ -21,6 +21,7 @@ def run(context: Context) -> dict[str, Any]:
             rows.append({"model": model} | measured(context, model))
         except Exception as error:
             rows.append({"model": model, "error": f"{type(error).__name__}: {error}"})
+        context.keep({"rows": rows})
     path = "its fast kernels" if all(fast.values()) else "its slow path (fast kernels missing)"
     return {"fast_kernels": fast, "path": path, "rows": rows}
 

@@ -25,6 +25,7 @@ def run(context: Context) -> dict[str, Any]:
             rows += profiles(context, model)
         except Exception as error:
             rows.append({"model": model, "error": f"{type(error).__name__}: {error}"})
+        context.keep({"rows": rows})
     return {"rows": rows}
 
 

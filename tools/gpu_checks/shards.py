@@ -67,6 +67,7 @@ def run(context: Context) -> dict[str, Any]:
             except Exception as error:
                 text = f"{type(error).__name__}: {error}"
                 rows.append({"model": model, "tp": size, "error": text})
+            context.keep({"rows": rows})
     return {"rows": rows}
 
 

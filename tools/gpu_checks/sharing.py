@@ -30,15 +30,16 @@ PROMPTS = [[5, 80, 12, 44, 7], [9], list(range(30, 50))]
 
 
 def run(context: Context) -> dict[str, Any]:
-    """The probe, then parity of 2 and 4 ranks with one, for every codec; of 2 for other hybrids."""
+    """The probe, then parity of 2 ranks with one for hybrids that no card has run, and of 2 and 4
+    for the others with every codec."""
     probe = "not on a CPU" if context.dry_run else probe_ipc()
-    jobs = [
+    jobs = [(model, 2, "exact") for model in (HYBRIDS[-1:] if context.dry_run else HYBRIDS)]
+    jobs += [
         (model, size, codec)
         for codec in (("exact",) if context.dry_run else LIMITS)
         for size in ((2,) if context.dry_run else (2, 4))
         for model in (MODELS[:1] if context.dry_run else MODELS)
     ]
-    jobs += [(model, 2, "exact") for model in (HYBRIDS[-1:] if context.dry_run else HYBRIDS)]
     models = dict.fromkeys(model for model, _, _ in jobs)
     with tempfile.TemporaryDirectory() as folder, shared_card():
         folders = {model: write_tiny(model, Path(folder) / model) for model in models}
@@ -51,8 +52,11 @@ def run(context: Context) -> dict[str, Any]:
             return row | parity(context, folders[model], size, codec, single[model])
 
         # Starting ranks takes longest; their work is done in processes of their own.
+        rows = []
         with ThreadPoolExecutor(context.pick(AT_ONCE, 1)) as pool:
-            rows = list(pool.map(lambda job: compare(*job), jobs))
+            for row in pool.map(lambda job: compare(*job), jobs):
+                rows.append(row)
+                context.keep({"cuda_ipc": probe, "rows": rows})
     return {"cuda_ipc": probe, "rows": rows}
 
 

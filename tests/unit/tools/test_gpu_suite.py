@@ -22,7 +22,6 @@ from gpu_checks.cases import all_cases  # noqa: E402
 from gpu_checks.compile import try_candidate  # noqa: E402
 from gpu_checks.context import DRY_MODELS, HYBRIDS, INT8_MODELS, MODELS, Context  # noqa: E402
 from gpu_checks.kernels import calibration, of_models  # noqa: E402
-from gpu_checks.tests_on_gpu import result_of  # noqa: E402
 from gpu_checks.verdicts import verdicts  # noqa: E402
 
 
@@ -117,7 +116,7 @@ def test_a_failing_section_leaves_its_error_and_the_rest_goes_on(tmp_path, monke
     argv = ["gpu_suite.py", "--dry-run", "--sections", "tests,sharing", "--output", str(output)]
     monkeypatch.setattr(sys, "argv", argv)
 
-    def run(name, *_):
+    def run(name, _):
         if name == "tests":
             raise MemoryError("no room")
         return {"rows": [{"passed": True}]}
@@ -177,15 +176,6 @@ def test_verdicts_are_the_sections_figures_beside_the_targets():
     assert {met for what, (_, met) in found.items() if "falcon" in what} == {None}
 
 
-def test_what_pytest_said():
-    good = result_of(0, "....\n12 passed, 3 skipped in 4.00s\n")
-    assert good["counts"] == {"passed": 12, "skipped": 3}
-    assert "error" not in good
-    bad = result_of(1, "FAILED a.py::b - no\n1 failed, 2 passed in 1s")
-    assert bad["failed"] == ["FAILED a.py::b - no"]
-    assert "1 failed" in bad["error"]
-
-
 def test_a_candidate_that_does_not_exist_compiles_nothing(monkeypatch):
     from sidewinder.ops import tuning
 
@@ -230,8 +220,8 @@ def test_calibration_takes_each_kernel_for_what_bounds_it(monkeypatch):
 def test_less_time_is_shared_in_proportion(tmp_path, monkeypatch):
     budgets = {}
 
-    def run(name, _, budget):
-        budgets[name] = budget
+    def run(name, context):
+        budgets[name] = context.budget_s
         return {"rows": []}
 
     monkeypatch.setattr(gpu_suite, "run_section", run)
