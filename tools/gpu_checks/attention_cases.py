@@ -7,6 +7,8 @@ import torch
 from gpu_checks.case import Case, normal
 from gpu_checks.context import Context
 from sidewinder.config import ModelConfig
+from sidewinder.engine.prompt_graphs import StepInputs
+from sidewinder.engine.prompt_shapes import StepShape
 from sidewinder.ops.add_rows import add_rows
 from sidewinder.ops.concat_rms_norm import concat_rms_norm
 from sidewinder.ops.gated_activation import gated_activation
@@ -15,6 +17,8 @@ from sidewinder.ops.prompt_attention import prompt_attention
 from sidewinder.ops.rotary import rotary
 from sidewinder.ops.store_kv import store_kv
 from sidewinder.state.kv_index import KVIndex
+from sidewinder.state.prompt_index import PromptIndex
+from sidewinder.state.spec import PAGE_SIZE
 
 
 def attention_case(context: Context, config: ModelConfig) -> Case:
@@ -54,6 +58,31 @@ def prompt_attention_case(
     pairs = new * (total - (new - 1) / 2)
     flops = 4.0 * pairs * heads * width
     return Case("prompts", f"prompt_attention, {name}", make, moved, flops)
+
+
+def fixed_attention_case(context: Context, config: ModelConfig) -> Case:
+    """A prompt in a step of a fixed shape, with padding, and twice the room that it needs. Only
+    Triton's kernels can run it."""
+    assert config.attention is not None
+    heads, width = config.attention.n_heads, config.attention.head_dim
+    kv_heads = config.attention.n_kv_heads
+    rows, used, pages = 1024, 1000, 128
+
+    def make() -> Callable[[], object]:
+        inputs = StepInputs(StepShape(0, 2, rows, pages), context.device)
+        if not context.ahead:
+            bounds, tables = [0, used, rows], [*range(pages), *[pages] * pages]
+            inputs.fill([0] * rows + [0, 1] + [0, 0] + bounds + tables)
+            inputs.spread()
+        assert inputs.batch.device_tables is not None, "the shape has pages"
+        index = PromptIndex.of(inputs.batch.device_tables, inputs.batch.seqs, PAGE_SIZE)
+        q = normal(context, rows, heads, width)
+        k, v = (normal(context, (pages + 1) * PAGE_SIZE, kv_heads, width) for _ in range(2))
+        return lambda: prompt_attention(q, k, v, index, (width / 2) ** -0.5)
+
+    moved = 2 * used * (heads + kv_heads) * width * context.dtype.itemsize
+    flops = 2.0 * used * (used + 1) * heads * width
+    return Case("prompts", "prompt_attention, fixed shape", make, moved, flops)
 
 
 def block_cases(context: Context, config: ModelConfig, name: str, tokens: int) -> Iterator[Case]:

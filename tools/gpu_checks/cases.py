@@ -4,7 +4,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from gpu_checks.attention_cases import attention_case, block_cases, prompt_attention_case
+from gpu_checks.attention_cases import (
+    attention_case,
+    block_cases,
+    fixed_attention_case,
+    prompt_attention_case,
+)
 from gpu_checks.case import Case, int8_weight, normal
 from gpu_checks.context import HYBRIDS, INT8_MODELS, MODELS, Context
 from gpu_checks.expert_cases import expert_cases
@@ -79,6 +84,8 @@ def operator_cases(context: Context, config: ModelConfig) -> Iterator[Case]:
         yield attention_case(context, config)
         yield prompt_attention_case(context, config, "prefill", tokens, tokens)
         yield prompt_attention_case(context, config, "last chunk", tokens // 4, tokens)
+        if not context.dry_run:
+            yield fixed_attention_case(context, config)
 
 
 def linear_cases(context: Context, config: ModelConfig, tokens: int) -> Iterator[Case]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidewinder.ops.dispatch import available
+from sidewinder.ops import launching
+from sidewinder.ops.dispatch import available, forced
 from sidewinder.projection.devices import device_of
 from sidewinder.projection.one_card import compare_suite, read_suite
 
@@ -82,6 +83,18 @@ def check_that_the_projection_finds_every_figure(report, file):
         for what in ("prefill", "decode 1", "decode 3")
     }
     assert found == whole | shards
+
+
+def test_attention_of_fixed_shapes_is_timed_for_all_that_attend():
+    """By Triton's kernels, whatever runs elsewhere."""
+    pytest.importorskip("triton")
+    context = Context(dry_run=False, budget_s=1, ahead=True)
+    cases = [case for _, case in all_cases(context) if case.name.endswith(", fixed shape")]
+    assert len(cases) == sum(context.config(m).attention is not None for m in (*MODELS, *HYBRIDS))
+    for case in cases:
+        with launching.recording() as launches, forced("triton"):
+            case.make()()
+        assert [each.kernel.fn.__name__ for each in launches] == ["weigh", "average"]
 
 
 def test_the_tiny_sister_of_a_model_is_of_its_family():

@@ -5,7 +5,7 @@ import torch
 import triton.language as tl
 from graph_cases import STEPS, Part, answers, assert_same, fixed_shapes, shapes_of
 from prompt_cases import PAGE, fixed, prompts
-from triton_cases import TOLERANCE, here, overridden, poisoned_outputs
+from triton_cases import TOLERANCE, here, launching, overridden, poisoned_outputs, tuning
 
 from sidewinder.engine import prompt_graphs
 from sidewinder.ops.dispatch import forced
@@ -25,12 +25,12 @@ LOADS = [
 ROOM, N_EMPTY, ROWS = 16, 2, 130
 
 
-def given(load, dtype, heads=4, kv_heads=2, width=24):
+def given(load, dtype, rows=ROWS, room=ROOM, heads=4, kv_heads=2, width=24):
     """Arguments of the operator, and the index of a step of fixed shape in place of theirs."""
     arguments = prompts(*load, heads, kv_heads, width, dtype)
     used = torch.cat(arguments["index"].read) // PAGE
     spare = next(page for page in range(len(arguments["k"]) // PAGE) if page not in used)
-    return arguments, fixed(arguments["index"], N_EMPTY, ROWS, ROOM, spare)
+    return arguments, fixed(arguments["index"], N_EMPTY, rows, room, spare)
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN", "ignore:invalid value")
@@ -46,6 +46,20 @@ def test_attention_of_a_fixed_shape_is_the_reference(load, dtype):
     with overridden(prompt_attention_fixed=ATTENTION), poisoned_outputs():
         result = attention.prompt_attention(*tensors, here(index), arguments["scale"])
     assert_close("y", expected, result[: len(expected)].cpu(), TOLERANCE[torch.bfloat16])
+
+
+@pytest.mark.parametrize("rows", [50, 300])
+def test_all_shapes_have_the_block_sizes_of_one(monkeypatch, rows):
+    """Which are measured: there are too many shapes."""
+    best = dict(attention.LARGE[1])
+    table = {"card|prompt_attention_fixed|torch.bfloat16x4x24x2": best}
+    monkeypatch.setattr(tuning, "table", lambda: table)
+    arguments, index = given(LOADS[0], torch.bfloat16, rows=rows, room=best["rows"] // PAGE)
+    q = torch.zeros(rows, 4, 24, dtype=torch.bfloat16)
+    with tuning.gpu_named("card"), launching.recording() as launches:
+        attention.prompt_attention(q, arguments["k"], arguments["v"], index, 1.0)
+    names = ("weigh_stages", "average_stages")
+    assert [each.options["num_stages"] for each in launches] == [best[name] for name in names]
 
 
 @pytest.mark.parametrize("load", LOADS, ids=str)

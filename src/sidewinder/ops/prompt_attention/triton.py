@@ -81,9 +81,10 @@ def _prompts(q: Tensor, k: Tensor, v: Tensor, index: KVIndex | PromptIndex, scal
 
     if not reads_lengths(q.dtype):
         return run(TORCH)
-    sizes = (q.dtype, *q.shape[1:], k.shape[1], tuning.bucket(index.prompt_rows))
-    if isinstance(index, PromptIndex):
+    sizes = (q.dtype, *q.shape[1:], k.shape[1])
+    if isinstance(index, PromptIndex):  # Of all shapes alike: steps have many of them.
         return run(tuning.choose("prompt_attention_fixed", sizes, OURS, run))
+    sizes = (*sizes, tuning.bucket(index.prompt_rows))
     return run(tuning.choose("prompt_attention", sizes, CANDIDATES, run))
 
 
