@@ -220,7 +220,9 @@ def _groups(rows: Tensor, n_groups: int, group_size: int) -> Tensor:
 def _to_int8(groups: Tensor) -> tuple[Tensor, Tensor]:
     """Integers and scales. The largest magnitude is still ±127: rounding the scale moves it by a
     quarter of a step at most."""
-    scales = (groups.abs().amax(-1) / 127).bfloat16()
+    largest = groups.abs().amax(-1)
+    # By a tensor: on GPUs torch multiplies by the reciprocal of a number, and some scales differ.
+    scales = (largest / largest.new_full((), 127)).bfloat16()
     divisors = torch.where(scales > 0, scales.float(), 1)[..., None]
     return (groups / divisors).round_().clamp_(-127, 127).to(torch.int8), scales
 

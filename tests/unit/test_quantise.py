@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sidewinder import quantise as quantisation
 from sidewinder.ops.linear import reference, vectorized
@@ -85,6 +86,27 @@ def test_large_matrices_are_rounded_in_blocks(monkeypatch):
     blocks = quantise(weight, 32)
     assert torch.equal(blocks.values, whole.values)
     assert torch.equal(blocks.scales, whole.scales)
+
+
+class Divisions(TorchDispatchMode):
+    """Lists what is divided by."""
+
+    def __init__(self):
+        super().__init__()
+        self.divisors = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function._schema.name.startswith("aten::div"):
+            self.divisors.append(args[1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_int8_divides_by_tensors():
+    """A GPU has other scales where torch multiplies by the reciprocal of a number there."""
+    with Divisions() as divisions:
+        quantise(torch.randn(3, 128))
+    assert divisions.divisors
+    assert all(isinstance(each, torch.Tensor) for each in divisions.divisors)
 
 
 def test_matrices_are_rounded_one_by_one():

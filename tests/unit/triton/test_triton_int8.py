@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ops_cases import make_case
-from triton_cases import TOLERANCE, launching, on_device, overridden
+from triton_cases import TOLERANCE, here, launching, on_device, overridden
 
 from sidewinder.ops import tuning
 from sidewinder.ops.linear import int8, reference, triton, vectorized
@@ -67,6 +67,13 @@ def test_default_blocks_are_the_references(dtype, rows):
     result = on_device(triton.linear, **arguments)
     expected = vectorized.linear(**arguments)
     assert_close("y", expected, result, TOLERANCE.get(dtype, 2**-8))
+
+
+def test_rounding_is_the_same_everywhere():
+    weight = make_case([1], seed=1).randn(300, 1000, dtype=torch.bfloat16)
+    expected, found = quantise(weight), quantise(here(weight))
+    assert torch.equal(found.scales.cpu(), expected.scales)
+    assert torch.equal(found.values.cpu(), expected.values)
 
 
 @pytest.mark.parametrize("biased", [True, False])

@@ -1,10 +1,11 @@
 """Models and engines with int8 weights: the Triton kernels against the definitions."""
 
+import parity_harness
 import pytest
 import torch
 from graph_cases import STEPS, Part, answers, assert_same, fixed_shapes
 from parity_harness import Driver, random_tokens
-from triton_cases import here, overridden
+from triton_cases import DEVICE, here, overridden
 
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.models.registry import build_model
@@ -46,7 +47,8 @@ def test_engines_answer_as_the_definitions_do(family, tp, changes):
 @pytest.mark.parametrize(
     ("family", "tp"), [("granite_experts", 1), ("nemotron_experts", 2), ("jamba_experts", 1)]
 )
-def test_experts_multiply_as_the_definitions_do(family, tp):
+def test_experts_multiply_as_the_definitions_do(family, tp, monkeypatch):
+    monkeypatch.setattr(parity_harness, "DEVICE", DEVICE)
     config = tiny_config(family)
     sequences = random_tokens(config.vocab_size, [13, 3])
 
