@@ -57,6 +57,21 @@ def test_is_the_reference(implementation, dtype, heads, kv_heads, width, new, st
     assert_close("y", expected, result, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize(("load", "repeats"), [(WHOLE, 1), (CHUNK, 2)], ids=str)
+def test_torchs_attention_is_given_what_it_does_in_one_kernel(load, repeats):
+    """On GPUs it takes key heads of several query heads without a mask only."""
+    arguments, given = prompts(*load, 4, 2, 40, torch.bfloat16), []
+
+    def attend(q, k, v, **options):
+        given.append((k.shape[1], v.shape[1], options["enable_gqa"]))
+        return attention(q, k, v, **options)
+
+    attention = torch.nn.functional.scaled_dot_product_attention
+    with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", attend):
+        vectorized.prompt_attention(**arguments)
+    assert given == [(2 * repeats, 2 * repeats, repeats == 1)]
+
+
 @pytest.mark.parametrize("spread", [0.0, 30.0, 300.0])
 def test_weights_of_all_sizes(spread):
     """Equal weights; tiles whose largest scores differ by far more than exponents of weights."""

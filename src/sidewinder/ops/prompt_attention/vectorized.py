@@ -43,6 +43,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     mask = None
     if 1 < new < total:
         mask = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)
+        # On GPUs no kernel of torch's takes both a mask and a key head of several query heads: all
+        # scores would be in memory, 16 GiB for 8,192 tokens behind as many, with 32 heads.
+        repeats = q.shape[1] // k.shape[1]
+        k, v = (part.repeat_interleave(repeats, dim=1) for part in (k, v))
     attended = F.scaled_dot_product_attention(
         q.transpose(0, 1)[None],
         k.transpose(0, 1)[None],
