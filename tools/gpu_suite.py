@@ -37,11 +37,11 @@ SOURCES = ROOT / "src"
 
 SECTIONS = {
     "compile": ("compile", 45.0),
-    "kernels": ("kernels", 40.0),
+    "kernels": ("kernels", 55.0),
     "end_to_end": ("end_to_end", 80.0),
-    "tests": ("tests_on_gpu", 120.0),
+    "tests": ("tests_on_gpu", 110.0),
     "sharing": ("sharing", 60.0),
-    "transformers": ("peers", 50.0),
+    "transformers": ("peers", 45.0),
     "profile": ("profile", 40.0),
     "shards": ("shards", 45.0),
 }

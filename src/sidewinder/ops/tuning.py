@@ -22,6 +22,8 @@ from torch import Tensor
 
 ENVIRONMENT_VARIABLE = "SIDEWINDER_TUNING"
 REPEATS = 15
+LONG_MS, REPEATS_OF_LONG = 2.0, 5
+"""Of what takes so many milliseconds a few replays say enough."""
 FLUSH_BYTES = 128 << 20
 """Written before each run that is timed: more than any second-level cache holds."""
 
@@ -156,7 +158,7 @@ def _keep(key: str, config: Config) -> None:
 
 
 def _time(run: Callable[[Config], object], config: Config, in_place: Sequence[Tensor]) -> float:
-    """Milliseconds of the median of `REPEATS` replays of a graph of `run`; infinite if it fails.
+    """Milliseconds of the median of some replays of a graph of `run`; infinite if it fails.
 
     In a graph launches cost nothing, as in a decode step, and each run finds cold caches.
     """
@@ -169,14 +171,15 @@ def _time(run: Callable[[Config], object], config: Config, in_place: Sequence[Te
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             flushed.zero_()
             run(config)
-        times = sorted(_replay(graph) for _ in range(REPEATS))
+        repeats = REPEATS if _replay(graph) < LONG_MS else REPEATS_OF_LONG
+        times = sorted(_replay(graph) for _ in range(repeats))
     except Exception as error:  # Whatever a compiler or driver raises: this one cannot be used.
         warnings.warn(f"{dict(config)} cannot run: {error}", stacklevel=2)
         return math.inf
     finally:
         for tensor, before in zip(in_place, saved, strict=True):
             tensor.copy_(before)
-    return times[REPEATS // 2]
+    return times[repeats // 2]
 
 
 def _replay(graph: torch.cuda.CUDAGraph) -> float:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 from typing import ClassVar
+from unittest import mock
 
 import pytest
 import torch
@@ -228,3 +229,14 @@ def test_kernels_have_the_same_keys_in_any_order():
     }  # fmt: skip
     assert len(printed) == 1
     assert "chunk_ends" in printed.pop()
+
+
+@pytest.mark.parametrize(("replay_ms", "replays"), [(0.1, 1 + 15), (5.0, 1 + 5)])
+def test_what_takes_long_is_replayed_less_often(monkeypatch, replay_ms, replays):
+    """A suite has some minutes for all kernels."""
+    seen = []
+    monkeypatch.setattr(tuning, "_replay", lambda _: seen.append(1) or replay_ms)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: torch.zeros(1))
+    monkeypatch.setattr(tuning.torch, "cuda", mock.MagicMock())
+    assert tuning._time(lambda _: None, {}, ()) == replay_ms
+    assert len(seen) == replays
