@@ -52,13 +52,19 @@ def check(family: str, folder: Path, **options: Any) -> None:
 def check_graphs_change_nothing(
     family: str, folder: Path, prompts: list[list[int]] = PROMPTS, **options: Any
 ) -> None:
-    """The same texts with graphs on and off, however they are drawn."""
+    """The same texts with graphs on and off, however they are drawn.
+
+    No shape of a step with prompts comes three times: then it would be recorded, and padded.
+    """
     tiny_oracle(family).save_pretrained(folder)
     texts = []
     for graphs in ("auto", "off"):
         with engine(folder, cuda_graphs=graphs, **options) as llm:
             texts.append({
-                name: [output.token_ids for output in llm.generate(prompts, params)]
+                name: [
+                    output.token_ids
+                    for output in llm.generate(prompts[: 2 if name == "greedy" else None], params)
+                ]
                 for name, params in DRAWS.items()
             })  # fmt: skip
     assert texts[0] == texts[1]

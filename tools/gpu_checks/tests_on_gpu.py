@@ -15,7 +15,13 @@ PATHS = [
     "tests/unit/triton",
     *(
         f"tests/gpu/test_{name}.py"
-        for name in ("shared_card", "decode_graphs", "engine_on_card", "parity_on_card")
+        for name in (
+            "shared_card",
+            "prompt_graphs_on_card",
+            "decode_graphs",
+            "engine_on_card",
+            "parity_on_card",
+        )
     ),
 ]
 """In this order: kernels first, of which all else consists. Together they may take longer than
