@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sidewinder import LLM, SamplingParams
+from sidewinder.ops.dispatch import forced
 from sidewinder.testing import TINY, assert_close, save_tiny
 
 pytestmark = [
@@ -41,12 +42,13 @@ def test_logits_are_those_of_the_cpu(folder):
 
 def test_int8_weights_are_those_of_the_cpu_in_graphs_and_without(folder):
     options, texts = {"weight_dtype": "int8"}, []
-    with engine(folder, device="cpu", **options) as cpu:
+    # torch's, whose weights are exact; native ones round inputs, on each processor in its own way.
+    with forced("torch"), engine(folder, device="cpu", **options) as cpu:
         expected = cpu.logits(PROMPTS)
     for graphs in ("auto", "off"):
         with engine(folder, cuda_graphs=graphs, **options) as gpu:
             for reference, ours in zip(expected, gpu.logits(PROMPTS), strict=True):
-                assert_close("logits", reference, ours, 3e-4)
+                assert_close("logits", reference, ours, 1e-4)
             outputs = gpu.generate(PROMPTS, PARAMS["penalised"])
             texts.append([output.token_ids for output in outputs])
     assert texts[0] == texts[1]

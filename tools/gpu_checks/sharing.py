@@ -43,12 +43,14 @@ def run(context: Context) -> dict[str, Any]:
     models = dict.fromkeys(model for model, _, _ in jobs)
     with tempfile.TemporaryDirectory() as folder, shared_card():
         folders = {model: write_tiny(model, Path(folder) / model) for model in models}
-        single = {model: answers(context, folders[model], 1, "exact") for model in models}
+        single = {model: alone(context, folders[model]) for model in models}
 
         def compare(model: str, size: int, codec: str) -> dict[str, Any]:
             row = {"model": model, "tp": size, "all_reduce": codec}
             if not context.has(8):
                 return row | {"skipped": "out of time"}
+            if "error" in single[model]:
+                return row | single[model]
             return row | parity(context, folders[model], size, codec, single[model])
 
         # Starting ranks takes longest; their work is done in processes of their own.
@@ -65,6 +67,14 @@ def write_tiny(model: str, folder: Path) -> str:
     folder.mkdir()
     write_config(Context(dry_run=True, budget_s=0), model, folder)
     return str(folder)
+
+
+def alone(context: Context, folder: str) -> dict[str, Any]:
+    """One rank's answers, or the error."""
+    try:
+        return answers(context, folder, 1, "exact")
+    except Exception as error:
+        return {"error": f"alone: {type(error).__name__}: {error}"}
 
 
 def parity(

@@ -17,7 +17,7 @@ sys.path.insert(0, str(TOOLS))
 
 import gpu_suite  # noqa: E402
 from gpu_checks import compile as compile_section  # noqa: E402
-from gpu_checks import kernels, outcomes, tests_on_gpu  # noqa: E402
+from gpu_checks import kernels, outcomes, sharing, tests_on_gpu  # noqa: E402
 from gpu_checks.case import Case  # noqa: E402
 from gpu_checks.context import Context  # noqa: E402
 from gpu_checks.processes import Ended, run_for  # noqa: E402
@@ -218,3 +218,19 @@ def test_kernels_are_tuned_as_they_come_and_rows_are_kept(tmp_path, monkeypatch)
     kernels.run(Context(False, 60.0, output=output))
     assert order == ["first", "second", "peer"]
     assert [row["t"] for row in json.loads(output.read_text())["rows"]] == [1, 1]
+
+
+def test_a_model_that_fails_alone_leaves_the_others(monkeypatch):
+    def answers(_, folder, size, codec):
+        if "mamba2" in folder:
+            raise MemoryError("no room")
+        return {"logits": [], "tokens": [size, codec], "path": ""}
+
+    monkeypatch.setattr(sharing, "answers", answers)
+    monkeypatch.setattr(sharing, "probe_ipc", lambda: "works")
+    monkeypatch.setattr(sharing, "parity", lambda *_: {"passed": True})
+    rows = sharing.run(Context(False, 60.0))["rows"]
+    failed = [row for row in rows if "error" in row]
+    assert {row["model"] for row in failed} == {"mamba2-2.7b"}
+    assert failed[0]["error"] == "alone: MemoryError: no room"
+    assert sum(row.get("passed", False) for row in rows) == len(rows) - len(failed)
