@@ -5,6 +5,7 @@ What follows then finds its kernels there: one after the other they would take m
 
 import os
 import time
+from multiprocessing import TimeoutError as NotReady
 from multiprocessing import get_context
 from typing import Any
 
@@ -37,9 +38,12 @@ def run(context: Context) -> dict[str, Any]:
         for (name, index), each in zip(jobs, pending, strict=True):
             try:
                 rows.append(each.get(timeout=max(0.0, context.left() - 2)))
+            except NotReady:
+                rows.append({"case": name, "candidate": index, "skipped": "out of time"})
             except Exception as error:
                 text = f"{type(error).__name__}: {error}"
-                rows.append({"case": name, "candidate": index, "skipped": text})
+                rows.append({"case": name, "candidate": index, "error": text})
+            context.keep({"rows": [row for row in rows if row is not None]})
     return {"processes": workers, "rows": [row for row in rows if row is not None]}
 
 

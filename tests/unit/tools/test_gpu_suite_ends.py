@@ -1,6 +1,7 @@
 """What the GPU suite leaves when sections, or tests in them, fail, hang or are ended."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -186,7 +187,7 @@ def test_what_is_not_compiled_in_time_is_not_waited_for(monkeypatch):
     class Pending:
         def get(self, timeout):
             waited.append(timeout)
-            raise TimeoutError
+            raise RuntimeError("misaligned") if len(waited) == 1 else multiprocessing.TimeoutError
 
     class Pool:
         def __init__(self, _): ...
@@ -200,7 +201,10 @@ def test_what_is_not_compiled_in_time_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(compile_section, "get_context", lambda _: SimpleNamespace(Pool=Pool))
     monkeypatch.setattr(compile_section, "cases_of", lambda _: ("some case",))
     result = compile_section.run(Context(False, 0.0))
-    assert len(result["rows"]) == compile_section.MOST_CANDIDATES
+    failed, *late = result["rows"]
+    assert failed["error"] == "RuntimeError: misaligned"
+    assert [row["skipped"] for row in late] == ["out of time"] * len(late)
+    assert len(late) == compile_section.MOST_CANDIDATES - 1
     assert set(waited) == {0.0}
 
 
