@@ -8,8 +8,8 @@ from sidewinder.engine.limits import Limits
 from sidewinder.engine.outputs import Increment, Metrics, RequestOutput
 from sidewinder.engine.pacing import Pacer
 from sidewinder.engine.plan import StepResult
-from sidewinder.engine.request import FinishReason, Request
-from sidewinder.engine.scheduler import Progress, Scheduler
+from sidewinder.engine.request import FinishReason, Progress, Request
+from sidewinder.engine.scheduler import Scheduler
 from sidewinder.engine.text import TextStream
 from sidewinder.parallel.executor import Executor
 from sidewinder.state.cache.cache import StateCache
@@ -45,11 +45,13 @@ class Counters:
 
 @dataclass
 class _Live:
-    """A request that is waiting or running: its text so far, and its output to be."""
+    """A request that is waiting or running: its text so far, what of it no increment had yet, and
+    its output to be."""
 
     request: Request
     text: TextStream
     output: RequestOutput
+    unshown: str = ""
 
 
 class Engine:
@@ -75,7 +77,7 @@ class Engine:
         looks_ahead: bool = False,
     ) -> None:
         self._executor = executor
-        self._scheduler = Scheduler(limits, cache, pacer, looks_ahead)
+        self._scheduler = Scheduler(limits, cache, pacer, looks_ahead, self._read)
         self.cache = self._scheduler.cache
         self._live: dict[int, _Live] = {}
         self.counters = Counters()
@@ -199,11 +201,11 @@ class Engine:
             n_missing = len(output.prompt_token_ids) - len(output.prompt_logprobs)
             output.prompt_logprobs += result.scores[:n_missing]
         self._count_drafts(metrics, part)
-        reason = part.finish_reason
         if result.tokens:
-            reason = self._take_tokens(live, increment, part)
+            self._take_tokens(live, increment, part)
             if metrics.first_token_s is None:
                 metrics.first_token_s = ended
+        reason = part.finish_reason
         if reason is not None:
             metrics.finished_s = ended
             output.finish_reason = increment.finish_reason = reason
@@ -218,24 +220,20 @@ class Engine:
             counted.draft_tokens += part.n_drafts
             counted.accepted_tokens += n_accepted
 
-    def _take_tokens(
-        self, live: _Live, increment: Increment, part: Progress
-    ) -> FinishReason | None:
-        """Write down what was drawn, up to where a stop string ends the text."""
-        output, tokens = live.output, part.result.tokens
-        for n_taken, token in enumerate(tokens, start=1):
-            is_last = n_taken == len(tokens)
-            increment.token_ids.append(token)
-            increment.text += live.text.push(token, part.finish_reason if is_last else None)
-            if live.text.stopped:
-                break
+    def _read(self, request_id: int, token: int, reason: FinishReason | None) -> bool:
+        """Put a token into its text; whether a stop string ends it there."""
+        live = self._live[request_id]
+        live.unshown += live.text.push(token, reason)
+        return live.text.stopped
+
+    def _take_tokens(self, live: _Live, increment: Increment, part: Progress) -> None:
+        """Write down what was drawn."""
+        output, result = live.output, part.result
+        increment.token_ids = result.tokens
+        increment.text, live.unshown = live.unshown, ""
         output.token_ids += increment.token_ids
         output.metrics.output_tokens += len(increment.token_ids)
         output.text += increment.text
         if output.logprobs is not None:
-            increment.logprobs = part.result.logprobs[: len(increment.token_ids)]
-            output.logprobs += increment.logprobs
-        if not live.text.stopped:
-            return part.finish_reason
-        self._scheduler.finish(output.request_id)
-        return "stop"
+            increment.logprobs = result.logprobs
+            output.logprobs += result.logprobs

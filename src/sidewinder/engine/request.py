@@ -1,11 +1,11 @@
-"""A request: what is asked, and how far its sequence has come."""
+"""A request: what is asked, how far its sequence has come, and what a step added."""
 
 from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sidewinder.engine.drafts import Drafter
-from sidewinder.engine.plan import PENDING, Admission, SequenceStep
+from sidewinder.engine.plan import PENDING, Admission, SequenceResult, SequenceStep
 from sidewinder.sampling import Constraint, SamplingParams
 from sidewinder.state.cache.cache import Kept
 
@@ -235,3 +235,26 @@ class Sequence:
         if self.output[-1] in ending and len(self.output) >= params.min_tokens:
             return "stop"
         return "length" if len(self.output) == params.max_tokens else None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One sequence's part of a finished step.
+
+    Attributes:
+        sequence: after the step.
+        start: how many of its tokens were in the state before.
+        n_tokens: how many of those that were run it keeps: rejected drafts are forgotten.
+        n_drafts: how many were drafts.
+        result: what the step gave back.
+        finish_reason: set when the sequence is complete; its slot is free again.
+        kept: the caller's state, when the request asked for it and is complete.
+    """
+
+    sequence: Sequence
+    start: int
+    n_tokens: int
+    n_drafts: int
+    result: SequenceResult
+    finish_reason: FinishReason | None
+    kept: Kept | None = None

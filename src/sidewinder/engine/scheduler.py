@@ -12,40 +12,17 @@ computing a longer common beginning, it waits for that.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from sidewinder.engine.choosing import chunks, decodes
 from sidewinder.engine.drafts import Drafter
 from sidewinder.engine.limits import Limits
 from sidewinder.engine.pacing import Pacer
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
-from sidewinder.engine.request import FinishReason, Request, Sequence
+from sidewinder.engine.request import FinishReason, Progress, Request, Sequence
 from sidewinder.state.cache.boundaries import MIN_SHARED
-from sidewinder.state.cache.cache import Kept, Match, StateCache
+from sidewinder.state.cache.cache import Match, StateCache
 from sidewinder.state.cache.radix import common_prefix
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One sequence's part of a finished step.
-
-    Attributes:
-        sequence: after the step.
-        start: how many of its tokens were in the state before.
-        n_tokens: how many of those that were run it keeps: rejected drafts are forgotten.
-        n_drafts: how many were drafts.
-        result: what the step gave back.
-        finish_reason: set when the sequence is complete; its slot is free again.
-        kept: the caller's state, when the request asked for it and is complete.
-    """
-
-    sequence: Sequence
-    start: int
-    n_tokens: int
-    n_drafts: int
-    result: SequenceResult
-    finish_reason: FinishReason | None
-    kept: Kept | None = None
 
 
 class Scheduler:
@@ -60,6 +37,8 @@ class Scheduler:
         cache: kept states, and the KV pages; by default nothing is kept.
         pacer: limits the prompt tokens of steps that also decode; by default they fill the step.
         looks_ahead: plans may say what follows, for ranks that start it before they answer.
+        read: is told each token as it is taken, with its request's id and why it is the last; says
+            whether the text ends with it (stop strings). By default no text is read.
     """
 
     def __init__(
@@ -68,9 +47,11 @@ class Scheduler:
         cache: StateCache | None = None,
         pacer: Pacer | None = None,
         looks_ahead: bool = False,
+        read: Callable[[int, int, FinishReason | None], bool] = lambda *_: False,
     ) -> None:
         self.limits = limits
         self._looks_ahead = looks_ahead
+        self._read = read
         self._pacer = pacer
         self.cache = cache or StateCache(n_pages=limits.n_pages)
         self._waiting: deque[Request] = deque()
@@ -280,6 +261,8 @@ class Scheduler:
         for n_accepted, token in enumerate(result.tokens):
             sequence.take(token)
             reason = sequence.finish_reason()
+            if self._read(sequence.request.id, token, reason):
+                reason = "stop"
             if reason is not None:
                 del result.tokens[n_accepted + 1 :], result.logprobs[n_accepted + 1 :]
                 break

@@ -241,20 +241,27 @@ def test_predictions(as_text, tmp_path):
 def test_a_stop_string_ends_the_tokens_where_it_would(tmp_path):
     folder = save_tokenizer(save_tiny("mamba", tmp_path, vocab_size=287, tie_word_embeddings=False))
     params = SamplingParams(max_tokens=60, temperature=1.0, seed=3, ignore_eos=True, logprobs=0)
-    options = {"device": "cpu", "dtype": "float32", "state_cache_bytes": 0}
-    found = []
+    options = {"device": "cpu", "dtype": "float32"}
+    found, cached = [], []
     with LLM(folder, **options) as llm:
         (whole,) = llm.generate([[5, 80, 12]], params)
         stopping = replace(params, stop=whole.text[20:23], prediction=whole.token_ids)
-        found += llm.generate([[5, 80, 12]], stopping)
-    with LLM(folder, speculate=MOST, **options) as llm:
-        found += llm.generate([[5, 80, 12]], stopping)
+    for drafts in (0, MOST):
+        with LLM(folder, speculate=drafts, **options) as llm:
+            (answer,) = llm.generate([[5, 80, 12]], stopping)
+            talk = [5, 80, 12, *answer.token_ids, 4, 9]
+            (following,) = llm.generate([talk], SamplingParams(max_tokens=1))
+        found.append(answer)
+        cached.append(following.metrics.cached_tokens)
     plain, drafted = found
     assert drafted.metrics.accepted_tokens > 3
     assert 3 < len(plain.token_ids) < 60
     for name in ("token_ids", "text", "logprobs", "finish_reason"):
         assert getattr(plain, name) == getattr(drafted, name)
     assert drafted.metrics.output_tokens == len(plain.token_ids)
+    # Accepted tokens behind the stop string count for nothing, and the state is without them.
+    assert drafted.metrics.accepted_tokens < len(plain.token_ids)
+    assert cached == [3 + len(plain.token_ids) - 1] * 2
 
 
 def test_gpus_are_refused(tmp_path, monkeypatch):
