@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.engine.recorders import NOT_RECORDED, Recorded
-from sidewinder.sampling.captured import NOT_FINITE
-from sidewinder.sampling.sampler import not_finite
+from sidewinder.sampling.finite import check_drawn
 from sidewinder.state.batch import PackedBatch, PageTables, Sequences
 
 cuda: Any = torch.cuda
@@ -125,8 +124,7 @@ class Drawing:
         if self.arrived is not None:
             self.arrived.synchronize()
         tokens: list[int] = self.host[:n].tolist()
-        if NOT_FINITE in tokens:
-            raise not_finite(tokens.index(NOT_FINITE), n)
+        check_drawn(tokens, range(n))
         return tokens
 
 

@@ -66,3 +66,18 @@ def n_accepted(drafts: Sequence[int], drawn: Sequence[int]) -> int:
         if draft != token:
             return n_good
     return len(drafts)
+
+
+def kept_rows(parts: Sequence[SequenceStep], tokens: Sequence[int]) -> list[range]:
+    """Of each part the rows that count: up to the one behind its last draft that is accepted.
+
+    Args:
+        parts: those that draw.
+        tokens: drawn, one for each of their slots, part after part.
+    """
+    kept, first = [], 0
+    for part in parts:
+        drawn = tokens[first : first + len(part.slots)]
+        kept.append(range(first, first + 1 + n_accepted(part.drafts, drawn)))
+        first += len(part.slots)
+    return kept

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.decode_graphs import DecodeGraphs
 from sidewinder.engine.loading import load_model
 from sidewinder.engine.memory import gather_integer
-from sidewinder.engine.packing import n_accepted, pack_step
+from sidewinder.engine.packing import kept_rows, pack_step
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
 from sidewinder.engine.prompt_graphs import PromptGraphs, prompt_graphs_for
 from sidewinder.engine.rank_state import open_state
@@ -28,8 +29,9 @@ from sidewinder.models.base import Model
 from sidewinder.parallel.cores import prepare_for_steps
 from sidewinder.parallel.devices import torch_device
 from sidewinder.parallel.group import TensorParallel
+from sidewinder.sampling.finite import check_drawn, check_finite
 from sidewinder.sampling.params import TokenLogprobs
-from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
+from sidewinder.sampling.sampler import Sampler, token_logprobs
 from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.sensitivity import policy_for
 from sidewinder.state.cache.ops import StateOp
@@ -249,19 +251,25 @@ class Runner:
         results: list[SequenceResult],
     ) -> None:
         """Tokens drawn for some of the sequences into their results, with logprobs if wanted. Those
-        drawn behind a wrong draft count for nothing."""
-        slots = _drawing_slots([sequences[index] for index in drawing])
-        logprobs = self._sampler.logprobs(logits, slots, tokens, report=self._answers)
-        start = 0
-        for index in drawing:
-            part, result = sequences[index], results[index]
-            n_drawn = len(part.slots)
-            n_kept = 1 + n_accepted(part.drafts, tokens[start : start + n_drawn])
-            result.tokens = tokens[start : start + n_kept]
-            result.logprobs = [each for each in logprobs[start : start + n_kept] if each]
+        drawn behind a wrong draft count for nothing.
+
+        Raises:
+            NotFinite: if logits that count hold NaN or infinity.
+        """
+        parts = [sequences[index] for index in drawing]
+        kept = kept_rows(parts, tokens)
+        rows = [row for own in kept for row in own]
+        check_drawn(tokens, rows)
+        slots = [part.slot for part, own in zip(parts, kept, strict=True) for _ in own]
+        some = logits if len(rows) == len(tokens) else logits[rows]
+        drawn = [tokens[row] for row in rows]
+        logprobs = iter(self._sampler.logprobs(some, slots, drawn, report=self._answers))
+        for index, part, own in zip(drawing, parts, kept, strict=True):
+            results[index].tokens = [tokens[row] for row in own]
+            results[index].logprobs = [each for each in islice(logprobs, len(own)) if each]
             if part.drafts:
-                self._sampler.keep(part.slot, n_drawn, n_kept, part.slots[n_kept - 1])
-            start += n_drawn
+                last = part.slots[len(own) - 1]
+                self._sampler.keep(part.slot, len(part.slots), len(own), last)
 
     def _read_rows(self, part: SequenceStep, hidden: Tensor, result: SequenceResult) -> None:
         """Scores or logits of all rows of one sequence, a block of rows at a time."""

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from sidewinder.sampling import select
 from sidewinder.sampling.draw import WEIGHT_SCALE
+from sidewinder.sampling.finite import NOT_FINITE
 from sidewinder.sampling.vocab_shard import VocabShard
-
-NOT_FINITE = -1
 
 
 @dataclass(frozen=True)

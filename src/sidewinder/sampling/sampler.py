@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sidewinder.engine.plan import Admission
-from sidewinder.parallel.errors import NotFinite
 from sidewinder.sampling import filters, select
 from sidewinder.sampling.draw import Rows, draw, uniform_bits
+from sidewinder.sampling.finite import NOT_FINITE, check_drawn
 from sidewinder.sampling.params import SamplingParams, TokenLogprobs
 from sidewinder.sampling.vocab_shard import VocabShard
 
@@ -41,25 +41,6 @@ def _row_logprobs(logits: Tensor, tokens: Sequence[int], n_top: int) -> list[Tok
     logprobs = (own[:, 0] - normaliser).tolist()
     entries = zip(tokens, logprobs, ranks.tolist(), top, strict=True)
     return [TokenLogprobs(*entry) for entry in entries]
-
-
-def check_finite(best: Tensor) -> None:
-    """Raise if a row's largest logit, `best` `[rows]`, is not finite; NaN counts as the largest.
-
-    Raises:
-        NotFinite: naming the first such row.
-    """
-    finite = torch.isfinite(best)
-    if not bool(finite.all()):
-        raise not_finite(int(torch.nonzero(~finite)[0]), len(best))
-
-
-def not_finite(row: int, rows: int) -> NotFinite:
-    """What is raised where the largest logit of `row` is not finite."""
-    return NotFinite(
-        f"the model's logits hold NaN or infinity (row {row} of {rows}): the weights "
-        "are damaged or overflow in this dtype; try dtype='float32'"
-    )
 
 
 @dataclass(frozen=True)
@@ -155,8 +136,12 @@ class Sampler:
             allowed: for each of them the tokens that may be drawn, one bit per id, the lowest bit
                 of each byte first; empty allows all.
 
+        Returns:
+            The tokens; `NOT_FINITE` where logits hold NaN or infinity behind another row of the
+            same slot: whether such a row counts is for the caller to say.
+
         Raises:
-            RuntimeError: if logits hold NaN or infinity.
+            NotFinite: if the first row of a slot holds NaN or infinity.
         """
         states = [self._slots[slot] for slot in slots]
         masks = [b""] * len(states) if allowed is None else allowed
@@ -167,9 +152,11 @@ class Sampler:
             self._mask(rows[i], masks[i])
             _adjust(rows[i], states[i])
         tokens, best = self._best(rows, raw)
-        random = [i for i, state in enumerate(states) if not state.params.greedy]
+        nth = _occurrences(slots)
+        known = [i for i, token in enumerate(tokens) if token != NOT_FINITE]
+        check_drawn(tokens, [i for i in range(len(tokens)) if not nth[i]])
+        random = [i for i in known if not states[i].params.greedy]
         if random:
-            nth = _occurrences(slots)
             bits = [uniform_bits(states[i].seed, states[i].n_drawn + nth[i]) for i in random]
             params = [states[i].params for i in random]
             chosen = rows if len(random) == len(rows) else rows[random]
@@ -233,7 +220,8 @@ class Sampler:
         return self._widened[: logits.numel()].view(logits.shape).copy_(logits)
 
     def _best(self, rows: Tensor, raw: Tensor | None) -> tuple[list[int], Tensor]:
-        """The most likely token of each row, and its logit, from every rank's own.
+        """The most likely token of each row, `NOT_FINITE` where that is not known, and its logit,
+        from every rank's own.
 
         `raw` holds each row's largest before some were adjusted: NaN must not hide behind a mask.
         """
@@ -245,9 +233,8 @@ class Sampler:
             raw, (best, rank) = raws.amax(-1), bests.max(-1)
             ids = everyones.gather(1, rank[:, None])[:, 0].long()
             best = best.float()
-        check_finite(raw)
-        check_finite(best)
-        tokens: list[int] = ids.tolist()
+        is_finite = torch.isfinite(raw) & torch.isfinite(best)
+        tokens: list[int] = torch.where(is_finite, ids, NOT_FINITE).tolist()
         return tokens, best
 
     def _own(self, tokens: Sequence[int]) -> list[int]:

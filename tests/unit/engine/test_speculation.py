@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_executor import VOCAB, ToyExecutor, toy_output, toy_score
@@ -13,7 +14,7 @@ from sidewinder.engine.drafts import Drafter
 from sidewinder.engine.engine import Engine
 from sidewinder.engine.limits import Limits
 from sidewinder.engine.request import Request
-from sidewinder.testing import TINY, save_tiny, save_tokenizer
+from sidewinder.testing import TINY, save_tiny, save_tokenizer, tiny_oracle
 
 EOS = 7
 MOST = 5
@@ -264,9 +265,40 @@ def test_a_stop_string_ends_the_tokens_where_it_would(tmp_path):
     assert cached == [3 + len(plain.token_ids) - 1] * 2
 
 
-def test_gpus_are_refused(tmp_path, monkeypatch):
-    import torch
+@pytest.mark.parametrize("family", ["mamba2", "bamba"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_draft_that_overflows_matters_if_it_is_accepted(
+    family, temperature, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SIDEWINDER_POISON", "1")
+    folder = save_tiny(family, tmp_path)
+    params = SamplingParams(max_tokens=20, temperature=temperature, seed=3, logprobs=1)
+    options = {"device": "cpu", "dtype": "float32", "kv_cache_tokens": 64}
+    with LLM(folder, **options) as llm:
+        (plain,) = llm.generate([[5, 80, 12]], params)
+    broken = min(set(range(100)) - {5, 80, 12, *plain.token_ids})
+    oracle = tiny_oracle(family)
+    oracle.get_input_embeddings().weight.data[broken] = torch.inf
+    oracle.save_pretrained(folder)
+    monkeypatch.setattr("sidewinder.engine.scheduler.Drafter.draft", lambda *_: (broken, 9))
+    with LLM(folder, speculate=2, **options) as llm:
+        (drafted,) = llm.generate([[5, 80, 12]], params)
+    assert drafted.metrics.draft_tokens > 30
+    assert (drafted.token_ids, drafted.logprobs) == (plain.token_ids, plain.logprobs)
 
+    second = plain.token_ids[1]
+    assert second not in (5, 80, 12, plain.token_ids[0])
+    oracle.get_input_embeddings().weight.data[second] = torch.inf
+    oracle.save_pretrained(folder)
+    monkeypatch.setattr("sidewinder.engine.scheduler.Drafter.draft", lambda *_: (second,))
+    with (
+        LLM(folder, speculate=1, **options) as llm,
+        pytest.raises(RuntimeError, match=r"logits hold NaN or infinity \(row 1 of 2\)"),
+    ):
+        llm.generate([[5, 80, 12]], params)
+
+
+def test_gpus_are_refused(tmp_path, monkeypatch):
     folder = save_tiny("mamba", tmp_path)
     monkeypatch.setattr(
         "sidewinder.parallel.launch.resolve_device", lambda *_: torch.device("cuda", 0)

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidewinder.sampling.captured import (
-    NOT_FINITE,
     DrawInputs,
     best_tokens,
     draw_tokens,
@@ -14,6 +13,7 @@ from sidewinder.sampling.captured import (
     split_bits,
 )
 from sidewinder.sampling.draw import uniform_bits
+from sidewinder.sampling.finite import NOT_FINITE
 from sidewinder.sampling.params import SamplingParams
 from sidewinder.sampling.reference import draw_row
 from sidewinder.sampling.vocab_shard import VocabShard

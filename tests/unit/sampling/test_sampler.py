@@ -9,7 +9,8 @@ from sampling_cases import VOCAB, random_logits, sampler_with
 
 from sidewinder.engine.plan import Admission
 from sidewinder.sampling import SamplingParams, filters, reference
-from sidewinder.sampling.sampler import Sampler, check_finite, token_logprobs
+from sidewinder.sampling.finite import check_finite
+from sidewinder.sampling.sampler import Sampler, token_logprobs
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.3])
