@@ -92,6 +92,11 @@ def open_gguf(file: Path) -> dict[str, StoredTensor]:
 def _open_tensor(header: GgufHeader, info: TensorInfo) -> StoredTensor:
     file, (name, block, size) = header.file, gguf_type(header.file, info)
     row = info.shape[-1] if info.shape else 1
+    if not math.prod(info.shape):
+        raise ValueError(
+            f"{file}: {info.name} has shape {list(info.shape)}, without a value; the file is "
+            "corrupt, fetch it again"
+        )
     if row % block:
         raise ValueError(
             f"{file}: {info.name} has rows of {row} values, and {name} packs {block} at a time; "
@@ -117,8 +122,6 @@ def _open_tensor(header: GgufHeader, info: TensorInfo) -> StoredTensor:
 
 
 def _mapped(header: GgufHeader, info: TensorInfo, dtype: torch.dtype, count: int) -> Tensor:
-    if not count:
-        return torch.empty(0, dtype=dtype)
     return torch.frombuffer(header.data, dtype=dtype, count=count, offset=info.start)
 
 

@@ -208,6 +208,16 @@ def test_rows_that_are_no_blocks(tiny, tmp_path):
     fails(file, "ssm_x.weight has rows of 48 values, and Q4_0 packs 32 at a time")
 
 
+@pytest.mark.parametrize("others", [(1, 0), (1 << 63, 0), ((1 << 64) - 1, 0)])
+def test_a_tensor_without_values(tiny, tmp_path, others):
+    content = tiny.read_bytes()
+    name = b"blk.2.ssm_x.weight"
+    at = content.index(name) + len(name) + 4
+    file = tmp_path / "bad.gguf"
+    file.write_bytes(content[:at] + struct.pack("<QQ", *others) + content[at + 16 :])
+    fails(file, rf"blk\.2\.ssm_x\.weight has shape \[0, {others[0]}\], without a value; .* fetch")
+
+
 def test_without_the_package(tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     fails(tiny, r"needs the package gguf: pip install gguf, or install sidewinder\[gguf\]")
