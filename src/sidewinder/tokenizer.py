@@ -85,7 +85,18 @@ class Tokenizer:
         Args:
             text: the prompt.
             special: put BOS; False for the continuation of a text.
+
+        Raises:
+            ValueError: if the text has half a character (a lone surrogate).
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            wrong, at = text[error.start], error.start
+            raise ValueError(
+                f"the text is not valid Unicode: {wrong!r} at character {at}; decode it from the "
+                "encoding that it is in"
+            ) from error
         ids: list[int] = self._inner.encode(text, add_special_tokens=special)
         return ids
 

@@ -36,6 +36,15 @@ def test_encode_and_decode_are_inverse(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_bytes_that_are_no_unicode_are_refused(tokenizer):
+    """As a command line in another encoding gives them."""
+    text = b"a caf\xe9".decode(errors="surrogateescape")
+    with pytest.raises(ValueError, match=r"not valid Unicode: '\\udce9' at character 5"):
+        tokenizer.encode(text)
+    with pytest.raises(ValueError, match="not valid Unicode"):
+        tokenizer.chat([{"role": "user", "content": text}])
+
+
 def test_bos_as_the_tokenizer_is_configured(tokenizer, tmp_path):
     with_bos = Tokenizer(str(save_tokenizer(tmp_path, bos=True)))
     assert with_bos.encode("the") == [0, *tokenizer.encode("the")]
