@@ -39,7 +39,6 @@ class GrammarConstraint:
     def __init__(self, matcher: Any, vocab_size: int, ending: bytes) -> None:
         self._matcher = matcher
         self._vocab_size = vocab_size
-        self._n_bytes = -(-vocab_size // 8)
         self._ending = ending
 
     def allowed(self) -> bytes:
@@ -56,7 +55,6 @@ class GrammarConstraint:
         tokens = (self._matcher.compute_ff_tokens() or suggested)[:most]
         masks: list[bytes] = []
         for token in tokens:
-            # The tokenizer may have tokens that the model lacks.
             if token >= self._vocab_size or not self._matcher.try_consume_tokens([token]):
                 break
             bits = self._bits()
@@ -69,7 +67,7 @@ class GrammarConstraint:
 
     def _bits(self) -> bytes | None:
         """What may come next; None if nothing may."""
-        bits: bytes = self._matcher.compute_bitmask()[: self._n_bytes]
+        bits = _first_bits(self._matcher.compute_bitmask(), self._vocab_size)
         return None if self._matcher.is_error() or not any(bits) else bits
 
     def take(self, token: int) -> None:
@@ -112,7 +110,7 @@ class GrammarCompiler:
         bits = b"" if matcher.is_error() else matcher.compute_bitmask()
         if matcher.is_error():
             raise ValueError(f"structured output: {_one_line(matcher.get_error())}")
-        if not any(bits[: -(-self._vocab_size // 8)]):
+        if not any(_first_bits(bits, self._vocab_size)):
             raise ValueError("structured output: no text has this form; loosen it")
         return matcher
 
@@ -150,6 +148,12 @@ class GrammarCompiler:
             )
         n_vocab = max(self._vocab_size, len(inner))
         return from_tokenizer(inner, n_vocab=n_vocab, eos_token=self._eos)
+
+
+def _first_bits(bits: bytes, n: int) -> bytes:
+    """The first `n` bits of at least so many: tokenizers may have tokens that the model lacks."""
+    whole = bits[: -(-n // 8)]
+    return whole[:-1] + bytes([whole[-1] & 0xFF >> -n % 8])
 
 
 def _form(spec: StructuredOutput) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from llm_cases import make_model, sampled
 
 from sidewinder import LLM, StructuredOutput
 from sidewinder.sampling.grammar import GrammarCompiler
+from sidewinder.testing import save_tiny, save_tokenizer
 from sidewinder.tokenizer import Tokenizer
 
 SCHEMA = {
@@ -116,6 +117,19 @@ def test_forms_that_do_not_compile_are_refused(llm, form, message):
     with pytest.raises(ValueError, match=message):
         llm.generate("a", sampled(structured_output=form))
     assert not llm.engine.has_work
+
+
+@pytest.mark.parametrize(("vocab_size", "expected"), [(257, None), (259, [258, 0])])
+def test_tokens_that_the_model_lacks_are_not_allowed(tmp_path, vocab_size, expected):
+    """Its tokenizer has 287, and "the self" must be two of those from 258 on."""
+    save_tokenizer(save_tiny("mamba", tmp_path, vocab_size=vocab_size, eos_token_id=0))
+    params = sampled(structured_output=StructuredOutput(choice=["the self"]))
+    with LLM(tmp_path, device="cpu", dtype="float32", threads=1) as llm:
+        if expected is None:
+            with pytest.raises(ValueError, match="no text has this form"):
+                llm.generate([[5]], params)
+        else:
+            assert llm.generate([[5]], params)[0].token_ids == expected
 
 
 def test_huge_forms_end_soon(llm):
