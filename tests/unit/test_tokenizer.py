@@ -195,6 +195,14 @@ def test_chat_rejects_what_is_no_conversation(tokenizer, messages):
         tokenizer.chat(messages)
 
 
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages.none.at }}", "{% for"])
+def test_chat_with_a_template_that_fails_raises(folder, template):
+    tokenizer = Tokenizer(str(folder))
+    tokenizer.inner.chat_template = template
+    with pytest.raises(ValueError, match="the chat template rejects these messages: "):
+        tokenizer.chat([{"role": "user", "content": "the"}])
+
+
 def test_chat_without_a_template_raises(folder, tmp_path):
     plain = shutil.copytree(folder, tmp_path / "plain")
     (plain / "chat_template.jinja").unlink()

@@ -12,6 +12,8 @@ LARGEST_SIZE = 1 << 24
 """No width, vocabulary or count of heads comes near it; a config that says more is broken."""
 MOST_LAYERS = MOST_EXPERTS = 1 << 12
 """Of a model, and of a layer: their parameters are listed one by one."""
+MOST_SHOWN = 400
+"""Characters of an error's message."""
 
 
 class ConfigValues:
@@ -32,7 +34,10 @@ class ConfigValues:
         return self._values.keys()
 
     def error(self, message: str) -> ValueError:
-        """A ValueError that names the source."""
+        """A ValueError that names the source; of a long message, as of a long value, the middle is
+        left out."""
+        if len(message) > MOST_SHOWN:
+            message = f"{message[: MOST_SHOWN // 2]} ... {message[-MOST_SHOWN // 2 :]}"
         return ValueError(f"{self._source}: {message}")
 
     def get(self, name: str) -> Any:

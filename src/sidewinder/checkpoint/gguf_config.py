@@ -10,6 +10,7 @@ from sidewinder.checkpoint.gguf_files import gguf_parts, largest_type
 from sidewinder.checkpoint.gguf_header import TensorInfo, read_header
 from sidewinder.checkpoint.gguf_hybrids import Parts, jamba_or_granite, scale_of
 from sidewinder.checkpoint.gguf_nemotron import nemotron
+from sidewinder.checkpoint.mamba2_hybrids import residual_multiplier
 from sidewinder.config import ModelConfig
 from sidewinder.model_config import Family
 
@@ -74,7 +75,7 @@ def read_gguf_config(file: Path) -> ModelConfig:
     rank = f"{arch}.ssm.time_step_rank"
     mamba2, jamba = known.mamba2, arch == "jamba"
     n_heads = values.divisor(rank, None, f"{arch}.ssm.inner_size", d_inner) if mamba2 else 1
-    groups = f"{arch}.ssm.group_count"
+    groups, residual_scale = f"{arch}.ssm.group_count", f"{arch}.residual_scale"
     n_layers = values.size(f"{arch}.block_count", None, maximum=MOST_LAYERS)
     norm_eps = _norm_eps(values, arch)
     falcon = arch == "mamba" and values.flag(f"{arch}.ssm.dt_b_c_rms", False)
@@ -111,7 +112,9 @@ def read_gguf_config(file: Path) -> ModelConfig:
         mixer_norm_weights=jamba,
         single_parts=known.family == "nemotron_h",
         embedding_multiplier=scale_of(values, f"{arch}.embedding_scale", 1.0),
-        residual_multiplier=scale_of(values, f"{arch}.residual_scale", 1.0),
+        residual_multiplier=residual_multiplier(
+            values, residual_scale, scale_of(values, residual_scale, 1.0)
+        ),
         logits_divisor=scale_of(values, f"{arch}.logit_scale", 1.0),
     )
 

@@ -52,15 +52,22 @@ def load_gguf_tokenizer(file: Path) -> Any:
     )
 
 
-def _templates(values: dict[str, Any]) -> Any:
+def _templates(values: dict[str, Any]) -> str | dict[str, str] | None:
     """The chat template; by name where there are several, as for conversations with functions."""
     default, names = values.get("tokenizer.chat_template"), values.get("tokenizer.chat_templates")
     if not names:
-        return default
-    named = {name: values.get(f"tokenizer.chat_template.{name}") for name in names}
+        return None if default is None else _text(default, "tokenizer.chat_template")
+    keys = {name: f"tokenizer.chat_template.{name}" for name in names}
+    named = {name: values.get(key) for name, key in keys.items()}
     if default is not None:
-        named["default"] = default
-    return {name: template for name, template in named.items() if template is not None}
+        named["default"], keys["default"] = default, "tokenizer.chat_template"
+    return {name: _text(text, keys[name]) for name, text in named.items() if text is not None}
+
+
+def _text(value: Any, key: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is no text")
+    return value
 
 
 def _byte_level(values: dict[str, Any]) -> Any:

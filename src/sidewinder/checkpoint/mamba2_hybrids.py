@@ -67,7 +67,9 @@ def granite(values: ConfigValues) -> ModelConfig:
         mlp=shared if experts is None else None,
         experts=None if experts is None else replace(experts, shared_d_ff=shared.d_ff),
         embedding_multiplier=values.positive("embedding_multiplier", 1.0),
-        residual_multiplier=_residual_multiplier(values),
+        residual_multiplier=residual_multiplier(
+            values, "residual_multiplier", values.positive("residual_multiplier", 1.0)
+        ),
         logits_divisor=values.positive("logits_scaling", 1.0),
     )
 
@@ -99,12 +101,12 @@ def chosen_experts(values: ConfigValues, n_experts: int) -> int:
     return n_chosen
 
 
-def _residual_multiplier(values: ConfigValues) -> float:
-    multiplier = values.positive("residual_multiplier", 1.0)
+def residual_multiplier(values: ConfigValues, name: str, multiplier: float) -> float:
+    """The `multiplier` that `name` says, checked."""
     low, high = RESIDUAL_MULTIPLIERS
     if not low <= multiplier <= high:
         raise values.error(
-            f"residual_multiplier={multiplier} is not between {low:g} and {high:.0f}: the residual "
+            f"{name}={multiplier} is not between {low:g} and {high:.0f}: the residual "
             "stream is kept divided by it"
         )
     return multiplier

@@ -211,6 +211,9 @@ def test_tokenizer_files_beside_the_model_come_first(tmp_path):
                     w.kv_data[0]["tokenizer.ggml.token_type"].value.pop()), "another length"),
         (lambda w: (add_tokenizer(w, trained("mpt"), "mpt"),
                     w.add_uint32("tokenizer.ggml.unknown_token_id", 900)), "900 is none of the"),
+        (lambda w: (add_tokenizer(w, trained("mpt"), "mpt"),
+                    w.kv_data[0].pop("tokenizer.chat_template", None),
+                    w.add_uint32("tokenizer.chat_template", 3)), "chat_template is no text"),
     ],
 )  # fmt: skip
 def test_refusals_say_what_to_do(tmp_path, change, words):
