@@ -37,6 +37,7 @@ DRAFTS = (1, 2, 3, 5, 7, 11, 15)
 NEW_TOKENS = 24
 
 PAGE = Path("docs/generation.md")
+RESULTS = Path("benchmarks/results/speculation.json")
 HELD_OUT = Path("data/heldout.txt")
 MOST = (2, 4, 8, 15)
 N_REPLAYED, PROMPT_TOKENS, TEXT_TOKENS = 40, 1024, 512
@@ -182,7 +183,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/speculation.json"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "outputs have token ids and no text")
     tokenizer = Tokenizer("models/mamba")
@@ -198,8 +199,14 @@ def main() -> None:
         for temperature in TEMPERATURES:
             result["texts"].append(texts(model, token_ids, temperature))
     args.output.write_text(json.dumps(result, indent=1) + "\n")
+    PAGE.write_text(filled(PAGE.read_text(), json.loads(args.output.read_text())))
+
+
+def filled(page: str, result: dict[str, Any]) -> str:
+    """The page with both tables of what the file of results holds."""
     for name, lines in (("costs", cost_lines(result)), ("texts", text_lines(result))):
-        PAGE.write_text(fill(PAGE.read_text(), name, lines))
+        page = fill(page, name, lines)
+    return page
 
 
 def cost_lines(result: dict[str, Any]) -> list[str]:
@@ -210,7 +217,7 @@ def cost_lines(result: dict[str, Any]) -> list[str]:
     for row in result["costs"]:
         weights = "bf16" if row["weight_dtype"] == "auto" else row["weight_dtype"]
         gains = {each["speculate"]: each["times_as_fast"] for each in row["replay"]}
-        cells = [f"{row['times_as_long'][n]:.2f}" for n in counts]
+        cells = [f"{row['times_as_long'][str(n)]:.2f}" for n in counts]
         cells += [f"{gains[n]:.2f} x" for n in (4, 8)]
         name = f"{row['shape']}, {weights}"
         lines.append(f"| {name} | {row['step_ms']:.1f} | {' | '.join(cells)} |")

@@ -1,5 +1,7 @@
 """What `bench_speculation` counts, and the tables that it writes."""
 
+import json
+
 import bench_speculation as bench
 import pytest
 
@@ -39,7 +41,7 @@ def test_another_drafter_serves_for_a_while_only():
 def result(same_texts=True):
     gains = [{"speculate": most, "times_as_fast": 1 + most / 10} for most in bench.MOST]
     cost = {"shape": "mamba-130m", "weight_dtype": "auto", "step_ms": 7.25, "replay": gains}
-    cost["times_as_long"] = {n: 1 + n / 100 for n in bench.DRAFTS}
+    cost["times_as_long"] = {str(n): 1 + n / 100 for n in bench.DRAFTS}
     text = {"model": "zamba", "temperature": 0.7, "same_texts": same_texts}
     text |= {"tokens_per_step": 1.25, "accepted": 0.5, "times_as_fast": 1.125}
     return {"costs": [cost], "texts": [text]}
@@ -52,6 +54,13 @@ def test_tables():
     head, rule, row = bench.text_lines(result())
     assert row == "| zamba | 0.7 | 1.25 | 50% | 1.12 |"
     assert head.count("|") == rule.count("|") == row.count("|")
+
+
+def test_the_page_has_what_was_measured():
+    measured = json.loads(
+        (bench.PAGE.parents[1] / "benchmarks/results/speculation.json").read_text()
+    )
+    assert bench.filled(bench.PAGE.read_text(), measured) == bench.PAGE.read_text()
 
 
 def test_a_changed_text_is_no_result():
