@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 from sidewinder import __version__
-from sidewinder.cli import bench, chat, compile, evaluate, generate, hints, plan, serve
+from sidewinder.cli import bench, chat, compile, evaluate, generate, hints, plan, run_batch, serve
 from sidewinder.logs import logger, writes_json
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -23,6 +23,7 @@ examples:
   sidewinder generate models/mamba --prompt "def main(" --tp 2
   sidewinder chat models/mamba2
   sidewinder serve models/mamba2 --tp 2 --port 8000
+  sidewinder run-batch models/mamba2 -i requests.jsonl -o answers.jsonl
   sidewinder eval models/mamba --text data/heldout.txt
   sidewinder plan state-spaces/mamba-2.8b-hf --tp 4
   sidewinder compile state-spaces/mamba-2.8b-hf --gpu h100
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sidewinder {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (generate, chat, serve, evaluate, bench, plan, compile):
+    for command in (generate, chat, serve, run_batch, evaluate, bench, plan, compile):
         command.add_parser(subparsers)
     return parser
 
