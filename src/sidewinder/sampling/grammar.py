@@ -6,7 +6,9 @@ plan, one bit per token of the vocabulary, so that all of them draw from the sam
 
 import json
 import logging
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -25,6 +27,14 @@ BLANKS = r"[\x20\x0A\x0D\x09]{1,20}"
 
 MAX_LEXER_STATES = 20_000
 """Of one grammar; a state takes 1 to 2 kB."""
+
+LEXER_FUEL = 200_000
+"""Of llguidance's, for all expressions of one grammar: 10,000 times `a?` takes half a second and
+0.2 GB, and both grow with the square."""
+
+COMPILER_STACK = 1 << 30
+"""Bytes; only what is used is taken from memory. llguidance follows rules and references by
+recursion, some kilobytes for each, and a stack that is full ends the process."""
 
 
 class GrammarConstraint:
@@ -87,7 +97,7 @@ class GrammarCompiler:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos = list(eos_token_ids)
-        self._compiled = lru_cache(MAX_CACHED)(self._compile)
+        self._compiled = lru_cache(MAX_CACHED)(self._compile_deep)
 
     def constraint(self, spec: StructuredOutput) -> GrammarConstraint:
         """A text in the form of `spec`, at its beginning.
@@ -99,10 +109,31 @@ class GrammarCompiler:
         matcher = self._compiled(spec).deep_copy()
         return GrammarConstraint(matcher, self._vocab_size, self._ending)
 
+    def _compile_deep(self, spec: StructuredOutput) -> Any:
+        """`_compile` in a thread with a large stack."""
+        result: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(self._compile(spec))
+            except BaseException as error:
+                result.set_exception(error)
+
+        before = threading.stack_size(COMPILER_STACK)
+        try:
+            thread = threading.Thread(target=run, name="grammar")
+            thread.start()
+        finally:
+            threading.stack_size(before)
+        thread.join()
+        return result.result()
+
     def _compile(self, spec: StructuredOutput) -> Any:
         import llguidance
 
-        limits = llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+        limits = llguidance.LLParserLimits(
+            initial_lexer_fuel=LEXER_FUEL, max_lexer_states=MAX_LEXER_STATES, verbose_errors=False
+        )
         matcher = llguidance.LLMatcher(
             self._vocabulary, self._grammar(spec), log_level=0, limits=limits
         )

@@ -180,3 +180,34 @@ def test_ranks_draw_from_the_same_tokens(llm):
             llm.generate(["the "] * 4, params), two.generate(["the "] * 4, params), strict=True
         ):
             assert output.token_ids == expected.token_ids
+
+
+CHAIN = 10_000
+"""Rules or references: far more than a usual stack holds, where the process would end."""
+
+
+@pytest.mark.parametrize("kind", ["rules", "references", "items"])
+def test_long_chains_do_not_end_the_process(tmp_path, kind):
+    if kind == "rules":
+        rules = "\n".join(f'r{i}: r{i + 1} "b"' for i in range(CHAIN))
+        form = StructuredOutput(grammar=f'start: r0\n{rules}\nr{CHAIN}: "a"')
+    else:
+        refs = [{"$ref": f"#/$defs/a{i + 1}"} for i in range(CHAIN)]
+        schemas = refs if kind == "references" else [{"type": "array"} | {"items": r} for r in refs]
+        defs = {f"a{i}": schema for i, schema in enumerate(schemas)} | {f"a{CHAIN}": {}}
+        form = StructuredOutput(json={"$ref": "#/$defs/a0", "$defs": defs})
+    tokenizer = Tokenizer(str(save_tokenizer(tmp_path)))
+    constraint = GrammarCompiler(tokenizer, len(tokenizer.inner), [0]).constraint(form)
+    assert any(constraint.allowed())
+    if kind == "rules":
+        constraint.take(*tokenizer.encode("a", special=False))
+        assert any(constraint.allowed())
+
+
+def test_an_expression_that_would_take_gigabytes(tmp_path):
+    tokenizer = Tokenizer(str(save_tokenizer(tmp_path)))
+    compiler = GrammarCompiler(tokenizer, len(tokenizer.inner), [0])
+    with pytest.raises(ValueError, match="too big"):
+        compiler.constraint(StructuredOutput(regex="a?" * 50_000))
+    texts = [f"the value number {i}" for i in range(5_000)]
+    compiler.constraint(StructuredOutput(choice=texts))
