@@ -14,6 +14,10 @@ from typing import Any
 from sidewinder.chat.schema import takes_text, types_of
 from sidewinder.detokenizer import overlap
 
+MOST_OPEN = 300
+"""Characters of a tag with a name (of at most 256 characters) that may still become complete. Names
+have a limit because what is not complete is read again with every piece."""
+
 
 @dataclass(frozen=True)
 class CallPiece:
@@ -86,7 +90,7 @@ class JsonCalls(CallReader):
     """Objects with `name` and `arguments` (or `parameters`), one or a list of them."""
 
     _HEAD = re.compile(
-        r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+        r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.){0,256}")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
     )
 
     def __init__(self, end: str) -> None:
@@ -206,8 +210,8 @@ class XmlCalls(CallReader):
             are text.
     """
 
-    _FUNCTION = re.compile(r"<function=([^>\n]+)>")
-    _PARAMETER = re.compile(r"<parameter=([^>\n]+)>(?:\n|(?=[^\n]))")
+    _FUNCTION = re.compile(r"<function=([^>\n]{1,256})>")
+    _PARAMETER = re.compile(r"<parameter=([^>\n]{1,256})>(?:\n|(?=[^\n]))")
     _END_FUNCTION = "</function>"
     _END_PARAMETER = "</parameter>"
 
@@ -244,7 +248,7 @@ class XmlCalls(CallReader):
             self._drop(1)
 
     def _begin_value(self, key: str) -> None:
-        self._value_schema = self._schema.get("properties", {}).get(key)
+        self._value_schema = (self._schema.get("properties") or {}).get(key)
         is_text = takes_text(self._value_schema, self._schema)
         streams = is_text and "null" not in types_of(self._value_schema, self._schema)
         comma = ", " if self._n_arguments else ""
@@ -277,13 +281,14 @@ class XmlCalls(CallReader):
         if text != "null" and takes_text(self._value_schema, self._schema):
             return _quoted(text)
         try:
-            return json.dumps(json.loads(text, parse_constant=_refuse), ensure_ascii=False)
+            json.loads(text, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return _quoted(text)
+        return text.strip()  # as it is: Python would make infinity of 1e999
 
     def _may_go_on(self, *beginnings: str) -> bool:
         """As `_may_begin`, also for a tag whose name is not complete."""
-        is_open = "\n" not in self.rest and ">" not in self.rest
+        is_open = len(self.rest) <= MOST_OPEN and not {"\n", ">"} & set(self.rest)
         unfinished = self.rest.startswith(beginnings) and (is_open or self.rest.endswith(">"))
         return unfinished or self._may_begin(*beginnings)
 

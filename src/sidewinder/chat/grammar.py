@@ -68,8 +68,8 @@ def _json_rules(name: str, tool: Tool) -> Iterable[str]:
 
 
 def _xml_rules(name: str, tool: Tool) -> Iterable[str]:
-    properties = tool.parameters.get("properties", {})
-    required = set(tool.parameters.get("required", []))
+    properties = tool.parameters.get("properties") or {}
+    required = set(tool.parameters.get("required") or [])
     shared = {key: tool.parameters[key] for key in _SHARED if key in tool.parameters}
     used = []
     for index, (key, schema) in enumerate(properties.items()):
@@ -94,7 +94,8 @@ def _xml_rules(name: str, tool: Tool) -> Iterable[str]:
 def _text(schema: Any) -> str:
     """Plain text: one of a few, or of these lengths. Patterns do not hold it."""
     known = schema if isinstance(schema, dict) else {}
-    texts = [json.dumps(value) for value in known.get("enum", []) if isinstance(value, str)]
+    enum = known["enum"] if isinstance(known.get("enum"), list) else [known.get("const")]
+    texts = [json.dumps(value) for value in enum if isinstance(value, str)]
     if texts:
         return f"({' | '.join(texts)})"
     least, most = known.get("minLength", 0), known.get("maxLength", "")

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-MAX_DEPTH = 16
-"""References and alternatives that are followed; a schema may refer to itself."""
+MOST_SEEN = 100
+"""References and alternatives that are followed; a schema may refer to itself, or a chain of
+thousands be sent by a stranger."""
 
 
 def takes_text(schema: Any, root: Any) -> bool:
@@ -13,19 +14,32 @@ def takes_text(schema: Any, root: Any) -> bool:
     return not types or "string" in types
 
 
-def types_of(schema: Any, root: Any, depth: int = MAX_DEPTH) -> list[Any]:
+def types_of(schema: Any, root: Any) -> list[Any]:
     """The types that a schema allows at its top; [] if it does not say."""
-    if not isinstance(schema, dict) or not depth:
-        return []
-    if "$ref" in schema:
-        return types_of(_referred(schema["$ref"], root), root, depth - 1)
-    if named := schema.get("type"):
-        return named if isinstance(named, list) else [named]
-    for key in ("anyOf", "oneOf"):
-        if isinstance(choices := schema.get(key), list):
-            return [name for each in choices for name in types_of(each, root, depth - 1)]
+    types: list[Any] = []
+    seen: set[int] = set()
+    waiting = [schema]
+    while waiting and len(seen) < MOST_SEEN:
+        each = waiting.pop(0)
+        if not isinstance(each, dict) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        choices = next((each[key] for key in ("anyOf", "oneOf") if key in each), None)
+        if "$ref" in each:
+            waiting.insert(0, _referred(each["$ref"], root))
+        elif named := each.get("type"):
+            types += named if isinstance(named, list) else [named]
+        elif isinstance(choices, list):
+            waiting[:0] = choices
+        elif _only_others(each):
+            types.append("number")
+    return types
+
+
+def _only_others(schema: dict[str, Any]) -> bool:
+    """Whether a schema without types lists values, and no text among them."""
     values = schema["enum"] if isinstance(schema.get("enum"), list) else [schema.get("const")]
-    return ["number"] if values != [None] and not any(isinstance(v, str) for v in values) else []
+    return values != [None] and not any(isinstance(value, str) for value in values)
 
 
 def _referred(reference: Any, root: Any) -> Any:

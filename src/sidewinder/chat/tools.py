@@ -20,7 +20,7 @@ class Tool:
         strict: the arguments must keep the schema.
 
     Raises:
-        ValueError: for a name that is none of this.
+        ValueError: for a name that is none of this, or parameters that are no object's schema.
     """
 
     name: str
@@ -35,6 +35,11 @@ class Tool:
                 f"the function name {self.name!r} is not supported; use 1 to {MAX_NAME} "
                 f"{NAME_CHARACTERS}"
             )
+        if not isinstance(self.parameters.get("properties") or {}, dict):
+            raise ValueError("parameters: 'properties' is not an object; give each name a schema")
+        required = self.parameters.get("required") or []
+        if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+            raise ValueError("parameters: 'required' is not a list of names; give one")
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates expect it: OpenAI's form."""

@@ -230,3 +230,38 @@ def test_ids_differ():
     assert first == second
     assert first.id != second.id
     assert first.id.startswith("call_")
+
+
+def test_numbers_stay_as_they_are_written():
+    """Python would make infinity of some, which is no JSON, and round others."""
+    schemas = {"f": {"properties": {"x": {"type": "number"}}}}
+    for number in ("1e999", "0.1000000000000000000001"):
+        body = f"<function=f><parameter=x>\n{number}\n</parameter></function>"
+        reader = AnswerReader(FORMATS["qwen3_coder"], schemas)
+        (call,) = reader.push(call_text("qwen3_coder", body), True).calls
+        assert call.arguments == f'{{"x": {number}}}'
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "end"),
+    [
+        ("hermes", '<tool_call>{"name": "', '", "arguments": {}}</tool_call>'),
+        ("qwen3_coder", "<tool_call><function=", "></function></tool_call>"),
+    ],
+)
+def test_the_longest_name(name, start, end):
+    """Names that do not end are no names: each new piece would be matched with all before it."""
+    assert read(f"{start}{'a' * 256}{end}", name)[2] == [("a" * 256, {})]
+    reader = AnswerReader(FORMATS[name])
+    parts = [reader.push(piece, False) for piece in (start, "a" * 290, "a" * 20)]
+    assert not any(part.pieces for part in parts)
+    if name == "qwen3_coder":
+        assert "".join(part.content for part in parts) == f"{start}{'a' * 310}"
+
+
+def test_functions_and_parameters_that_nobody_offered():
+    body = "<function=g>\n<parameter=x>\n1\n</parameter>\n</function>"
+    for properties in (None, {}, {"x": True}, {"x": None}):
+        reader = AnswerReader(FORMATS["qwen3_coder"], {"g": {"properties": properties}})
+        (call,) = reader.push(call_text("qwen3_coder", body), True).calls
+        assert json.loads(call.arguments) == {"x": "1"}

@@ -1,5 +1,7 @@
 """Grammars hold answers to calls in every format, also where tags are special tokens."""
 
+import contextlib
+
 import pytest
 from chat_cases import NOW, TOOLS, call_text
 
@@ -129,6 +131,40 @@ def test_a_name_that_is_refused():
         with pytest.raises(ValueError, match="function name"):
             Tool(name)
     assert Tool("a-b.c_9").name == "a-b.c_9"
+
+
+@pytest.mark.parametrize("value", ["x", 3, [{}]], ids=str)
+def test_parameters_that_are_no_schema(value):
+    with pytest.raises(ValueError, match="'properties' is not an object"):
+        Tool("f", {"properties": value})
+    with pytest.raises(ValueError, match="'required' is not a list of names"):
+        Tool("f", {"properties": {"a": {}}, "required": value})
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3_coder"])
+def test_odd_parameters(tokenizer, name):
+    """A form, or a ValueError, and never anything else."""
+    for schema in (
+        True, False, {}, {"enum": []}, {"enum": [""]}, {"enum": 3, "type": "string"},
+        {"$ref": "#"}, {"$ref": "#/$defs/none"}, {"minLength": "x"}, {"maxLength": None},
+        {"type": "king"}, {"enum": ["\ud800"]},
+    ):  # fmt: skip
+        for required in (None, [], ["a"]):
+            tool = Tool("f", {"properties": {"a": schema}, "required": required})
+            with contextlib.suppress(ValueError):
+                fits(tokenizer, name, ToolChoice("required", (tool,)), "")
+
+
+def test_texts_of_xml_arguments(tokenizer):
+    def allows(schema, value):
+        choice = ToolChoice("required", (Tool("f", {"properties": {'é😀"': schema}}),))
+        body = f'\n<function=f>\n<parameter=é😀">\n{value}\n</parameter>\n</function>\n'
+        return fits(tokenizer, "qwen3_coder", choice, call_text("qwen3_coder", body))
+
+    assert allows({"const": "b 😀"}, "b 😀")
+    assert not allows({"const": "b 😀"}, "c")
+    assert allows({"enum": ['"\\\b', "c"]}, '"\\\b')
+    assert allows({"type": "string", "enum": []}, "any")
 
 
 def test_a_parameter_that_xml_cannot_name():
