@@ -11,6 +11,9 @@ from chat_cases import THINKING, TOOLS
 from running_server import RunningServer
 
 from sidewinder import LLM
+from sidewinder.server.conversation import conversation
+from sidewinder.server.responses.conversation import as_chat
+from sidewinder.server.responses.schemas import ResponseRequest
 from sidewinder.testing import save_tiny, save_tokenizer
 
 TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
@@ -199,6 +202,32 @@ def test_items_become_messages(client, monkeypatch):
         "assistant:  get_weather(Bern) get_weather(Thun)\ntool: wet\ntool: dry\n"
         "assistant: Wet.\nuser: Sure?\nassistant:<think></think>"
     )
+
+
+def test_thoughts_without_an_answer(client, monkeypatch):
+    """What was cut short is left out, and thoughts in a row belong together."""
+    thought = {"type": "reasoning", "summary": [],
+               "content": [{"type": "reasoning_text", "text": "Hm."}]}  # fmt: skip
+    items = [
+        {"role": "user", "content": "Rain?"},
+        thought,
+        {"role": "user", "content": "Well?"},
+        thought,
+        thought,
+        {"role": "assistant", "content": "Wet."},
+    ]
+    text = prompt_of(client, monkeypatch, input=items)
+    assert text == "user: Rain?\nuser: Well?\nassistant: Wet.\nassistant:<think></think>"
+    told = as_chat(ResponseRequest(input=items)).messages
+    assert told[-1].reasoning_content == "Hm.Hm."
+
+
+def test_effort_is_a_variable_of_the_template():
+    asked = as_chat(ResponseRequest(input="a", reasoning={"effort": "low"}))
+    assert conversation(asked).template_options == {"reasoning_effort": "low"}
+    own = {"reasoning_effort": "high"}
+    asked = ResponseRequest(input="a", reasoning={"effort": "low"}, chat_template_kwargs=own)
+    assert conversation(as_chat(asked)).template_options == own
 
 
 @pytest.mark.parametrize(

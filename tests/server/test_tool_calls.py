@@ -176,6 +176,8 @@ def test_a_conversation_goes_on(client):
         ({"tool_choice": "sometimes"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "x"}}}, "not among tools"),
         ({"response_format": {"type": "json_object"}}, "exclude each other"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {
+            "properties": "x"}}}]}, "tools.0.function: parameters: 'properties' is not an object"),
         ({"chat_template_kwargs": {"tokenize": True}}, "tokenize is set by the server"),
         ({"messages": [{"role": "user", "content": "a", "tool_calls": [
             {"id": "1", "function": {"name": "f", "arguments": "{}"}}]}]}, "messages.0.tool_calls"),
@@ -207,6 +209,8 @@ def test_the_openai_package(server):
     ) as api:
         fields = {"model": "tiny", "messages": ASKED, "tools": GIVEN, "tool_choice": "required",
                   "parallel_tool_calls": False, "max_tokens": 300, "seed": 7}  # fmt: skip
+        strict = GIVEN[0] | {"function": GIVEN[0]["function"] | {"strict": True}}
+        fields["tools"] = [strict, *GIVEN[1:]]
         message = api.chat.completions.create(**fields).choices[0].message
         with api.chat.completions.stream(**fields) as stream:
             final = stream.get_final_completion().choices[0]
@@ -215,6 +219,7 @@ def test_the_openai_package(server):
         assert streamed.name == message.tool_calls[0].function.name
         assert streamed.arguments == message.tool_calls[0].function.arguments
         result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "wet"}
-        told = [*ASKED, message.model_dump(), result]
-        again = api.chat.completions.create(**fields | {"messages": told})
-        assert again.usage.prompt_tokens > 0
+        for said in (message, final.message):  # the streamed one has more fields
+            told = [*ASKED, said.model_dump(), result]
+            again = api.chat.completions.create(**fields | {"messages": told})
+            assert again.usage.prompt_tokens > 0

@@ -25,11 +25,14 @@ def conversation(body: ConversationFields) -> Conversation:
     choice = _choice(body, tools)
     if not tools and body.parallel_tool_calls is not None:
         raise ApiError(400, "parallel_tool_calls needs tools", "parallel_tool_calls")
+    options = dict(body.chat_template_kwargs or {})
+    if body.reasoning_effort is not None:
+        options.setdefault("reasoning_effort", body.reasoning_effort)
     return Conversation(
         messages=_messages(body.messages),
         tools=() if choice.mode == "none" else tools,
         choice=choice,
-        template_options=body.chat_template_kwargs or {},
+        template_options=options,
     )
 
 

@@ -39,6 +39,13 @@ MAX_STOP_IDS = 64
 """Most stop ids of one request: `min_tokens` masks them, and some token must be left to draw."""
 
 
+MAX_FORM = 16_384
+"""Most characters of a regular expression or grammar: a few hundred kilobytes of them can take
+minutes to compile, and all other requests wait. (JSON schemas have no such worst case.)"""
+
+Form = Annotated[Text, Field(max_length=MAX_FORM)]
+
+
 class Body(BaseModel):
     """JSON objects whose unknown fields are refused."""
 
@@ -89,9 +96,9 @@ class StructuredOutputs(Body):
 
     json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
     json_object: Bool | None = None
-    regex: Text | None = None
+    regex: Form | None = None
     choice: list[Text] | None = None
-    grammar: Text | None = None
+    grammar: Form | None = None
 
 
 def _as_prompts(value: Any) -> Any:
@@ -167,9 +174,9 @@ class Sampling(Body):
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | str | None = None
-    guided_regex: Text | None = None
+    guided_regex: Form | None = None
     guided_choice: list[Text] | None = None
-    guided_grammar: Text | None = None
+    guided_grammar: Form | None = None
     include_stop_str_in_output: Bool | None = None
     skip_special_tokens: Bool | None = None
     prediction: Prediction | None = None
@@ -191,16 +198,19 @@ class CompletionRequest(Sampling):
 
 
 class CalledFunction(Body):
-    """A call that the assistant made: the function and JSON text of its arguments."""
+    """A call that the assistant made: the function and JSON text of its arguments. What the
+    `openai` package parses from it may be there, too."""
 
     name: Text
     arguments: Text
+    parsed_arguments: Any = None
 
 
 class MadeCall(Body):
-    """One of the calls that an assistant's message made."""
+    """One of the calls that an assistant's message made; streamed ones have a number."""
 
     id: str
+    index: Int | None = None
     type: Literal["function"] = "function"
     function: CalledFunction
 
@@ -253,6 +263,7 @@ class ConversationFields(Body):
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: Bool | None = None
+    reasoning_effort: Text | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
 

@@ -21,7 +21,7 @@ from sidewinder.server.schemas import ChatRequest
 SAME_NAME = (
     "model", "parallel_tool_calls", "temperature", "top_p", "stream", "user", "top_k", "min_p",
     "seed", "stop", "min_tokens", "ignore_eos", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "logit_bias", "cache_salt", "priority",
+    "repetition_penalty", "logit_bias", "cache_salt", "priority", "chat_template_kwargs",
 )  # fmt: skip
 """Fields that chats have, too."""
 
@@ -43,10 +43,7 @@ def as_chat(body: ResponseRequest) -> ChatRequest:
         chat["tool_choice"] = choice if body.tools or choice != "auto" else None
     if not body.tools:
         chat["parallel_tool_calls"] = None  # clients send it always
-    options = dict(body.chat_template_kwargs or {})
-    if body.reasoning is not None and body.reasoning.effort is not None:
-        options.setdefault("reasoning_effort", body.reasoning.effort)
-    chat["chat_template_kwargs"] = options
+    chat["reasoning_effort"] = body.reasoning.effort if body.reasoning is not None else None
     chat["response_format"] = _form(body)
     try:
         return ChatRequest(**chat)
@@ -79,7 +76,8 @@ def _messages(body: ResponseRequest) -> list[dict[str, Any]]:
         return [*messages, {"role": "user", "content": body.input}]
     for item in body.input:
         _add(messages, item)
-    return messages
+    # Thoughts that no answer followed: what was cut short, or left out by the client.
+    return [each for each in messages if each.keys() != {"role", "reasoning_content"}]
 
 
 def _add(messages: list[dict[str, Any]], item: Item) -> None:
@@ -94,7 +92,8 @@ def _add(messages: list[dict[str, Any]], item: Item) -> None:
     elif isinstance(item, ReasoningItem):
         thought = "".join(part.text for part in item.content or [])
         if thought:
-            messages.append({"role": "assistant", "reasoning_content": thought})
+            last = _assistant(messages, "reasoning_content")
+            last["reasoning_content"] = last.get("reasoning_content", "") + thought
     elif item.role == "assistant":
         _assistant(messages, "content")["content"] = _text(item.content)
     else:
