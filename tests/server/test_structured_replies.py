@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from sidewinder.server.schemas import MAX_FORM
+
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"enum": ["Oslo", "Rome"]}, "n": {"type": "integer", "maximum": 9}},
@@ -70,6 +72,20 @@ def test_choices_and_streams_keep_their_form(client):
                 for choice in json.loads(line[6:])["choices"]:
                     texts[choice["index"]] += choice["text"]
     assert all(re.fullmatch("(ab|cd){2}", text) for text in texts)
+
+
+@pytest.mark.parametrize("kind", ["regex", "grammar"])
+def test_the_longest_form(client, kind):
+    """Others wait while it compiles."""
+    start = 'start: "a" // ' if kind == "grammar" else ""
+    text = start + "a" * (MAX_FORM - len(start))
+    for fields in ({f"guided_{kind}": text}, {"structured_outputs": {kind: text}}):
+        body = COMPLETION | fields | {"max_tokens": 1}
+        assert client.post("/v1/completions", json=body).json()["choices"][0]["text"] == "a"
+    for fields in ({f"guided_{kind}": text + "a"}, {"structured_outputs": {kind: text + "a"}}):
+        response = client.post("/v1/completions", json=COMPLETION | fields)
+        assert response.status_code == 400
+        assert f"at most {MAX_FORM} characters" in response.json()["error"]["message"]
 
 
 def test_logit_bias(client):

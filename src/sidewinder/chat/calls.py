@@ -98,7 +98,7 @@ class JsonCalls(CallReader):
         self._span = JsonSpan()
 
     def _between(self) -> None:
-        self.rest = self.rest.lstrip(" \t\r\n,[]}" if self.begun else " \t\r\n,[")
+        self.rest = self.rest.lstrip(" \t\r\n,[")
         if self.rest.startswith("{"):
             self._span = JsonSpan()
             self._state = self._object

@@ -43,7 +43,7 @@ MAX_FORM = 16_384
 """Most characters of a regular expression or grammar: a few hundred kilobytes of them can take
 minutes to compile, and all other requests wait. (JSON schemas have no such worst case.)"""
 
-Form = Annotated[Text, Field(max_length=MAX_FORM)]
+Form = Annotated[str, Field(max_length=MAX_FORM), AfterValidator(_valid_unicode)]
 
 
 class Body(BaseModel):

@@ -198,7 +198,8 @@ def test_most_calls():
 
 SNIPPETS = st.sampled_from(
     ["a", " ", "\n", "<", "<think>", "</think>", "</tool", "<tool_call>", "</tool_call>", "{", "é",
-     call_text("hermes"), call_text("qwen3_coder"), call_text("jamba"), "<tool_calls>"]
+     call_text("hermes"), call_text("qwen3_coder"), call_text("jamba"), "<tool_calls>",
+     '<tool_call>{"name": "f", "arguments": {"a": "\\\\ \\" }", "b": 1}}</tool_call>']
 )  # fmt: skip
 
 
@@ -214,6 +215,26 @@ def test_pieces_equal_the_whole(text, name, reasoning, data):
     pieces = [text[low:high] for low, high in pairwise(edges)]
     assert read(text, name, reasoning, pieces) == read(text, name, reasoning)
     assert read(text, name, reasoning, list(text) or [""]) == read(text, name, reasoning)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_call_in_pieces(name, size):
+    text = f"Hm. {call_text(name)}\n{call_text(name)} So."
+    pieces = [text[start : start + size] for start in range(0, len(text), size)]
+    assert read(text, name, pieces=pieces) == ("", "Hm.So.", [BERN, BERN])
+
+
+def test_a_name_with_an_escape_that_json_lacks():
+    body = r'{"name": "a\q\"", "arguments": {}}'
+    assert read(call_text("hermes", body), "hermes")[2] == [(r"a\q\"", {})]
+
+
+def test_an_escape_that_is_cut():
+    text = '<tool_call>{"name": "f", "arguments": {"a": "\\" }", "b": 1}}</tool_call> So.'
+    whole = ("", "So.", [("f", {"a": '" }', "b": 1})])
+    assert read(text, "hermes") == whole
+    assert read(text, "hermes", pieces=list(text)) == whole
 
 
 def test_text_does_not_wait_without_need():
