@@ -32,9 +32,10 @@ LEXER_FUEL = 200_000
 """Of llguidance's, for all expressions of one grammar: 10,000 times `a?` takes half a second and
 0.2 GB, and both grow with the square."""
 
-COMPILER_STACK = 1 << 30
+COMPILER_STACK = 1 << 29
 """Bytes; only what is used is taken from memory. llguidance follows rules and references by
-recursion, some kilobytes for each, and a stack that is full ends the process."""
+recursion, some kilobytes for each, and a stack that is full ends the process. Half of this held all
+that was tried with texts of `MAX_TEXT`."""
 
 
 class GrammarConstraint:

@@ -66,6 +66,10 @@ def test_auto(tokenizer, name):
     for text in ("", "Hm.\n", call, f"Hm.\n{call}", f"{call}\n", f"{call} So. {call}"):
         assert fits(tokenizer, name, choice, text), text
     assert not fits(tokenizer, name, choice, f"Hm. {call.replace('3', 'x')}")
+    one = ToolChoice("auto", TOOLS, parallel=False)
+    assert fits(tokenizer, name, one, f"Hm. {call} So.")
+    if tokenizer.special_tokens.keys() >= {FORMATS[name].begin}:
+        assert not fits(tokenizer, name, one, f"{call}\n{call}")
     assert not fits(tokenizer, name, choice, f"Hm. {FORMATS[name].begin} no")
 
 

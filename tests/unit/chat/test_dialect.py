@@ -3,7 +3,7 @@
 import pytest
 from chat_cases import NOW, TEMPLATE, THINKING, TOOLS, WEATHER
 
-from sidewinder.chat import Conversation, Dialect, ToolChoice
+from sidewinder.chat import Conversation, Dialect, Tool, ToolChoice
 from sidewinder.sampling import SamplingParams, StructuredOutput
 from sidewinder.testing import save_tokenizer
 from sidewinder.tokenizer import Tokenizer
@@ -61,6 +61,13 @@ def test_tools_in_openais_form():
     }
 
 
+def test_a_tool_without_parameters():
+    assert Tool("f").for_template() == {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"type": "object", "properties": {}}},
+    }
+
+
 def test_tools_that_cannot_be_used(dialect):
     with pytest.raises(ValueError, match="shows no tools"):
         dialect("{% for m in messages %}{{ m.content }}{% endfor %}").prompt(AUTO)
@@ -107,6 +114,20 @@ def test_what_reads_an_answer_with_tools(dialect):
     hidden = Conversation(ASKED, (), ToolChoice("none"))
     assert own.reader(hidden, own.prompt(hidden)) is None
     assert own.reader(AUTO, own.prompt(AUTO)) is not None
+
+
+def test_one_call_or_several(dialect):
+    own, text = dialect(), '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    for parallel, n in ((True, 2), (False, 1)):
+        one = Conversation(ASKED, TOOLS, ToolChoice("auto", TOOLS, parallel))
+        assert len(own.reader(one, own.prompt(one)).push(text * 2, True).calls) == n
+
+
+def test_developers_are_system_to_templates_that_do_not_know_them(dialect):
+    asked = Conversation([{"role": "developer", "content": "Be."}, *ASKED])
+    assert dialect().prompt(asked).startswith("system: Be.\n")
+    knows = TEMPLATE + "{# developer #}"
+    assert dialect(knows).prompt(asked).startswith("developer: Be.\n")
 
 
 def params_of(dialect, conversation, params=None):
