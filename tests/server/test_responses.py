@@ -111,6 +111,9 @@ def test_a_stream_says_the_same(client, fields):
     kinds = [event["type"] for event in stream]
     assert kinds[:2] == ["response.created", "response.in_progress"]
     assert kinds[-1] == f"response.{whole['status']}"
+    for event in stream[:2]:
+        assert event["response"]["status"] == "in_progress"
+        assert event["response"]["output"] == []
     final = stream[-1]["response"]
     assert without_ids(final["output"]) == without_ids(whole["output"])
     assert final["usage"] | {"input_tokens_details": 0} == whole["usage"] | {

@@ -41,6 +41,8 @@ class Items:
     def end(self, status: str) -> Iterator[News]:
         """The answer is over: "completed" or "incomplete"."""
         if all(item["type"] == "reasoning" for item in self.output):
+            # Clients expect an answer, if an empty one.
+            yield from self._close(status)
             yield from self._open(_new("message"))
         yield from self._close(status)
 
