@@ -94,6 +94,14 @@ def test_a_text(client):
     assert reply["usage"]["output_tokens"] == 12
 
 
+def test_what_clients_always_send(client):
+    plain = post(client)
+    sent = post(client, tools=[], tool_choice="auto", parallel_tool_calls=True)
+    assert without_ids(sent["output"]) == without_ids(plain["output"])
+    ended = post(client, text={"format": {"type": "json_object"}}, max_output_tokens=500)
+    assert (ended["status"], ended["incomplete_details"]) == ("completed", None)
+
+
 def without_ids(items):
     names = ("id", "call_id", "item_id")
     return [{key: value for key, value in item.items() if key not in names} for item in items]
