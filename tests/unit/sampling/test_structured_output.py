@@ -211,3 +211,4 @@ def test_an_expression_that_would_take_gigabytes(tmp_path):
         compiler.constraint(StructuredOutput(regex="a?" * 50_000))
     texts = [f"the value number {i}" for i in range(5_000)]
     compiler.constraint(StructuredOutput(choice=texts))
+    compiler.constraint(StructuredOutput(json={"enum": texts[:2_000]}))
