@@ -165,6 +165,16 @@ def test_a_conversation_goes_on(client):
     assert post(client, messages=told, max_tokens=4)[0]["message"]["role"] == "assistant"
 
 
+def test_a_call_that_was_cut_may_be_sent_back(client):
+    function = {"name": "now", "arguments": '{"city": "Be'}
+    call = {"id": "call_1", "type": "function", "function": function}
+    told = [*ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    reply = client.post("/tokenize", json={"messages": told, "tools": GIVEN}).json()
+    text = client.post("/detokenize", json={"tokens": reply["tokens"]}).json()["prompt"]
+    assert "assistant:  now()\n" in text
+    assert post(client, messages=told, max_tokens=4)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

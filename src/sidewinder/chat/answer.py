@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sidewinder.chat.calls import CallPiece, CallReader, JsonCalls, XmlCalls
+from sidewinder.chat.calls import CallPiece, CallReader
 from sidewinder.chat.formats import END_THINK, THINK, ToolFormat
+from sidewinder.chat.json_calls import JsonCalls
+from sidewinder.chat.xml_calls import XmlCalls
 from sidewinder.detokenizer import overlap
 
 

@@ -12,13 +12,14 @@ from starlette.types import ASGIApp
 
 from sidewinder import __version__
 from sidewinder.server import errors, params
+from sidewinder.server.choice import Choice
 from sidewinder.server.conversation import shown
 from sidewinder.server.errors import ApiError
 from sidewinder.server.events import to_json
 from sidewinder.server.metrics import Metrics
 from sidewinder.server.middleware import LimitBody, RequestLog, RequireKey
 from sidewinder.server.params import Generation
-from sidewinder.server.replies import Choice, Reply
+from sidewinder.server.replies import Reply
 from sidewinder.server.responses.conversation import as_chat
 from sidewinder.server.responses.schemas import ResponseRequest
 from sidewinder.server.schemas import (

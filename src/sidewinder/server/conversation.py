@@ -113,9 +113,11 @@ def _check(message: Message, where: str) -> None:
 def _made_call(call: MadeCall, where: str) -> dict[str, Any]:
     try:
         arguments = json.loads(call.function.arguments or "{}")
+        is_object = isinstance(arguments, dict)
     except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
+        # Of a call that was cut, which clients send back as it came: the template has its text.
+        arguments, is_object = call.function.arguments, True
+    if not is_object:
         message = f"{where}.function.arguments is not the JSON text of an object"
         raise ApiError(400, message, where)
     function = {"name": call.function.name, "arguments": arguments}

@@ -15,10 +15,12 @@ from sidewinder.engine.inputs import Prompt, check_tokens
 from sidewinder.engine.intake import Call, Intake
 from sidewinder.llm import LLM
 from sidewinder.server.answers import Answer
+from sidewinder.server.choice import Choice
 from sidewinder.server.config import ServerConfig
 from sidewinder.server.errors import ApiError, api_error
+from sidewinder.server.logprobs import Writer
 from sidewinder.server.params import Generation
-from sidewinder.server.replies import Choice, CompletionReply, Reply, Writer
+from sidewinder.server.replies import CompletionReply, Reply
 from sidewinder.server.responses.reply import ResponseReply
 from sidewinder.server.responses.schemas import ResponseRequest
 

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from sidewinder.server.choice import Choice
 from sidewinder.server.events import named_event
-from sidewinder.server.replies import Choice, Reply
+from sidewinder.server.replies import Reply
 from sidewinder.server.responses.items import Items, News
 from sidewinder.server.responses.schemas import ResponseRequest
 
