@@ -1,6 +1,7 @@
 """A server that the tests of a session share, and the models that servers run."""
 
 import pytest
+from chat_cases import save_talker
 from running_server import RunningServer, wait_for
 
 from sidewinder import LLM, SamplingParams
@@ -59,3 +60,17 @@ def server(shared_server):
 def client(server):
     with server.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory):
+    """The folder of a model whose template shows functions and opens reasoning."""
+    return save_talker(tmp_path_factory.mktemp("talker"))
+
+
+@pytest.fixture(scope="session")
+def talking_server(talker):
+    with LLM(talker, device="cpu", threads=1, max_batch_size=4) as llm:
+        server = RunningServer(llm)
+        yield server
+        server.stop()

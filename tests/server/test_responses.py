@@ -7,17 +7,12 @@ import httpx
 import openai
 import pydantic
 import pytest
-from chat_cases import THINKING, TOOLS
-from running_server import RunningServer
+from chat_cases import END_THINK, TOOLS
 
-from sidewinder import LLM
 from sidewinder.server.conversation import conversation
 from sidewinder.server.responses.conversation import as_chat
 from sidewinder.server.responses.schemas import ResponseRequest
-from sidewinder.testing import save_tiny, save_tokenizer
 
-TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
-END_THINK = str(TAGS.index("</think>") + 1)
 GIVEN = [{"type": "function", **tool.for_template()["function"]} for tool in TOOLS]
 BASE = {"input": "Rain?", "max_output_tokens": 12, "temperature": 1.5, "seed": 7}
 CALLS = {
@@ -26,18 +21,12 @@ CALLS = {
     "parallel_tool_calls": False,
     "max_output_tokens": 300,
 }
-THINKS = {"chat_template_kwargs": {"enable_thinking": True}, "logit_bias": {END_THINK: 4.0}}
+THINKS = {"chat_template_kwargs": {"enable_thinking": True}, "logit_bias": {str(END_THINK): 4.0}}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("responses")
-    save_tiny("mamba", folder, vocab_size=291, tie_word_embeddings=False)
-    save_tokenizer(folder, special=TAGS, template=THINKING)
-    with LLM(folder, device="cpu", threads=1, max_batch_size=4) as llm:
-        server = RunningServer(llm)
-        yield server
-        server.stop()
+@pytest.fixture
+def server(talking_server):
+    return talking_server
 
 
 @pytest.fixture

@@ -3,22 +3,18 @@
 import json
 
 import pytest
-from chat_cases import THINKING, TOOLS
+from chat_cases import TOOLS
 
 from sidewinder import LLM, SamplingParams
 from sidewinder.cli import main
 from sidewinder.server.batch import answered, read_batch
-from sidewinder.testing import save_tiny, save_tokenizer
 
-TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
 TEXT = {"prompt": "def f", "max_tokens": 6, "seed": 3, "temperature": 1.5, "ignore_eos": True}
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("batch")
-    save_tiny("mamba", folder, vocab_size=291, tie_word_embeddings=False)
-    return str(save_tokenizer(folder, special=TAGS, template=THINKING))
+@pytest.fixture
+def model(talker):
+    return str(talker)
 
 
 def line(custom_id, body, url="/v1/completions", **fields):

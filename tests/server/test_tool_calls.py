@@ -6,28 +6,20 @@ from contextlib import closing
 import httpx
 import openai
 import pytest
-from chat_cases import THINKING, TOOLS
+from chat_cases import END_THINK, TAGS, TOOLS
 from running_server import RunningServer
 from test_completions import events
 
 from sidewinder import LLM
-from sidewinder.testing import save_tiny, save_tokenizer
 
-TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
 GIVEN = [tool.for_template() for tool in TOOLS]
 ASKED = [{"role": "user", "content": "Rain?"}]
 BASE = {"messages": ASKED, "tools": GIVEN, "max_tokens": 300, "temperature": 1.5, "seed": 7}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = save_tiny("mamba", tmp_path_factory.mktemp("tools"), vocab_size=291,
-                       tie_word_embeddings=False)  # fmt: skip
-    save_tokenizer(folder, special=TAGS, template=THINKING)
-    with LLM(folder, device="cpu", threads=1, max_batch_size=4) as llm:
-        server = RunningServer(llm)
-        yield server
-        server.stop()
+@pytest.fixture
+def server(talking_server):
+    return talking_server
 
 
 @pytest.fixture
@@ -82,7 +74,7 @@ def test_named(client):
 
 def test_after_reasoning(client):
     """The model may think what it likes, then it has to call."""
-    end = {str(TAGS.index("</think>") + 1): 8.0}
+    end = {str(END_THINK): 8.0}
     (choice,) = post(client, tool_choice="required", parallel_tool_calls=False, logit_bias=end,
                      chat_template_kwargs={"enable_thinking": True})  # fmt: skip
     assert choice["finish_reason"] == "tool_calls"
@@ -93,7 +85,7 @@ def test_after_reasoning(client):
 
 def test_reasoning_in_a_stream(client):
     fields = {
-        "logit_bias": {str(TAGS.index("</think>") + 1): 5.0},
+        "logit_bias": {str(END_THINK): 5.0},
         "max_tokens": 40,
         "ignore_eos": True,
         "seed": 3,

@@ -1,6 +1,11 @@
 """Tools, and answers that call them in every format."""
 
 from sidewinder.chat import FORMATS, Tool
+from sidewinder.testing import save_tiny, save_tokenizer
+
+TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
+"""Special tokens of the model that `save_talker` writes; their ids begin at 1."""
+END_THINK = TAGS.index("</think>") + 1
 
 WEATHER = Tool(
     "get_weather",
@@ -48,3 +53,9 @@ THINKING = (
     + "{% if enable_thinking is defined %}<think>{{ '\n' }}{% else %}<think></think>{% endif %}"
 )
 """Opens reasoning where the option `enable_thinking` is there."""
+
+
+def save_talker(folder, template=THINKING):
+    """Write a tiny random model that can be made to reason and to call; return its folder."""
+    save_tiny("mamba", folder, vocab_size=291, tie_word_embeddings=False)
+    return save_tokenizer(folder, special=TAGS, template=template)

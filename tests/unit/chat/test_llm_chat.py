@@ -3,25 +3,20 @@
 import io
 
 import pytest
-from chat_cases import THINKING, TOOLS
+from chat_cases import END_THINK, THINKING, TOOLS, save_talker
 
 from sidewinder import LLM, SamplingParams
 from sidewinder.chat import Conversation, Dialect, ToolChoice
 from sidewinder.cli import main
-from sidewinder.testing import save_tiny, save_tokenizer
 
 ASKED = [{"role": "user", "content": "Rain?"}]
 GIVEN = [tool.for_template() for tool in TOOLS]
-TAGS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
-END_THINK = TAGS.index("</think>") + 1
 OPENS = THINKING.replace("enable_thinking is defined", "true")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("talks")
-    save_tiny("mamba", folder, vocab_size=291, tie_word_embeddings=False)
-    return save_tokenizer(folder, special=TAGS, template=OPENS)
+    return save_talker(tmp_path_factory.mktemp("talks"), OPENS)
 
 
 def test_from_python(folder):
