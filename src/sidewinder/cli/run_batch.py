@@ -77,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
     left = [request for request in requests if request.custom_id not in done]
     figures = {"requests": len(requests), "answered_before": len(requests) - len(left),
                "refused": 0, "prompt_tokens": 0, "output_tokens": 0}  # fmt: skip
-    started_s = time.perf_counter()
     with (
         model_of(args) as model,
         args.output.open("a", encoding="utf-8") as output,
