@@ -48,6 +48,11 @@ def test_a_silent_stream_has_comments(monkeypatch):
     assert len(bodies) == third + 1
 
 
+def test_a_stream_that_speaks_has_none(monkeypatch):
+    monkeypatch.setattr(stream, "SILENCE_S", 0.6)
+    assert COMMENT not in sent_by([0.1] * 14)
+
+
 def test_others_have_none():
     assert COMMENT not in sent_by([0.1, 0.0])
 
