@@ -88,10 +88,11 @@ class HybridCounter(KernelCounter):
         calls, d, tokens = len(experts.layers), self.config.d_model, self.step.tokens
         n, k, width = experts.n_experts, experts.router.n_chosen, self.dims.expert_d_ff.size
         yield self.norm("norm before the MLP", calls)
-        wide = 4.0 * tokens * (d + n)
-        yield Work("router", "memory", calls, wide + 4.0 * n * d, weight_elements=n * d)
-        yield Work("choice of experts", "memory", calls, wide)
-        if self.item < 4:
+        widens = self.item < 4 and tokens > FEW_ROWS
+        moved = 4.0 * n * (d + tokens) + tokens * d * (4 if widens else self.item)
+        yield Work("router", "memory", calls, moved, weight_elements=n * d)
+        yield Work("choice of experts", "memory", calls, 4.0 * tokens * (n + 2 * k))
+        if widens:
             yield self.rows("router's input in float32", calls, 3 * d)
         model_width = d
         if experts.d_latent:

@@ -215,6 +215,7 @@ def started_early(dtype: torch.dtype) -> None:
             linear(torch.empty(8, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
         for rows in (1, 8):
             linear(torch.empty(rows, 2560, dtype=dtype), in_int8(5120, 2560))
+        experts_of(dtype)
         with slots_at_rest():
             conv(dtype)
             projected(dtype, None)

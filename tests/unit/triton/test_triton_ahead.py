@@ -36,6 +36,7 @@ KERNELS = {
     "prompt_attention": ["weigh", "average"],
     "store_kv": ["store_rows"],
     "add_rows": ["add"],
+    "route": ["score_experts", "choose_experts"],
 }
 SHARED_BYTES, HOPPERS_BYTES = 99 << 10, 227 << 10
 """What a program may use on every GPU from Ampere on, of which workstation cards have least; and on

@@ -12,6 +12,7 @@ from sidewinder.ops.experts import reference, triton
 from sidewinder.ops.experts.matrices import FEW_ROWS, ExpertMatrices
 from sidewinder.ops.route import reference as route_reference
 from sidewinder.ops.route import triton as route_triton
+from sidewinder.ops.route.triton import MOST_INPUTS
 from sidewinder.quantise import quantise
 from sidewinder.testing import assert_close
 
@@ -26,11 +27,12 @@ def on_device_matrices(matrices: ExpertMatrices) -> ExpertMatrices:
 
 @DTYPES
 @pytest.mark.parametrize("name", ROUTERS)
-@pytest.mark.parametrize(("rows", "width"), [(1, 5), (19, 66)], ids=str)
+@pytest.mark.parametrize(("rows", "width"), [(1, 5), (FEW_ROWS, 66), (19, 66)], ids=str)
 def test_routes_are_the_references(dtype, name, rows, width):
     arguments = router_arguments(name, rows, width, dtype)
     expected, expected_shares = route_reference.route(**arguments)
-    chosen, shares = on_device(route_triton.route, **arguments)
+    with programs_backwards(rows == FEW_ROWS):
+        chosen, shares = on_device(route_triton.route, **arguments)
     assert torch.equal(chosen, expected)
     assert torch.allclose(shares, expected_shares, atol=1e-5)
 
@@ -48,6 +50,22 @@ def test_rows_that_are_no_numbers_choose_experts_that_exist():
     assert sorted(chosen[0].tolist()) == [0, 1]
     assert shares[0].isnan().all()
     assert shares[1].tolist() == [0.5, 0.5]
+
+
+def test_a_long_row_is_scored_piece_by_piece():
+    arguments = router_arguments("sigmoid", 2, 2 * MOST_INPUTS + 3, torch.bfloat16)
+    arguments["weight"] *= MOST_INPUTS**-0.5  # Else sigmoids are all 0 or 1.
+    expected, expected_shares = route_reference.route(**arguments)
+    chosen, shares = on_device(route_triton.route, **arguments)
+    assert torch.equal(chosen, expected)
+    assert torch.allclose(shares, expected_shares, atol=1e-5)
+
+
+def test_a_few_rows_are_routed_by_two_kernels():
+    x, weight = here(torch.ones(FEW_ROWS, 3, dtype=torch.bfloat16)), here(torch.ones(40, 3))
+    with launching.recording() as launches:
+        route_triton.route(x, weight, None, RouterConfig(3))
+    assert [launch.grid for launch in launches] == [(40, FEW_ROWS), (FEW_ROWS,)]
 
 
 @DTYPES

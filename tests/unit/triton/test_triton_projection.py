@@ -40,7 +40,7 @@ OPERATORS = {
     ("squares join the sum",): ["with_scalar"],
     ("scale",): ["scaled_rows"],
     ("attention", "attention's splits"): ["paged_attention"],
-    ("choice of experts",): ["route"],
+    ("router", "choice of experts"): ["route"],
     ("experts in", "experts out"): ["experts"],
 }
 """Work by name, and the operators whose kernels it stands for; matrix products apart."""
