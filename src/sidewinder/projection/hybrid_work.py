@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from sidewinder.model_config import AttentionConfig, ExpertsConfig
-from sidewinder.ops.experts.matrices import FEW_ROWS
+from sidewinder.ops.experts.matrices import FEW_ROWS, MOST_ARRANGED
 from sidewinder.projection.work import INT8_ITEM, KernelCounter, Work
 
 ARRANGING = 4
@@ -105,8 +105,9 @@ class HybridCounter(KernelCounter):
             flops, every = 2.0 * tokens * k * matrices * width * d, n * matrices * width * d
             yield Work(name, "gemm", calls, moved, flops, weight_elements=every)
         if tokens > FEW_ROWS:
-            small = 2 * tokens * k * d * self.item / ARRANGING
-            yield Work("rows by expert", "memory", ARRANGING * calls, small)
+            arranging = 2 if tokens * k <= MOST_ARRANGED else ARRANGING
+            small = 2 * tokens * k * d * self.item / arranging
+            yield Work("rows by expert", "memory", arranging * calls, small)
         if experts.d_latent:
             yield self.gemm("from latent", calls, model_width, d)
         if experts.shared_d_ff:

@@ -164,7 +164,7 @@ def experts_of(dtype: torch.dtype, make: Callable[..., Weight] = torch.empty) ->
         matrices = ExpertMatrices(ups if gated else None, ups, (outer,) * n_experts)
         bias = None if gated else torch.empty(n_experts)
         config = RouterConfig(k, scores="softmax" if gated else "sigmoid", has_bias=not gated)
-        for rows in (1, 600):
+        for rows in (1, 32, 600):
             x = torch.empty(rows, width, dtype=dtype)
             chosen, shares = route(x, torch.empty(n_experts, width), bias, config)
             experts(x, matrices, chosen, shares, "silu" if gated else "relu")

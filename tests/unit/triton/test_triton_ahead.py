@@ -19,7 +19,7 @@ KERNELS = {
         *("int8_row_product", "int8_product", "dequantise"),
     ],
     "experts": [
-        *("pair_inner", "pair_outer", "group_inner", "group_outer"),
+        *("pair_inner", "pair_outer", "arrange", "group_inner", "group_outer"),
         *("int8_pair_inner", "int8_pair_outer", "int8_group_inner", "int8_group_outer"),
     ],
     "projected_scan": ["update"],

@@ -81,6 +81,35 @@ def pair_outer(
 
 
 @triton.jit
+def arrange(
+    chosen, starts, order, pairs, n_experts,
+    BLOCK_E: tl.constexpr, BLOCK_P: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    """All pairs in the order of their experts, those of one as they come, by one program: it counts
+    them, then knows where each one's place is.
+
+    Floor: bytes, of numbers; in truth the steps that follow one another, two for BLOCK_P pairs.
+    """
+    e, p = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_P)
+    wait_for_inputs(EARLY)
+    counts = tl.zeros([BLOCK_E], dtype=tl.int32)
+    for base in range(0, pairs, BLOCK_P):
+        expert = tl.load(chosen + base + p, mask=base + p < pairs, other=-1)
+        counts += tl.sum((expert[:, None] == e[None, :]).to(tl.int32), 0)
+    free = tl.cumsum(counts, 0) - counts  # the next place of each expert
+    tl.store(starts + e, free, mask=e < n_experts)
+    tl.store(starts + n_experts, pairs)
+    for base in range(0, pairs, BLOCK_P):
+        exists = base + p < pairs
+        expert = tl.load(chosen + base + p, mask=exists, other=-1)
+        own = (expert[:, None] == e[None, :]).to(tl.int32)
+        earlier = tl.cumsum(own, 0) - own
+        place = tl.sum(own * (earlier + free[None, :]), 1)
+        tl.store(order + place, (base + p).to(tl.int64), mask=exists)
+        free += tl.sum(own, 0)
+
+
+@triton.jit
 def find_group(starts, order, n_experts, BLOCK_E: tl.constexpr, BLOCK_T: tl.constexpr):
     """The expert of this program's block, or `n_experts` if there is none; its pairs, and which of
     them exist."""

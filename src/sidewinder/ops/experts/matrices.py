@@ -20,6 +20,10 @@ FEW_ROWS = 8
 """On GPUs: up to so many, each row reads its experts' matrices by itself; what several read is in
 the second-level cache. More are grouped by expert first."""
 
+MOST_ARRANGED = 512
+"""On GPUs: up to so many pairs of a row and an expert, one program puts them in order, where
+torch's sort would be several launches that wait for each other. More keep one program too long."""
+
 
 @dataclass(frozen=True, eq=False)
 class ExpertMatrices:

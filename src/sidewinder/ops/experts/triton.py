@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sidewinder.ops.experts import int8_kernels, kernels
-from sidewinder.ops.experts.matrices import FEW_ROWS, ExpertMatrices
+from sidewinder.ops.experts.matrices import FEW_ROWS, MOST_ARRANGED, ExpertMatrices
 from sidewinder.ops.launching import blocks, early, launch, power_of_two
 from sidewinder.quantise import QuantisedWeight
 
@@ -22,6 +22,9 @@ PAIR_BLOCK, PAIR_INPUTS, PAIR_WARPS = 4, 512, 4
 GROUP_BLOCK, GROUP_ROW_BYTES, GROUP_WARPS, GROUP_STAGES = 64, 128, 4, 3
 """Outputs of a program of a group, and bytes of inputs that it has of each row at a time; with int8
 matrices as many inputs as share a scale."""
+
+ARRANGE_BLOCK, ARRANGE_WARPS = 1 << 14, 8
+"""Pairs that are put in order at once, times the experts each may have: 64 numbers a thread."""
 
 
 class _Kind(NamedTuple):
@@ -105,9 +108,7 @@ def _in_groups(
     (rows, inputs), (outputs, width), k = x.shape, matrices.widths, chosen.shape[1]
     n_experts, kind, pairs = len(matrices.up), _Kind.of(matrices), rows * k
     block_t = power_of_two(pairs // n_experts, least=16, most=64)
-    by_expert, order = chosen.flatten().sort(stable=True)
-    numbers = torch.arange(n_experts + 1, dtype=torch.int32, device=x.device)
-    starts = torch.searchsorted(by_expert, numbers, out_int32=True)
+    starts, order = _by_expert(chosen, n_experts)
     most_blocks = min(pairs, n_experts) + pairs // block_t
     sizes = {
         "DOT": OPERANDS[x.dtype], "BLOCK_E": power_of_two(n_experts), "BLOCK_T": block_t,
@@ -129,3 +130,28 @@ def _in_groups(
         BLOCK_O=GROUP_BLOCK, **kind.group_block("BLOCK_F", width, x.dtype), **sizes,
     )  # fmt: skip
     return terms.view(rows, k, outputs).sum(1)
+
+
+def _by_expert(chosen: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
+    """Pairs in the order of their experts, those of one as they come.
+
+    Returns:
+        int32 `[n_experts + 1]`, where each expert's begin, and the numbers of pairs, int64
+        `[pairs]`.
+    """
+    pairs, device = chosen.numel(), chosen.device
+    if pairs > MOST_ARRANGED:
+        by_expert, order = chosen.flatten().sort(stable=True)
+        numbers = torch.arange(n_experts + 1, dtype=torch.int32, device=device)
+        return torch.searchsorted(by_expert, numbers, out_int32=True), order
+    starts = torch.empty(n_experts + 1, dtype=torch.int32, device=device)
+    order = torch.empty(pairs, dtype=torch.int64, device=device)
+    block_e = power_of_two(n_experts)
+    launch(
+        kernels.arrange,
+        (1,),
+        chosen, starts, order, pairs, n_experts,
+        BLOCK_E=block_e, BLOCK_P=power_of_two(pairs, least=16, most=ARRANGE_BLOCK // block_e),
+        num_warps=ARRANGE_WARPS, **early(),
+    )  # fmt: skip
+    return starts, order
