@@ -64,8 +64,8 @@ class EngineConfig:
         dtype: "auto" (the checkpoint's; float16 becomes bfloat16 on CPU), "float32", "bfloat16" or
             "float16".
         weight_dtype: "auto" keeps the weights in `dtype`; "int8" rounds the large matrices while
-            loading, with a scale per 64 inputs; "int4" (CPU only) with one per 32, and the head to
-            int8 (docs/kernels.md).
+            loading, with a scale per 64 inputs; "int4" with one per 32, and the head to int8
+            (docs/kernels.md).
         state_dtype: dtype of the SSM state, "float32" or "bfloat16".
         all_reduce: how deltas are summed over ranks: "auto" or "exact" in the model's dtype;
             "int8", "int6" or "int4" with so few bits on the wire; or a JSON file that ends in

@@ -42,8 +42,9 @@ accuracy as all of a kind (docs/kernels.md)."""
 BLOCK = 32
 """Inputs of a block of int4."""
 
-CHUNK = 1 << 14
-"""Weights that are rounded to int4 at once: torch wakes no threads for so few."""
+CHUNK, DEVICE_CHUNK = 1 << 14, 1 << 22
+"""Weights that torch rounds to int4 at once. On CPUs so few that it wakes no threads and they stay
+in the caches; on GPUs enough to be worth a hundred launches, 16 MiB a copy in float32."""
 
 DIVISORS = (6, 6.75, 7.5, 8.25, 9)
 """Where the largest weight of a group in int4 may come to lie; -8 is the last integer."""
@@ -87,13 +88,7 @@ class QuantisedWeight:
     @classmethod
     def of(cls, integers: Tensor, scales: Tensor, group_size: int, bits: int) -> "QuantisedWeight":
         """From integers, int8 `[o, i]`."""
-        outputs, inputs = integers.shape
-        if bits == 8:
-            return cls(integers.contiguous(), scales, group_size, bits, inputs)
-        blocks = torch.nn.functional.pad(integers + 8, (0, -inputs % BLOCK), value=8)
-        halves = blocks.view(torch.uint8).view(outputs, -1, 2, BLOCK // 2)
-        values = halves[:, :, 0] | halves[:, :, 1] << 4
-        return cls(values.view(outputs, -1), scales, group_size, bits, inputs)
+        return cls(_stored(integers, bits), scales, group_size, bits, integers.shape[1])
 
     @property
     def shape(self) -> torch.Size:
@@ -142,15 +137,18 @@ def rounded_bytes(shape: Sequence[int], bits: int) -> int:
     return outputs * (values + 2 * -(-inputs // GROUP_SIZE[bits]))
 
 
-def empty_int8(
-    shape: Sequence[int], device: torch.device | str, group_size: int = GROUP_SIZE[8]
+def empty_weight(
+    shape: Sequence[int], device: torch.device | str, bits: int, group_size: int | None = None
 ) -> QuantisedWeight:
-    """A matrix `[o, i]` in int8 that was not filled."""
+    """A matrix `[o, i]` in so many bits that was not filled; `group_size` None: `GROUP_SIZE`'s."""
     outputs, inputs = shape
-    values = torch.empty(outputs, inputs, dtype=torch.int8, device=device)
-    n_groups = -(-inputs // group_size)
-    scales = torch.empty(outputs, n_groups, dtype=torch.bfloat16, device=device)
-    return QuantisedWeight(values, scales, group_size, 8, inputs)
+    group_size = GROUP_SIZE[bits] if group_size is None else group_size
+    width, dtype = inputs, torch.int8
+    if bits == 4:
+        width, dtype = -(-inputs // BLOCK) * BLOCK // 2, torch.uint8
+    values = torch.empty(outputs, width, dtype=dtype, device=device)
+    scales = torch.empty(outputs, -(-inputs // group_size), dtype=torch.bfloat16, device=device)
+    return QuantisedWeight(values, scales, group_size, bits, inputs)
 
 
 def quantise(weight: Tensor, group_size: int | None = None, bits: int = 8) -> QuantisedWeight:
@@ -179,24 +177,43 @@ def quantise(weight: Tensor, group_size: int | None = None, bits: int = 8) -> Qu
         raise ValueError(f"group_size={group_size} is not one of {choices}")
     if weight.dim() != 2:
         raise ValueError(f"weights in integers are matrices; this has {weight.dim()} dimensions")
+    natively = bits == 4 and _rounds_natively(weight)
+    found = (_round_natively if natively else _round)(weight, group_size, bits)
+    if not found.scales.isfinite().all():
+        raise ValueError("a weight that is not finite cannot be quantised")
+    return found
+
+
+def _round(weight: Tensor, group_size: int, bits: int) -> QuantisedWeight:
+    """By torch, some rows at a time: int8 takes a few passes over them, int4 some fifty."""
+    outputs, inputs = weight.shape
+    found = empty_weight(weight.shape, weight.device, bits, group_size)
+    rounded, at_once = _to_int8, BLOCK_ELEMENTS
+    if bits == 4:
+        rounded, at_once = _to_int4, CHUNK if weight.is_cpu else DEVICE_CHUNK
+    for rows in _chunks(outputs, at_once // max(1, inputs)):
+        some, found.scales[rows] = rounded(_groups(weight[rows], group_size))
+        found.values[rows] = _stored(some.view(len(some), -1)[:, :inputs], bits)
+    return found
+
+
+def _round_natively(weight: Tensor, group_size: int, bits: int) -> QuantisedWeight:
     outputs, inputs = weight.shape
     n_groups = -(-inputs // group_size)
-    device = weight.device
-    values = torch.empty(outputs, n_groups * group_size, dtype=torch.int8, device=device)
-    scales = torch.empty(outputs, n_groups, dtype=torch.bfloat16, device=device)
-    if bits == 4 and _rounds_natively(weight):
-        _native.round_int4(weight, group_size, values, scales)
-    else:
-        rounded = _to_int8 if bits == 8 else _to_int4
-        # int8 takes a few passes; int4 many, over what then stays in the caches.
-        at_once = BLOCK_ELEMENTS if bits == 8 else CHUNK
-        for rows in _chunks(outputs, at_once // max(1, inputs)):
-            groups = _groups(weight[rows], n_groups, group_size)
-            some, scales[rows] = rounded(groups)
-            values[rows] = some.view(len(some), -1)
-    if not scales.isfinite().all():
-        raise ValueError("a weight that is not finite cannot be quantised")
-    return QuantisedWeight.of(values[:, :inputs], scales, group_size, bits)
+    integers = torch.empty(outputs, n_groups * group_size, dtype=torch.int8)
+    scales = torch.empty(outputs, n_groups, dtype=torch.bfloat16)
+    _native.round_int4(weight, group_size, integers, scales)
+    return QuantisedWeight.of(integers[:, :inputs], scales, group_size, bits)
+
+
+def _stored(integers: Tensor, bits: int) -> Tensor:
+    """Integers, int8 `[o, i]`, as `QuantisedWeight.values` has them."""
+    if bits == 8:
+        return integers.contiguous()
+    outputs, inputs = integers.shape
+    blocks = torch.nn.functional.pad(integers + 8, (0, -inputs % BLOCK), value=8)
+    halves = blocks.view(torch.uint8).view(outputs, -1, 2, BLOCK // 2)
+    return (halves[:, :, 0] | halves[:, :, 1] << 4).view(outputs, -1)
 
 
 def _rounds_natively(weight: Tensor) -> bool:
@@ -210,8 +227,9 @@ def _chunks(outputs: int, step: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, outputs, step))
 
 
-def _groups(rows: Tensor, n_groups: int, group_size: int) -> Tensor:
+def _groups(rows: Tensor, group_size: int) -> Tensor:
     """`[rows, inputs]` in float32 as `[rows, groups, group_size]`, padded with zeros."""
+    n_groups = -(-rows.shape[1] // group_size)
     padded = torch.zeros(len(rows), n_groups * group_size, device=rows.device)
     padded[:, : rows.shape[1]] = rows
     return padded.view(len(rows), n_groups, group_size)
@@ -229,7 +247,11 @@ def _to_int8(groups: Tensor) -> tuple[Tensor, Tensor]:
 
 def _to_int4(groups: Tensor) -> tuple[Tensor, Tensor]:
     """Integers and scales: the largest weight goes near -8, where there is one integer more than at
-    7; of the rest, the least squares."""
+    7; of the rest, the least squares.
+
+    The same bits on GPUs: of weights that are equally large argmax takes the first, sums are exact,
+    and numbers that are divided by are powers of two (see `_to_int8`).
+    """
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))
     unit = torch.where(largest.abs() > LEAST, -1 / largest, 0 * largest)
     # The largest is at -1. Sums of multiples of 1 / STEPS are exact, in any order.

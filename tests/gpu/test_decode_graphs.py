@@ -5,6 +5,7 @@ import torch
 
 from sidewinder import LLM, SamplingParams
 from sidewinder.ops.dispatch import forced
+from sidewinder.quantise import BITS
 from sidewinder.testing import TINY, assert_close, save_tiny
 
 pytestmark = [
@@ -40,8 +41,9 @@ def test_logits_are_those_of_the_cpu(folder):
             assert_close("logits", reference, ours, 1e-4)
 
 
-def test_int8_weights_are_those_of_the_cpu_in_graphs_and_without(folder):
-    options, texts = {"weight_dtype": "int8"}, []
+@pytest.mark.parametrize("weight_dtype", BITS)
+def test_integer_weights_are_those_of_the_cpu_in_graphs_and_without(folder, weight_dtype):
+    options, texts = {"weight_dtype": weight_dtype}, []
     # torch's, whose weights are exact; native ones round inputs, on each processor in its own way.
     with forced("torch"), engine(folder, device="cpu", **options) as cpu:
         expected = cpu.logits(PROMPTS)

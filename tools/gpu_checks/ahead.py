@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from gpu_checks.cases import PREFILL, all_cases
 from gpu_checks.compile import MOST_CANDIDATES
-from gpu_checks.context import HYBRIDS, INT8_MODELS, MODELS, Context
+from gpu_checks.context import HYBRIDS, INTEGER_MODELS, MODELS, Context
 from sidewinder.config import EngineConfig
 from sidewinder.engine.ahead import launched_by, target_of
 from sidewinder.ops import tuning
@@ -23,6 +23,7 @@ from sidewinder.ops.ahead import Specialisation, compile_all, unique
 from sidewinder.ops.dispatch import forced
 from sidewinder.ops.launching import EARLY_VARIABLE, recording, slots_at_rest
 from sidewinder.projection.devices import Device, device_of
+from sidewinder.quantise import BITS
 
 SHARDS = (1, 2, 4, 8)
 
@@ -61,8 +62,8 @@ def launched_by_cases(context: Context, device: Device) -> dict[Specialisation, 
 
 
 def launched_by_models(context: Context, device: Device) -> dict[Specialisation, None]:
-    """Engines of one rank, also with kernels that wait for each other or int8 weights, and the
-    shards."""
+    """Engines of one rank, also with kernels that wait for each other or weights in int8 and int4,
+    and the shards."""
     found: dict[Specialisation, None] = {}
     for model in (*MODELS, *HYBRIDS):
         for size in SHARDS if model in MODELS else SHARDS[:1]:
@@ -72,9 +73,9 @@ def launched_by_models(context: Context, device: Device) -> dict[Specialisation,
             for early in ("1", "0") if size == 1 else ("1",):
                 with early_launch(early):
                     found |= dict.fromkeys(launched_by(engine, context.config(model), device, True))
-        if model in INT8_MODELS:
+        for weight_dtype in BITS if model in INTEGER_MODELS else ():
             engine = EngineConfig(
-                model, dtype=context.values(model)["dtype"], weight_dtype="int8",
+                model, dtype=context.values(model)["dtype"], weight_dtype=weight_dtype,
                 max_step_tokens=PREFILL,
             )  # fmt: skip
             with early_launch("1"):

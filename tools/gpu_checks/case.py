@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gpu_checks.context import Context
-from sidewinder.quantise import QuantisedWeight, empty_int8
+from sidewinder.quantise import QuantisedWeight, empty_weight
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,13 @@ def normal(context: Context, *shape: int) -> Tensor:
     return torch.randn(*shape, device=context.device, dtype=context.dtype)
 
 
-def int8_weight(context: Context, outputs: int, inputs: int) -> QuantisedWeight:
+def integer_weight(context: Context, bits: int, outputs: int, inputs: int) -> QuantisedWeight:
     """Random bytes, with scales that keep products of order one."""
-    weight = empty_int8((outputs, inputs), context.device)
+    weight = empty_weight((outputs, inputs), context.device, bits)
     if not context.ahead:
-        weight.values.random_(-127, 128)
-        weight.scales.fill_(inputs**-0.5 / 64)
+        if bits == 8:
+            weight.values.random_(-127, 128)
+        else:
+            weight.values.random_(0, 256)
+        weight.scales.fill_(inputs**-0.5 * 2 ** (2 - bits))
     return weight

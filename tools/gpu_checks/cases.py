@@ -10,8 +10,8 @@ from gpu_checks.attention_cases import (
     fixed_attention_case,
     prompt_attention_case,
 )
-from gpu_checks.case import Case, int8_weight, normal
-from gpu_checks.context import HYBRIDS, INT8_MODELS, MODELS, Context
+from gpu_checks.case import Case, integer_weight, normal
+from gpu_checks.context import HYBRIDS, INTEGER_MODELS, MODELS, Context
 from gpu_checks.expert_cases import expert_cases
 from sidewinder.bench.roofline import model_work
 from sidewinder.config import ModelConfig
@@ -27,21 +27,22 @@ from sidewinder.ops.scaled_rows import scaled_rows
 from sidewinder.ops.selective_scan import chunks, selective_scan
 from sidewinder.ops.ssd_scan import ssd_scan
 from sidewinder.ops.with_scalar import with_scalar
-from sidewinder.quantise import rounded_bytes
+from sidewinder.quantise import BITS, HEAD_BITS, rounded_bytes
 from sidewinder.state.batch import Sequences, pack
 
 PREFILL, DECODES = 8192, (1, 32)
 
 
 def all_cases(context: Context) -> Iterator[tuple[str, Case]]:
-    """Every model's, those of int8 weights, then the codecs', then experts', then hybrids' but for
-    their matrices."""
+    """Every model's, those of int8 and int4 weights, then the codecs', then experts', then hybrids'
+    but for their matrices."""
     for model in MODELS:
         for case in cases(context, context.config(model)):
             yield model, case
-    for model in INT8_MODELS:
-        for case in int8_cases(context, context.config(model)):
-            yield model, case
+    for model in INTEGER_MODELS:
+        for bits in BITS.values():
+            for case in integer_cases(context, context.config(model), bits):
+                yield model, case
     for case in codec_cases(context):
         yield "any", case
     for case in expert_cases(context):
@@ -111,28 +112,32 @@ def linear_case(context: Context, rows: int, out: int, inner: int) -> Case:
     return Case(kind, f"{rows} row{many} by {out} x {inner}", make, moved, 2.0 * rows * out * inner)
 
 
-def int8_cases(context: Context, config: ModelConfig) -> Iterator[Case]:
-    """The large matrices in int8, by one row and several; the widest, by some and by many.
+def integer_cases(context: Context, config: ModelConfig, bits: int) -> Iterator[Case]:
+    """The large matrices in so many bits, by one row and several; the widest, by some and by many.
+    The head is in int8 always.
 
     The projection takes them to be as fast as others of their bytes, and these will say.
     """
     widest = (2 * config.d_inner, config.d_model)
-    for shape in ((config.vocab_size, config.d_model), widest, (config.d_model, config.d_inner)):
+    shapes = (widest, (config.d_model, config.d_inner))
+    if bits == HEAD_BITS:
+        shapes = ((config.vocab_size, config.d_model), *shapes)
+    for shape in shapes:
         for rows in DECODES:
-            yield int8_case(context, rows, *shape)
+            yield integer_case(context, bits, rows, *shape)
     for rows in (context.pick(256, 5), context.pick(PREFILL, 24)):
-        yield int8_case(context, rows, *widest)
+        yield integer_case(context, bits, rows, *widest)
 
 
-def int8_case(context: Context, rows: int, out: int, inner: int) -> Case:
+def integer_case(context: Context, bits: int, rows: int, out: int, inner: int) -> Case:
     def make() -> Callable[[], object]:
-        weight, x = int8_weight(context, out, inner), normal(context, rows, inner)
+        weight, x = integer_weight(context, bits, out, inner), normal(context, rows, inner)
         return lambda: linear(x, weight)
 
-    moved = rounded_bytes((out, inner), 8)
+    moved = rounded_bytes((out, inner), bits)
     moved += rows * (inner + out) * context.dtype.itemsize
-    name = f"int8, {rows} row{'' if rows == 1 else 's'} by {out} x {inner}"
-    return Case("int8", name, make, moved, 2.0 * rows * out * inner)
+    name = f"int{bits}, {rows} row{'' if rows == 1 else 's'} by {out} x {inner}"
+    return Case(f"int{bits}", name, make, moved, 2.0 * rows * out * inner)
 
 
 def norm_case(context: Context, config: ModelConfig, name: str, tokens: int) -> Case:

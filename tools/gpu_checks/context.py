@@ -22,8 +22,8 @@ MODELS = ("mamba-2.8b", "falcon-mamba-7b", "zamba-7b", "mamba2-2.7b")
 HYBRIDS = ("zamba2-1.2b", "falcon-h1-1.5b", "jamba-reasoning-3b")
 """Families whose mixers or attention have other sizes; they come last, where there is time left."""
 
-INT8_MODELS = MODELS[:2]
-"""Those that are also run with int8 weights."""
+INTEGER_MODELS = MODELS[:2]
+"""Those that are also run with int8 and int4 weights."""
 DRY_MODELS = {"mamba-2.8b": "mamba", "falcon-mamba-7b": "falcon_mamba", "zamba-7b": "zamba",
               "mamba2-2.7b": "mamba2", "zamba2-1.2b": "zamba2", "falcon-h1-1.5b": "falcon_h1",
               "jamba-reasoning-3b": "jamba"}  # fmt: skip

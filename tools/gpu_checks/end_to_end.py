@@ -4,12 +4,13 @@ import gc
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gpu_checks.context import HYBRIDS, INT8_MODELS, MODELS, Context
+from gpu_checks.context import HYBRIDS, INTEGER_MODELS, MODELS, Context
 from gpu_checks.kernels import gemm_rate, model_gemm_rate, read_rate
 from sidewinder.bench.roofline import model_work
 from sidewinder.bench.speed import Load, measure
@@ -17,6 +18,7 @@ from sidewinder.config import ModelConfig
 from sidewinder.llm import LLM
 from sidewinder.ops.launching import EARLY_VARIABLE
 from sidewinder.planning import plan_report
+from sidewinder.quantise import BITS
 
 SHORT = 256
 """Tokens of a prompt that a GPU runs in less time than Python launches its kernels."""
@@ -68,23 +70,29 @@ def measured(context: Context, model: str, read: float) -> dict[str, Any]:
         if context.has(12) and model in MODELS[:2]:
             row["latency, kernels that wait"] = waiting(context, folder)
             release()
-        if context.has(15) and model in INT8_MODELS:
-            row |= in_int8(context, model, folder, read)
-            release()
+        for weight_dtype in BITS if model in INTEGER_MODELS else ():
+            if context.has(15):
+                row |= in_integers(context, model, folder, read, weight_dtype)
+                release()
     return row | floors(context, model, loads(context)["latency"], row, read)
 
 
-def in_int8(context: Context, model: str, folder: str, read: float) -> dict[str, Any]:
-    """The same with int8 weights: latency and a batch, and the floor of a decode step."""
+def in_integers(
+    context: Context, model: str, folder: str, read: float, kind: str
+) -> dict[str, Any]:
+    """The same with rounded weights: latency and a batch, and the floor of a decode step. How long
+    their rounding takes shows in the seconds until the engine is there."""
     row: dict[str, Any] = {}
-    with engine(context, folder, "auto", weight_dtype="int8") as llm:
+    began = time.monotonic()
+    with engine(context, folder, "auto", weight_dtype=kind) as llm:
+        row[f"{kind}_start_s"] = time.monotonic() - began
         for name in ("latency", "batch 32"):
             load = loads(context)[name]
-            row[f"{name}, int8"] = measure(llm, load, context.pick(2, 1))
-    rank = plan_report(context.config(model), 1, context.dtype, weight_dtype="int8")["ranks"][0]
+            row[f"{name}, {kind}"] = measure(llm, load, context.pick(2, 1))
+    rank = plan_report(context.config(model), 1, context.dtype, weight_dtype=kind)["ranks"][0]
     moved = rank["decode_weight_bytes"] + 2 * rank["state_bytes_per_sequence"]
-    percent = 100 * moved / read / row["latency, int8"]["tpot_s"]["median"]
-    return row | {"int8_decode_bytes": moved, "int8_decode_percent": percent}
+    percent = 100 * moved / read / row[f"latency, {kind}"]["tpot_s"]["median"]
+    return row | {f"{kind}_decode_bytes": moved, f"{kind}_decode_percent": percent}
 
 
 def waiting(context: Context, folder: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
     (
         "weight_dtype",
         str,
-        "auto (as dtype), int8 or (CPU) int4: large matrices, while loading",
+        "auto (as dtype), int8 or int4: large matrices, while loading",
     ),
     ("state_dtype", str, "dtype of the recurrent state: float32 or bfloat16"),
     ("all_reduce", str, "sums over ranks: auto, exact, int8, int6, int4 or a policy file"),

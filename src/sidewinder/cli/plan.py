@@ -96,10 +96,6 @@ def run(args: argparse.Namespace) -> int:
     if args.weight_dtype not in CHOICES["weight_dtype"]:
         choices = " or ".join(CHOICES["weight_dtype"])
         raise ValueError(f"--weight-dtype {args.weight_dtype!r} is unknown; use {choices}")
-    if args.gpu is not None and args.weight_dtype == "int4":
-        raise ValueError(
-            "--weight-dtype int4 is for CPUs only so far; use int8, or leave --gpu out"
-        )
     if args.gpu is None:
         _refuse_projection_options(args)
     config = architecture_of(args.model, args.revision)
@@ -139,7 +135,7 @@ def _setting(args: argparse.Namespace, config: ModelConfig, dtype: torch.dtype) 
         calibration=calibration,
         state_dtype=DTYPES[args.state_dtype],
         hide_sums=args.hide_sums,
-        int8=args.weight_dtype == "int8",
+        weight_dtype=args.weight_dtype,
     )
 
 

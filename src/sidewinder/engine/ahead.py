@@ -34,7 +34,7 @@ from sidewinder.ops.prompt_attention import reads_lengths
 from sidewinder.parallel.devices import DTYPES
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.projection.devices import Device, device_of_product
-from sidewinder.quantise import EMBEDDING, HEAD, empty_int8, rounded_bits
+from sidewinder.quantise import EMBEDDING, HEAD, empty_weight, rounded_bits
 from sidewinder.sensitivity import policy_for
 from sidewinder.sharding.dims import check_tp
 from sidewinder.state.batch import PackedBatch, pack
@@ -111,15 +111,18 @@ def _transports(
         yield quantised(AbsentRanks(tp), policy, config)
 
 
-def empty_in_int8(weights: Mapping[str, Weight], tied: bool) -> dict[str, Weight]:
-    """Weights that nobody filled, as `loading.load_weights` leaves int8 ones on a GPU."""
+def empty_in_integers(
+    weights: Mapping[str, Weight], tied: bool, weight_dtype: str
+) -> dict[str, Weight]:
+    """Weights that nobody filled, as `loading.load_weights` leaves rounded ones on a GPU."""
     found = dict(weights)
     if tied:
         found[HEAD] = found[EMBEDDING]
     for name, weight in found.items():
-        if rounded_bits(name, "int8") is not None:
-            assert isinstance(weight, Tensor), "not in int8 yet"
-            found[name] = empty_int8(weight.shape, weight.device)
+        bits = rounded_bits(name, weight_dtype)
+        if bits is not None:
+            assert isinstance(weight, Tensor), "not rounded yet"
+            found[name] = empty_weight(weight.shape, weight.device, bits)
     return found
 
 
@@ -142,8 +145,8 @@ class _Rank:
         tp, dtype = collectives.tp, DTYPES[engine.dtype]
         self._engine = engine
         weights: dict[str, Weight] = dict(empty_shard(config, tp, dtype, META))
-        if engine.weight_dtype == "int8":
-            weights = empty_in_int8(weights, config.tie_embeddings)
+        if engine.weight_dtype != "auto":
+            weights = empty_in_integers(weights, config.tie_embeddings, engine.weight_dtype)
         overlap = overlap_of(engine.overlap, collectives)
         self._model: Model = build_model(config, tp, weights, collectives, overlap)
         self._pages = 0

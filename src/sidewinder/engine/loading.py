@@ -90,11 +90,6 @@ def load_model(
         ValueError: if the checkpoint or `tp` does not fit, or memory is too small.
     """
     tp, device, dtype = collectives.tp, torch_device(engine.device), DTYPES[engine.dtype]
-    if engine.weight_dtype == "int4" and device.type != "cpu":
-        raise ValueError(
-            "weight_dtype='int4' is only supported on CPUs so far; use weight_dtype='int8', or "
-            "device='cpu'"
-        )
     needed = loading_bytes(model, tp, dtype, engine.weight_dtype)
     needed = max(gather_integer(needed, device, collectives))
     check_weights_fit(needed, least_free_bytes(device, collectives))

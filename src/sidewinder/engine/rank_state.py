@@ -64,7 +64,7 @@ def open_state(
     slot_bytes = of_all_ranks(spec.slot_bytes(dtype, state_dtype))
     page_bytes = of_all_ranks(spec.page_bytes(dtype))
     free = least_free_bytes(device, collectives)
-    if engine.weight_dtype == "int8" and device.type != "cpu":
+    if engine.weight_dtype != "auto" and device.type != "cpu":
         free = max(0, free - SLICE_BYTES)  # Products of many rows widen a slice of a matrix.
     size = fit_pool(engine, max(slot_bytes), max(page_bytes), free)
     pool = StatePool(

@@ -82,6 +82,100 @@ def from_int8(x):
     return shifted - 8388736.0
 
 
+INT4_AS_FLOATS = tl.constexpr(
+    """
+    {
+    .reg .b32 upper;
+    shr.u32 upper, $8, 12;
+    lop3.b32 $0, $8, 0x0000000F, 0x4B000000, 0xEA;
+    lop3.b32 $4, $8, 0x000000F0, 0x49000000, 0xEA;
+    lop3.b32 $1, $8, 0x00000F00, 0x47000000, 0xEA;
+    lop3.b32 $5, $8, 0x0000F000, 0x45000000, 0xEA;
+    lop3.b32 $2, $8, 0x000F0000, 0x43000000, 0xEA;
+    lop3.b32 $6, upper, 0x00000F00, 0x47000000, 0xEA;
+    lop3.b32 $3, upper, 0x0000F000, 0x45000000, 0xEA;
+    lop3.b32 $7, upper, 0x000F0000, 0x43000000, 0xEA;
+    sub.f32 $0, $0, 0f4B000008;
+    sub.f32 $4, $4, 0f49000080;
+    sub.f32 $1, $1, 0f47000800;
+    sub.f32 $5, $5, 0f45008000;
+    sub.f32 $2, $2, 0f43080000;
+    sub.f32 $6, $6, 0f47000800;
+    sub.f32 $3, $3, 0f45008000;
+    sub.f32 $7, $7, 0f43080000;
+    }
+    """
+)
+"""Of four bytes: each of the eight numbers, where it lies, becomes part of the mantissa
+(`a & b | c`) of 2^23, 2^19, 2^15, 2^11 or 2^7, whichever it then adds itself to."""
+
+
+def _int4_as_pairs(kind: str, magic: int, one: int, offset: int) -> tl.constexpr:
+    """The same by pairs in 16 bits: `magic` plus a number, and that plus `offset`, are exact."""
+    assembly = """
+    {
+    .reg .b32 first, second, one, offset;
+    mov.b32 one, ONE;
+    mov.b32 offset, OFFSET;
+    prmt.b32 first, $4, 0, 0x4140;
+    prmt.b32 second, $4, 0, 0x4342;
+    lop3.b32 $0, first, 0x000F000F, MAGIC, 0xEA;
+    lop3.b32 $1, second, 0x000F000F, MAGIC, 0xEA;
+    shr.u32 first, first, 4;
+    shr.u32 second, second, 4;
+    lop3.b32 $2, first, 0x000F000F, MAGIC, 0xEA;
+    lop3.b32 $3, second, 0x000F000F, MAGIC, 0xEA;
+    fma.rn.KIND $0, $0, one, offset;
+    fma.rn.KIND $1, $1, one, offset;
+    fma.rn.KIND $2, $2, one, offset;
+    fma.rn.KIND $3, $3, one, offset;
+    }
+    """
+    for word, number in (("ONE", one), ("OFFSET", offset), ("MAGIC", magic)):
+        assembly = assembly.replace(word, f"{number * 0x10001:#010x}")
+    return tl.constexpr(assembly.replace("KIND", kind))
+
+
+INT4_AS_BF16 = _int4_as_pairs("bf16x2", magic=0x4300, one=0x3F80, offset=0xC308)
+INT4_AS_F16 = _int4_as_pairs("f16x2", magic=0x6400, one=0x3C00, offset=0xE408)
+
+
+@triton.jit
+def from_int4(x, kind: tl.constexpr):
+    """The lower and the upper halves of bytes `x`, each less 8, exactly: two tensors in `kind`,
+    float32, bfloat16 or float16.
+
+    Four bytes at a time, no conversion by hardware, which would be slower than weights arrive.
+    """
+    if INTERPRETED:
+        return (x & 15).to(tl.float32) - 8.0, (x >> 4).to(tl.float32) - 8.0
+    if kind == tl.float32:
+        return tl.inline_asm_elementwise(
+            INT4_AS_FLOATS, "=&f,=&f,=&f,=&f,=&f,=&f,=&f,=&f,r", [x],
+            dtype=(tl.float32, tl.float32), is_pure=True, pack=4,
+        )  # fmt: skip
+    if kind == tl.bfloat16:
+        return tl.inline_asm_elementwise(
+            INT4_AS_BF16, "=&r,=&r,=&r,=&r,r", [x],
+            dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4,
+        )  # fmt: skip
+    return tl.inline_asm_elementwise(
+        INT4_AS_F16, "=&r,=&r,=&r,=&r,r", [x],
+        dtype=(tl.float16, tl.float16), is_pure=True, pack=4,
+    )  # fmt: skip
+
+
+@triton.jit
+def columns(tile, N: tl.constexpr):
+    """The columns of a tile in N equal parts side by side, a power of two, as a tuple. Nothing
+    moves: threads then hold a part's elements as its user wants them."""
+    if N == 1:
+        return (tile,)
+    halves = tl.reshape(tile, [tile.shape[0], 2, tile.shape[1] // 2])
+    left, right = tl.split(tl.permute(halves, (0, 2, 1)))
+    return columns(left, N // 2) + columns(right, N // 2)
+
+
 @triton.jit
 def put(at, x, mask):
     """Store float32 `x`, rounded to nearest even."""

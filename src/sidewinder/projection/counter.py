@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from sidewinder.ops.launching import TYPICAL_MULTIPROCESSORS
 from sidewinder.ops.selective_scan import chunks
 from sidewinder.projection.hybrid_work import HybridCounter
-from sidewinder.projection.work import INT8_ITEM, KEPT, Work
+from sidewinder.projection.work import KEPT, Work
 from sidewinder.quantise import MANY_ROWS, SLICE_BYTES
 
 SSD_CHUNK = 64
@@ -51,10 +51,10 @@ class Counter(HybridCounter):
         return [*found, *self.widening(found)]
 
     def widening(self, found: Sequence[Work]) -> Iterator[Work]:
-        """What turns int8 matrices into 16 bits before products of many rows, a slice at a time.
+        """What turns rounded matrices into 16 bits before products of many rows, a slice at a time.
         Experts' are widened on the way."""
         kept = (*KEPT, "router", "experts in", "experts out")
-        if not self.int8 or self.step.tokens < MANY_ROWS or self.item > 2:
+        if self.weight_dtype == "auto" or self.step.tokens < MANY_ROWS or self.item > 2:
             return
         for work in found:
             if not work.weight_elements or work.name in kept:
@@ -62,7 +62,7 @@ class Counter(HybridCounter):
             if work.name == "lm_head" and self.step.sampled < MANY_ROWS:
                 continue
             slices = -(-work.weight_elements * self.item // SLICE_BYTES)
-            moved = work.weight_elements * (INT8_ITEM + self.item) / slices
+            moved = work.weight_elements * (self.stored_item(work.name) + self.item) / slices
             yield Work("widening", "memory", work.count * slices, moved)
 
     def embedding(self) -> Iterator[Work]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sidewinder.model_config import AttentionConfig, ExpertsConfig
 from sidewinder.ops.experts.matrices import FEW_ROWS, MOST_ARRANGED
-from sidewinder.projection.work import INT8_ITEM, KernelCounter, Work
+from sidewinder.projection.work import KernelCounter, Work
 
 ARRANGING = 4
 """Small operators that group rows by the experts they chose, and add their terms up."""
@@ -100,7 +100,7 @@ class HybridCounter(KernelCounter):
             yield self.gemm("to latent", calls, d, model_width)
         read = n * (1 - (1 - k / n) ** tokens)
         for name, matrices in (("experts in", 2 if experts.gated else 1), ("experts out", 1)):
-            weights = read * matrices * width * d * (INT8_ITEM if self.int8 else self.item)
+            weights = read * matrices * width * d * self.stored_item(name)
             moved = weights + tokens * k * (width + d) * self.item
             flops, every = 2.0 * tokens * k * matrices * width * d, n * matrices * width * d
             yield Work(name, "gemm", calls, moved, flops, weight_elements=every)

@@ -53,7 +53,7 @@ class Setting:
         hide_sums: x_proj's sum travels behind the z half of `in_proj`; in prefill of pure SSMs,
             deltas of one half of a chunk travel behind the other half's work.
         looks_ahead: the host prepares a decode step while the one before runs.
-        int8: large matrices are in int8.
+        weight_dtype: "auto", or what large matrices are rounded to.
     """
 
     config: ModelConfig
@@ -65,7 +65,7 @@ class Setting:
     state_dtype: torch.dtype = torch.float32
     hide_sums: bool = False
     looks_ahead: bool = True
-    int8: bool = False
+    weight_dtype: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _work(setting: Setting, rank: int, step: Step, policy: PhaseCodecs) -> list[
         setting.state_dtype,
         fuses=setting.device.fuses_scans,
         apart=policy != EXACT,
-        int8=setting.int8,
+        weight_dtype=setting.weight_dtype,
     )
     return counter.all()
 
@@ -269,7 +269,7 @@ class Memory:
 
 def project_memory(setting: Setting, load: Load) -> Memory:
     """Memory that `load` needs on the rank that needs most."""
-    dtypes = setting.dtype, setting.state_dtype, "int8" if setting.int8 else "auto"
+    dtypes = setting.dtype, setting.state_dtype, setting.weight_dtype
     ranks = plan_report(setting.config, setting.tp, *dtypes)["ranks"]
     length = load.prompt + load.output
     return Memory(
@@ -294,7 +294,8 @@ def _activation_bytes(setting: Setting, load: Load) -> float:
     tokens = min(load.batch * load.prompt, load.max_step_tokens)
     per_token = config.d_model * (8 + 2 * item) + inner * item
     logits = load.batch * config.vocab_size * (4 + item)
-    return float(tokens * per_token + logits + (SLICE_BYTES if setting.int8 else 0))
+    widened = 0 if setting.weight_dtype == "auto" else SLICE_BYTES
+    return float(tokens * per_token + logits + widened)
 
 
 def single(setting: Setting) -> Setting:

@@ -10,14 +10,16 @@ import torch
 
 from sidewinder.config import ModelConfig
 from sidewinder.ops.projected_scan.parts import MOST_FUSED
-from sidewinder.quantise import MANY_ROWS
+from sidewinder.quantise import BITS, GROUP_SIZE, HEAD_BITS, MANY_ROWS
 from sidewinder.sharding.dims import LocalDims
 
 KEPT = ("x_proj", "dt_proj", "adapters' A", "adapters' B")
-"""Products with matrices that stay in the model's dtype where large ones are in int8."""
+"""Products with matrices that stay in the model's dtype where large ones are rounded."""
 
-INT8_ITEM = 1 + 2 / 64
-"""Bytes of a weight in int8, with its part of a scale."""
+
+def integer_item(bits: int) -> float:
+    """Bytes of a weight in so many bits, with its part of a scale."""
+    return bits / 8 + 2 / GROUP_SIZE[bits]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class KernelCounter:
         fuses: a GPU: it has one kernel for a few single tokens, from x_proj's output on, and draws
             in a decode step's graph.
         apart: some deltas are quantised, so Mamba-2's squares do not travel with them.
-        int8: large matrices are in int8.
+        weight_dtype: "auto", or what large matrices are rounded to.
     """
 
     def __init__(
@@ -97,18 +99,23 @@ class KernelCounter:
         state_dtype: torch.dtype,
         fuses: bool,
         apart: bool,
-        int8: bool = False,
+        weight_dtype: str = "auto",
     ) -> None:
         self.config, self.dims, self.step = config, dims, step
         self.item, self.state_item = dtype.itemsize, state_dtype.itemsize
         self.has_graphs = fuses
         self.fuses = fuses and step.is_decode and step.tokens <= MOST_FUSED
-        self.apart, self.int8 = apart, int8
+        self.apart, self.weight_dtype = apart, weight_dtype
 
     def weight_item(self, name: str, rows: int) -> float:
         """Bytes that each weight of a product moves; where they were widened before, all of it."""
-        in_int8 = self.int8 and name not in KEPT and rows < MANY_ROWS
-        return INT8_ITEM if in_int8 else self.item
+        return self.item if rows >= MANY_ROWS else self.stored_item(name)
+
+    def stored_item(self, name: str) -> float:
+        """Bytes of each weight of a product, as it lies in memory."""
+        if self.weight_dtype == "auto" or name in KEPT:
+            return self.item
+        return integer_item(HEAD_BITS if name == "lm_head" else BITS[self.weight_dtype])
 
     def gemm(self, name: str, count: int, out: int, inner: int, rows: int | None = None) -> Work:
         """`count` products of `rows` rows with an `[out, inner]` matrix."""

@@ -186,8 +186,6 @@ def test_missing_model_and_missing_files_are_status_2(model, capsys, tmp_path: P
     assert main(["plan", model, "--tp", "0"]) == BAD_USAGE
     assert main(["plan", model, "--weight-dtype", "int3"]) == BAD_USAGE
     assert "'int3' is unknown; use auto or int8 or int4" in capsys.readouterr().err
-    assert main(["plan", model, "--weight-dtype", "int4", "--gpu", "h100"]) == BAD_USAGE
-    assert "--weight-dtype int4 is for CPUs only so far" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

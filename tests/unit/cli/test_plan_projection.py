@@ -28,20 +28,24 @@ def test_the_projection_is_shown_and_in_the_json(capsys):
     assert report["projection"]["policies"][0]["all_reduce"] == "exact"
 
 
-def test_int8_weights_are_fewer_bytes_and_less_time(capsys):
+def test_integer_weights_are_fewer_bytes_and_less_time(capsys):
     def report(weight_dtype):
         options = ["plan", "falcon-mamba-7b", "--gpu", "h100", "--weight-dtype", weight_dtype]
         assert main([*options, "--json"]) == DONE
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
-    plain, int8 = report("auto"), report("int8")
+    reports = plain, int8, int4 = report("auto"), report("int8"), report("int4")
     assert (plain["weight_dtype"], int8["weight_dtype"]) == ("auto", "int8")
-    weights = [each["projection"]["memory"]["weights"] for each in (plain, int8)]
+    assert int4["weight_dtype"] == "int4"
+    weights = [each["projection"]["memory"]["weights"] for each in reports]
     assert 0.5 * weights[0] < weights[1] < 0.56 * weights[0]
-    tpot = [each["projection"]["policies"][0]["tpot_s"] for each in (plain, int8)]
+    assert 0.29 * weights[0] < weights[2] < 0.36 * weights[0]
+    tpot = [each["projection"]["policies"][0]["tpot_s"] for each in reports]
     assert tpot[1] < 0.7 * tpot[0]
-    activations = [each["projection"]["memory"]["activations"] for each in (plain, int8)]
+    assert tpot[2] < 0.8 * tpot[1]
+    activations = [each["projection"]["memory"]["activations"] for each in reports]
     assert activations[1] - activations[0] == SLICE_BYTES
+    assert activations[2] == activations[1]
 
 
 def test_a_link_of_ones_own(capsys):

@@ -8,10 +8,8 @@ from parity_harness import Driver, random_tokens
 
 from sidewinder import LLM
 from sidewinder.checkpoint.reader import load_shard
-from sidewinder.collectives.base import Collectives, SingleRank
-from sidewinder.config import EngineConfig, load_model_config
-from sidewinder.engine.counted import CallCounter
-from sidewinder.engine.loading import load_model
+from sidewinder.collectives.base import Collectives
+from sidewinder.config import load_model_config
 from sidewinder.layers.weights import Weight
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.group import TensorParallel
@@ -82,15 +80,6 @@ def test_rounding_costs_little_perplexity(family, weight_dtype, most):
             perplexity[each] = llm.perplexity(text).perplexity
     assert perplexity[weight_dtype] != perplexity["auto"]
     assert perplexity[weight_dtype] <= most * perplexity["auto"]
-
-
-def test_int4_is_refused_on_gpus_before_anything_is_loaded(monkeypatch):
-    config = load_model_config(ROOT / "models" / "mamba")
-    engine = EngineConfig(str(ROOT / "models" / "mamba"), weight_dtype="int4", dtype="bfloat16")
-    monkeypatch.setattr("sidewinder.engine.loading.torch_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr("sidewinder.engine.loading.load_weights", None)
-    with pytest.raises(ValueError, match=r"weight_dtype='int4' is only .* CPUs.*'int8'"):
-        load_model(engine, config, SingleRank(), CallCounter())
 
 
 def test_other_weight_dtypes_are_refused():

@@ -20,9 +20,9 @@ MATRICES = ("proj.weight", "attention", "mlp", "experts", "linear", "adapter", "
 LATENT = {"moe_latent_size": 12, "mlp_bias": True}
 
 
-def counted(config, tp, step, rank=0, dtype=BF16, fuses=True, apart=False, int8=False):
+def counted(config, tp, step, rank=0, dtype=BF16, fuses=True, apart=False, weight_dtype="auto"):
     dims = LocalDims.of(config, TensorParallel(rank, tp))
-    return Counter(config, dims, step, dtype, F32, fuses, apart, int8).all()
+    return Counter(config, dims, step, dtype, F32, fuses, apart, weight_dtype).all()
 
 
 @pytest.mark.parametrize("fuses", [True, False])
@@ -73,34 +73,38 @@ def test_a_decode_step_moves_weights_and_twice_the_state(name):
 @pytest.mark.parametrize(
     "name", ["mamba-2.8b", "falcon-mamba-7b", "zamba-7b", "granite-4.0-h-tiny"]
 )
-def test_a_decode_step_moves_int8_weights(name):
+@pytest.mark.parametrize(("rounded", "least"), [("int8", 0.3), ("int4", 0.45)])
+def test_a_decode_step_moves_integer_weights(name, rounded, least):
     config, moved, planned = parse_model_config(SHAPES[name]), {}, {}
-    for int8 in (False, True):
-        work = counted(config, 1, Step(1, 1, 1, 64.0), int8=int8)
-        moved[int8] = sum(w.count * w.bytes for w in work)
-        weight_dtype = "int8" if int8 else "auto"
+    for weight_dtype in ("auto", rounded):
+        work = counted(config, 1, Step(1, 1, 1, 64.0), weight_dtype=weight_dtype)
+        moved[weight_dtype] = sum(w.count * w.bytes for w in work)
         rank = plan_report(config, 1, BF16, weight_dtype=weight_dtype)["ranks"][0]
-        planned[int8] = rank["decode_weight_bytes"]
-    saved = planned[False] - planned[True]
-    assert saved > 0.3 * planned[False]
-    assert moved[False] - moved[True] == pytest.approx(saved, rel=1e-6)
+        planned[weight_dtype] = rank["decode_weight_bytes"]
+    saved = planned["auto"] - planned[rounded]
+    assert saved > least * planned["auto"]
+    assert moved["auto"] - moved[rounded] == pytest.approx(saved, rel=1e-6)
 
 
-def test_int8_weights_are_widened_before_products_of_many_rows():
+@pytest.mark.parametrize(("weight_dtype", "item"), [("int8", 1 + 2 / 64), ("int4", 1 / 2 + 2 / 32)])
+def test_integer_weights_are_widened_before_products_of_many_rows(weight_dtype, item):
     config = parse_model_config(SHAPES["falcon-mamba-7b"])
 
     def widened(tokens, dtype=BF16, sampled=1):
-        work = counted(config, 1, Step(tokens, 1, sampled), dtype=dtype, int8=True)
+        step = Step(tokens, 1, sampled)
+        work = counted(config, 1, step, dtype=dtype, weight_dtype=weight_dtype)
         return [w for w in work if w.name == "widening"]
 
     assert widened(511) == widened(2048, F32) == []
     in_proj, out_proj = 2 * 8192 * 4096, 8192 * 4096
     (first, second) = widened(512)
-    assert first.count * first.bytes == 64 * in_proj * (1 + 2 / 64 + 2)
-    assert second.count * second.bytes == 64 * out_proj * (1 + 2 / 64 + 2)
+    assert first.count * first.bytes == 64 * in_proj * (item + 2)
+    assert second.count * second.bytes == 64 * out_proj * (item + 2)
     assert first.count == 64, "one slice holds it"
     assert len(widened(2048, sampled=600)) == 3, "the head, too"
-    assert widened(2048, sampled=600)[-1].count == 4, "in four slices"
+    head = widened(2048, sampled=600)[-1]
+    assert head.count == 4, "in four slices"
+    assert 4 * head.bytes == 65024 * 4096 * (1 + 2 / 64 + 2), "the head is in int8"
 
 
 def test_attention_beside_a_mixer_joins_before_the_sum_and_nothing_is_scaled_after_it():

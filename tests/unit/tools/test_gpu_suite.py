@@ -21,7 +21,7 @@ import gpu_suite  # noqa: E402
 from card_tables import ENGINE  # noqa: E402
 from gpu_checks.cases import all_cases  # noqa: E402
 from gpu_checks.compile import try_candidate  # noqa: E402
-from gpu_checks.context import DRY_MODELS, HYBRIDS, INT8_MODELS, MODELS, Context  # noqa: E402
+from gpu_checks.context import DRY_MODELS, HYBRIDS, INTEGER_MODELS, MODELS, Context  # noqa: E402
 from gpu_checks.kernels import calibration, of_models  # noqa: E402
 from gpu_checks.verdicts import verdicts  # noqa: E402
 
@@ -61,9 +61,12 @@ def test_dry_run_writes_every_section_asked_for(tmp_path):
             assert all(row["seconds"] > 0 for row in rows)
             in_int8 = {row["case"].split(" by ")[0] for row in rows if "int8, " in row["case"]}
             assert {"int8, 1 row", "int8, 32 rows", "experts, int8, 1"} <= in_int8
+            in_int4 = {row["case"].split(" by ")[0] for row in rows if "int4, " in row["case"]}
+            assert {"int4, 1 row", "int4, 32 rows", "experts, int4, 1"} <= in_int4
     engines = {row["model"]: row for row in report["sections"]["end_to_end"]["rows"]}
     for model in MODELS:
-        assert ("latency, int8" in engines[model]) == (model in INT8_MODELS), model
+        assert ("latency, int8" in engines[model]) == (model in INTEGER_MODELS), model
+        assert ("latency, int4" in engines[model]) == (model in INTEGER_MODELS), model
     assert report["verdicts"] == [], "nor does it judge"
     assert report["calibration"] == {}, "a dry run calibrates nothing"
     check_that_the_projection_finds_every_figure(report, output)

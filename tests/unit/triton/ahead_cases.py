@@ -21,7 +21,7 @@ from sidewinder.ops.gated_activation.triton import gated_activation
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
 from sidewinder.ops.gated_squares.triton import gated_squares
 from sidewinder.ops.launching import EARLY_VARIABLE, slots_at_rest
-from sidewinder.ops.linear import int8
+from sidewinder.ops.linear import integer
 from sidewinder.ops.linear.triton import FEW_ROWS, TORCH, candidates, linear
 from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.projected_scan.triton import CANDIDATES as PROJECTED
@@ -37,7 +37,7 @@ from sidewinder.ops.ssd_scan.triton import ssd_scan
 from sidewinder.ops.store_kv.triton import store_kv
 from sidewinder.ops.tuning import Config, candidate
 from sidewinder.ops.with_scalar.triton import with_scalar
-from sidewinder.quantise import QuantisedWeight, empty_int8
+from sidewinder.quantise import QuantisedWeight, empty_weight
 from sidewinder.state.batch import pack
 from sidewinder.state.kv_index import KVIndex
 
@@ -188,19 +188,24 @@ def few_rows(dtype: torch.dtype) -> None:
                 linear(x, weight.to(dtype), torch.empty(10240, dtype=dtype))
 
 
-def in_int8(outputs: int, inputs: int, group: int = 64, **_: object) -> QuantisedWeight:
-    return empty_int8((outputs, inputs), "cpu", group)
+def in_int8(outputs: int, inputs: int, **_: object) -> QuantisedWeight:
+    return empty_weight((outputs, inputs), "cpu", 8)
 
 
-def int8_of(dtype: torch.dtype, group: int = 64) -> None:
+def in_int4(outputs: int, inputs: int, **_: object) -> QuantisedWeight:
+    return empty_weight((outputs, inputs), "cpu", 4)
+
+
+def integers_of(dtype: torch.dtype, bits: int, group: int | None = None) -> None:
     """Every candidate, one row and more; narrow ranks' matrices, too."""
     for outputs, inputs in ((10240, 2560), (2560, 7424 // 4), (2560, 5120)):
-        weight, bias = in_int8(outputs, inputs, group), torch.empty(outputs, dtype=dtype)
+        weight = empty_weight((outputs, inputs), "cpu", bits, group)
+        bias = torch.empty(outputs, dtype=dtype)
         for rows in (1, 3, 32, 64, 200, 600):
             if rows == 1:
-                found = int8.row_candidates(inputs, dtype)
+                found = integer.row_candidates(inputs, dtype, bits)
             else:
-                found = int8.candidates(rows, outputs, dtype)
+                found = integer.candidates(rows, outputs, dtype)
             for index in range(len(found)):
                 with candidate(index):
                     linear(torch.empty(rows, inputs, dtype=dtype), weight, bias)
@@ -215,6 +220,7 @@ def started_early(dtype: torch.dtype) -> None:
             linear(torch.empty(8, 2560, dtype=dtype), torch.empty(5120, 2560, dtype=dtype))
         for rows in (1, 8):
             linear(torch.empty(rows, 2560, dtype=dtype), in_int8(5120, 2560))
+            linear(torch.empty(rows, 2560, dtype=dtype), in_int4(5120, 2560))
         experts_of(dtype)
         with slots_at_rest():
             conv(dtype)
@@ -291,11 +297,16 @@ CASES: dict[str, Case] = {
     "prompts": (partial(prompts, torch.bfloat16, SMALL), [AMPERE, HOPPER]),
     "prompts of f16": (partial(prompts, torch.float16, SMALL[:1]), [HOPPER]),
     LARGE_PROMPTS: (partial(prompts, torch.bfloat16, LARGE), [HOPPER]),
-    "int8 weights": (partial(int8_of, torch.bfloat16), [AMPERE, HOPPER]),
-    "int8 weights for f32": (partial(int8_of, torch.float32), [AMPERE]),
-    "int8 weights for f16": (partial(int8_of, torch.float16, 128), [HOPPER]),
+    "int8 weights": (partial(integers_of, torch.bfloat16, 8), [AMPERE, HOPPER]),
+    "int8 weights for f32": (partial(integers_of, torch.float32, 8), [AMPERE]),
+    "int8 weights for f16": (partial(integers_of, torch.float16, 8, 128), [HOPPER]),
     "int8 experts": (partial(experts_of, torch.bfloat16, in_int8), [AMPERE, HOPPER]),
     "int8 experts for f32": (partial(experts_of, torch.float32, in_int8), [AMPERE]),
+    "int4 weights": (partial(integers_of, torch.bfloat16, 4), [AMPERE, HOPPER]),
+    "int4 weights for f32": (partial(integers_of, torch.float32, 4), [AMPERE]),
+    "int4 weights for f16": (partial(integers_of, torch.float16, 4, 64), [HOPPER]),
+    "int4 experts": (partial(experts_of, torch.bfloat16, in_int4), [AMPERE, HOPPER]),
+    "int4 experts for f32": (partial(experts_of, torch.float32, in_int4), [AMPERE]),
     "few rows": (partial(few_rows, torch.bfloat16), [AMPERE, HOPPER]),
     "started early": (partial(started_early, torch.bfloat16), [HOPPER]),
     "sizes of one": (partial(sizes_of_one, torch.bfloat16), [HOPPER]),

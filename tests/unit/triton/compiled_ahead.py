@@ -21,7 +21,7 @@ from sidewinder.checkpoint.random import empty_shard
 from sidewinder.collectives.absent import AbsentRanks
 from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig
-from sidewinder.engine.ahead import empty_in_int8, launched_by, target_of
+from sidewinder.engine.ahead import empty_in_integers, launched_by, target_of
 from sidewinder.engine.prompt_graphs import StepInputs
 from sidewinder.engine.prompt_shapes import StepShape
 from sidewinder.layers.overlap import overlap_of
@@ -35,6 +35,7 @@ from sidewinder.ops.rms_norm.kernels import normalise
 from sidewinder.ops.selective_scan.kernels import pass_states
 from sidewinder.parallel.group import SINGLE, TensorParallel
 from sidewinder.projection.devices import DEVICES
+from sidewinder.quantise import BITS
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.state.batch import pack
 from sidewinder.state.pool import StatePool
@@ -81,13 +82,13 @@ def step_launches(
     tp: TensorParallel = SINGLE,
     shape: StepShape | None = None,
     dtype: torch.dtype = torch.float32,
-    int8: bool = False,
+    weight_dtype: str = "auto",
 ) -> list[Launch]:
     """A step of one new sequence on the CPU, recorded; or one of a fixed shape."""
     config = tiny_config(family)
     weights: dict[str, Weight] = dict(empty_shard(config, tp, dtype, "cpu"))
-    if int8:
-        weights = empty_in_int8(weights, config.tie_embeddings)
+    if weight_dtype != "auto":
+        weights = empty_in_integers(weights, config.tie_embeddings, weight_dtype)
     collectives = SingleRank() if tp == SINGLE else AbsentRanks(tp)
     model = build_model(config, tp, weights, collectives, overlap_of("auto", collectives))
     pool = StatePool(config, LocalDims.of(config, tp), 2, dtype, n_pages=4)
@@ -109,17 +110,17 @@ def forgotten(
     tokens: int,
     tp: TensorParallel = SINGLE,
     shape: StepShape | None = None,
-    int8: bool = False,
+    weight_dtype: str = "auto",
 ) -> list[str]:
     """Kernels of a step on real tensors that are not among what is compiled. In fixed shapes
     hybrids are in 16 bits."""
     batch_size = 1 if shape is None else shape.sequences
     dtype = torch.bfloat16 if shape is not None and shape.pages else torch.float32
     options = {"max_batch_size": batch_size, "dtype": str(dtype).removeprefix("torch.")}
-    options["weight_dtype"] = "int8" if int8 else "auto"
+    options["weight_dtype"] = weight_dtype
     wanted = set(launched(family, tp=tp.size, **options))
     target = target_of(DEVICES["h100"])
-    stepped = unique(step_launches(family, tokens, target, tp, shape, dtype, int8))
+    stepped = unique(step_launches(family, tokens, target, tp, shape, dtype, weight_dtype))
     return [each.function for each in stepped if each not in wanted]
 
 
@@ -138,6 +139,15 @@ def row_blocks(gpu: str) -> list[int]:
     """Outputs of a program that multiplies one row."""
     wanted = [each for each in launched("mamba", gpu) if each.function == "row_product"]
     return sorted({dict(each.constants)["BLOCK_O"] for each in wanted})
+
+
+def bits_of(weight_dtype: str) -> dict[str, list[int]]:
+    """Of the weights that kernels of products take."""
+    found: dict[str, set[int]] = {}
+    for each in launched("mamba", weight_dtype=weight_dtype):
+        if "BITS" in dict(each.constants):
+            found.setdefault(each.function, set()).add(dict(each.constants)["BITS"])
+    return {name: sorted(bits) for name, bits in found.items()}
 
 
 @contextmanager
@@ -180,12 +190,13 @@ def main() -> None:
         "forgotten of uneven ranks": [
             forgotten("mamba", 1, TensorParallel(rank, 5)) for rank in (0, 4)
         ],
-        "forgotten of int8": [
-            forgotten(family, tokens, int8=True)
+        "forgotten of integers": [
+            forgotten(family, tokens, weight_dtype=weight_dtype)
             for family in ("mamba", "granite_experts")
             for tokens in (1, 5, 16)
+            for weight_dtype in BITS
         ],
-        "int8": sorted({each.function for each in launched("mamba", weight_dtype="int8")}),
+        "bits": {weight_dtype: bits_of(weight_dtype) for weight_dtype in BITS},
         "forgotten of fixed shapes": [
             forgotten(family, 1, shape=shape)
             for family in ("mamba", "mamba2")

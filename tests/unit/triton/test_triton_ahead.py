@@ -16,11 +16,12 @@ KERNELS = {
     "ssd_scan": ["steps", "chunk_states", "pass_states", "scores", "outputs", "update"],
     "linear": [
         *("row_product", "few_rows_product"),
-        *("int8_row_product", "int8_product", "dequantise"),
+        *("integer_row_product", "integer_product", "dequantise"),
     ],
     "experts": [
         *("pair_inner", "pair_outer", "arrange", "group_inner", "group_outer"),
-        *("int8_pair_inner", "int8_pair_outer", "int8_group_inner", "int8_group_outer"),
+        *("integer_pair_inner", "integer_pair_outer"),
+        *("integer_group_inner", "integer_group_outer"),
     ],
     "projected_scan": ["update"],
     "rms_norm": ["normalise"],
@@ -67,8 +68,8 @@ def test_every_kernel_compiles_for_ampere_and_hopper():
     assert [name for name in narrow if not name.endswith("odd sizes")] == []
     prefill = [fact for name, fact in facts.items() if name.endswith("scan of rows eight apart")]
     assert len(prefill) == 4, "three kernels of prompts, one of single tokens"
-    by_bytes = [name for name, fact in facts.items() if "int8" in name and fact["loads of a byte"]]
-    assert by_bytes == [], "sixteen weights at a time"
+    by_bytes = [name for name, fact in facts.items() if "int" in name and fact["loads of a byte"]]
+    assert by_bytes == [], "sixteen bytes of weights at a time"
     loads = {name: fact["loads of two bytes"] for name, fact in facts.items()}
     for kernel in ("chunk_ends", "finish", "update"):
         assert loads[f"selective_scan.{kernel} sm_90 scan of rows eight apart"] == 0, "not ahead"

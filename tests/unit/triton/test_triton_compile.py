@@ -66,8 +66,10 @@ def test_it_holds_what_a_step_launches(folder, family, tokens):
 def test_steps_on_real_tensors_launch_nothing_else(facts):
     assert facts["forgotten"] == [[]] * 2 * len(TINY)
     assert facts["forgotten of uneven ranks"] == [[], []], "ranks whose shares differ"
-    assert facts["forgotten of int8"] == [[]] * 6
-    assert {"int8_row_product", "int8_product"} <= set(facts["int8"])
+    assert facts["forgotten of integers"] == [[]] * 12
+    products = ("integer_row_product", "integer_product")
+    assert facts["bits"]["int8"] == {name: [8] for name in products}
+    assert facts["bits"]["int4"] == {name: [4, 8] for name in products}, "the head is in int8"
     assert facts["forgotten of fixed shapes"] == [[]] * 4, "prompts in CUDA graphs"
     assert facts["forgotten of hybrids' fixed shapes"] == [[]] * 4
 

@@ -13,7 +13,7 @@ from sidewinder.ops.experts.matrices import FEW_ROWS, MOST_ARRANGED, ExpertMatri
 from sidewinder.ops.route import reference as route_reference
 from sidewinder.ops.route import triton as route_triton
 from sidewinder.ops.route.triton import MOST_INPUTS
-from sidewinder.quantise import quantise
+from sidewinder.quantise import BITS, quantise
 from sidewinder.testing import assert_close
 
 
@@ -119,13 +119,16 @@ def test_pairs_lie_in_the_order_of_their_experts(n_experts, pairs):
 
 @DTYPES
 @pytest.mark.parametrize(
-    ("name", "group_size"),
-    [("gated", 32), ("ungated", 64), ("one-of-one", 128), ("all", 32), ("all", 128)],
-)
+    ("name", "group_size", "bits"),
+    [
+        ("gated", 32, 8), ("ungated", 64, 8), ("one-of-one", 128, 8), ("all", 32, 8),
+        ("all", 128, 8), ("gated", 32, 4), ("ungated", 64, 4), ("one-of-one", 128, 4),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("rows", [1, FEW_ROWS + 1, 70])
-def test_int8_experts_are_the_references(dtype, name, group_size, rows):
+def test_integer_experts_are_the_references(dtype, name, group_size, rows, bits):
     arguments = expert_arguments(name, rows, dtype)
-    arguments["matrices"] = in_int8(arguments["matrices"], group_size)
+    arguments["matrices"] = in_integers(arguments["matrices"], group_size, bits)
     expected = reference.experts(**arguments)
     arguments["matrices"] = on_device_matrices(arguments["matrices"])
     with programs_backwards(rows == 70):
@@ -134,9 +137,10 @@ def test_int8_experts_are_the_references(dtype, name, group_size, rows):
     assert_close("y", expected, result, 2 * TOLERANCE[dtype])
 
 
-def test_int8_experts_launch_kernels_of_their_own():
+@pytest.mark.parametrize("bits", BITS.values(), ids=BITS)
+def test_integer_experts_launch_kernels_of_their_own(bits):
     arguments = expert_arguments("gated", 20, torch.bfloat16)
-    arguments["matrices"] = on_device_matrices(in_int8(arguments["matrices"], 64))
+    arguments["matrices"] = on_device_matrices(in_integers(arguments["matrices"], 64, bits))
     names = []
     for rows in (1, 20):
         some = arguments | {name: arguments[name][:rows] for name in ("x", "chosen", "shares")}
@@ -145,15 +149,18 @@ def test_int8_experts_launch_kernels_of_their_own():
         ours = [launch for launch in launches if launch.kernel.fn.__name__ != "arrange"]
         names += [launch.kernel.fn.__name__ for launch in ours]
         assert all(launch.constants["GROUP"] == 64 for launch in ours)
-    assert names == ["int8_pair_inner", "int8_pair_outer", "int8_group_inner", "int8_group_outer"]
+        assert all(launch.constants["BITS"] == bits for launch in ours)
+    assert names == [
+        f"integer_{part}" for part in ("pair_inner", "pair_outer", "group_inner", "group_outer")
+    ]
 
 
-def in_int8(matrices: ExpertMatrices, group_size: int) -> ExpertMatrices:
+def in_integers(matrices: ExpertMatrices, group_size: int, bits: int) -> ExpertMatrices:
     """The same experts, rounded; with their scales in bfloat16, as GPUs have them."""
     parts = (getattr(matrices, field.name) for field in fields(matrices))
     return ExpertMatrices(
         *(
-            None if part is None else tuple(quantise(each, group_size) for each in part)
+            None if part is None else tuple(quantise(each, group_size, bits) for each in part)
             for part in parts
         )
     )

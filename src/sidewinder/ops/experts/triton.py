@@ -6,22 +6,24 @@ Nothing waits for the device: launches are as large as the rows can need, and a 
 from typing import Any, NamedTuple
 
 import torch
-import triton.language as tl
 from torch import Tensor
 
-from sidewinder.ops.experts import int8_kernels, kernels
+from sidewinder.ops.experts import integer_kernels, kernels
 from sidewinder.ops.experts.matrices import FEW_ROWS, MOST_ARRANGED, ExpertMatrices
 from sidewinder.ops.launching import blocks, early, launch, power_of_two
+from sidewinder.ops.linear.integer import OPERANDS, outputs_beside, tile_groups
 from sidewinder.quantise import QuantisedWeight
-
-OPERANDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 PAIR_BLOCK, PAIR_INPUTS, PAIR_WARPS = 4, 512, 4
 """Outputs and inputs of a program of one pair."""
 
+INTEGER_WARPS = 2
+"""Warps of a program of one pair with integers. How many inputs it has at a time follows from their
+width: 16 bytes a thread, of as many outputs side by side as leave none without work."""
+
 GROUP_BLOCK, GROUP_ROW_BYTES, GROUP_WARPS, GROUP_STAGES = 64, 128, 4, 3
-"""Outputs of a program of a group, and bytes of inputs that it has of each row at a time; with int8
-matrices as many inputs as share a scale."""
+"""Outputs of a program of a group, and bytes of inputs that it has of each row at a time; with
+integers as many inputs as `tile_groups` says."""
 
 ARRANGE_BLOCK, ARRANGE_WARPS = 1 << 14, 8
 """Pairs that are put in order at once, times the experts each may have: 64 numbers a thread."""
@@ -33,7 +35,7 @@ class _Kind(NamedTuple):
     Attributes:
         pair_inner, pair_outer, group_inner, group_outer: the kernels.
         where: their arguments that say where matrices are, and scales.
-        group: inputs that share a scale, or nothing.
+        integers: the first matrix of integers, or None.
     """
 
     pair_inner: Any
@@ -41,31 +43,48 @@ class _Kind(NamedTuple):
     group_inner: Any
     group_outer: Any
     where: tuple[Tensor, ...]
-    group: dict[str, int]
+    integers: QuantisedWeight | None
 
     @staticmethod
     def of(matrices: ExpertMatrices) -> "_Kind":
         where, first = (matrices.base, matrices.offsets), matrices.up[0]
         if isinstance(first, QuantisedWeight):
             return _Kind(
-                int8_kernels.int8_pair_inner, int8_kernels.int8_pair_outer,
-                int8_kernels.int8_group_inner, int8_kernels.int8_group_outer,
-                (*where, matrices.scale_base, matrices.scale_offsets), {"GROUP": first.group_size},
+                integer_kernels.integer_pair_inner, integer_kernels.integer_pair_outer,
+                integer_kernels.integer_group_inner, integer_kernels.integer_group_outer,
+                (*where, matrices.scale_base, matrices.scale_offsets), first,
             )  # fmt: skip
         return _Kind(
             kernels.pair_inner, kernels.pair_outer, kernels.group_inner, kernels.group_outer,
-            where, {},
+            where, None,
         )  # fmt: skip
 
-    def pair_block(self, inputs: int) -> int:
-        """Inputs of a program of one pair at a time: whole groups."""
-        return power_of_two(inputs, least=self.group.get("GROUP", 1), most=PAIR_INPUTS)
+    def pair_block(self, outputs: str, inputs: str, n_inputs: int) -> dict[str, int]:
+        """Outputs and inputs that a program of one pair has at a time, as constants so named."""
+        weight = self.integers
+        if weight is None:
+            block = power_of_two(n_inputs, most=PAIR_INPUTS)
+            return {outputs: PAIR_BLOCK, inputs: block, "num_warps": PAIR_WARPS}
+        least, most = weight.group_size, outputs_beside(1, INTEGER_WARPS, weight.bits)
+        block = power_of_two(n_inputs, max(least, most // PAIR_BLOCK), most)
+        beside = outputs_beside(block, INTEGER_WARPS, weight.bits)
+        return {
+            outputs: beside, "EACH": PAIR_BLOCK // beside, inputs: block, **self._format(),
+            "num_warps": INTEGER_WARPS,
+        }  # fmt: skip
 
-    def group_block(self, name: str, inputs: int, dtype: torch.dtype) -> dict[str, int]:
-        """Inputs of a program of a group at a time, as the constant `name`."""
-        if self.group:
-            return self.group
-        return {name: power_of_two(inputs, least=16, most=GROUP_ROW_BYTES // dtype.itemsize)}
+    def group_block(
+        self, inputs: str, n_inputs: int, dtype: torch.dtype, rows: int
+    ) -> dict[str, int]:
+        """Inputs that a program of a group of so many rows has at a time, as the constant so named;
+        of integers their groups."""
+        if self.integers is not None:
+            return {"GROUPS": tile_groups(self.integers, rows), **self._format()}
+        return {inputs: power_of_two(n_inputs, least=16, most=GROUP_ROW_BYTES // dtype.itemsize)}
+
+    def _format(self) -> dict[str, int]:
+        assert self.integers is not None
+        return {"GROUP": self.integers.group_size, "BITS": self.integers.bits}
 
 
 def experts(
@@ -88,16 +107,15 @@ def _pair_by_pair(
         kind.pair_inner,
         (rows * k, blocks(width, PAIR_BLOCK)),
         x, x.stride(0), *kind.where, chosen, inner, n_experts, width, inputs,
-        K=k, GATED=matrices.gate is not None, ACTIVATION=activation, BLOCK_F=PAIR_BLOCK,
-        BLOCK_I=kind.pair_block(inputs), num_warps=PAIR_WARPS, **kind.group, **early(),
+        K=k, GATED=matrices.gate is not None, ACTIVATION=activation,
+        **kind.pair_block("BLOCK_F", "BLOCK_I", inputs), **early(),
     )  # fmt: skip
     y = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
     launch(
         kind.pair_outer,
         (rows, blocks(outputs, PAIR_BLOCK)),
         inner, *kind.where, chosen, shares, y, n_experts, outputs, width,
-        K=k, BLOCK_O=PAIR_BLOCK, BLOCK_F=kind.pair_block(width), num_warps=PAIR_WARPS,
-        **kind.group, **early(),
+        K=k, **kind.pair_block("BLOCK_O", "BLOCK_F", width), **early(),
     )  # fmt: skip
     return y
 
@@ -120,14 +138,14 @@ def _in_groups(
         (most_blocks, blocks(width, GROUP_BLOCK)),
         x, x.stride(0), *kind.where, starts, order, inner, n_experts, width, inputs,
         K=k, GATED=matrices.gate is not None, ACTIVATION=activation, BLOCK_F=GROUP_BLOCK,
-        **kind.group_block("BLOCK_I", inputs, x.dtype), **sizes,
+        **kind.group_block("BLOCK_I", inputs, x.dtype, block_t), **sizes,
     )  # fmt: skip
     terms = torch.empty(pairs, outputs, dtype=x.dtype, device=x.device)
     launch(
         kind.group_outer,
         (most_blocks, blocks(outputs, GROUP_BLOCK)),
         inner, *kind.where, starts, order, shares, terms, n_experts, outputs, width,
-        BLOCK_O=GROUP_BLOCK, **kind.group_block("BLOCK_F", width, x.dtype), **sizes,
+        BLOCK_O=GROUP_BLOCK, **kind.group_block("BLOCK_F", width, x.dtype, block_t), **sizes,
     )  # fmt: skip
     return terms.view(rows, k, outputs).sum(1)
 

@@ -2,8 +2,8 @@
 
 On an H100 `row_product` was faster than torch's product for all but one matrix of a decode step
 (docs/log.md, 26 November 2026). For a few rows torch's runs until `ops.tuning` has measured
-`few_rows_product` to be the faster: no card has run that one yet. Weights in int8 have kernels of
-their own (`int8.py`).
+`few_rows_product` to be the faster: no card has run that one yet. Weights in 8 or 4 bits have
+kernels of their own (`integer.py`).
 """
 
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from sidewinder.ops.launching import (
     power_of_two,
     stages_that_fit,
 )
-from sidewinder.ops.linear import int8, kernels, vectorized
+from sidewinder.ops.linear import integer, kernels, vectorized
 from sidewinder.quantise import QuantisedWeight
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ they do not fit into the shared memory of workstation cards they are fewer, and 
 def linear(x: Tensor, weight: "Weight", bias: Tensor | None = None) -> Tensor:
     """As `reference.linear`."""
     if isinstance(weight, QuantisedWeight):
-        return int8.linear(x, weight, bias)
+        return integer.linear(x, weight, bias)
     rows = len(x)
     if not isinstance(weight, Tensor) or weight.dtype != x.dtype or not 1 <= rows <= MOST_ROWS:
         return vectorized.linear(x, weight, bias)

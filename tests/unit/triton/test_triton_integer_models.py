@@ -1,4 +1,4 @@
-"""Models and engines with int8 weights: the Triton kernels against the definitions."""
+"""Models and engines with int8 or int4 weights: the Triton kernels against the definitions."""
 
 import parity_harness
 import pytest
@@ -10,28 +10,33 @@ from triton_cases import DEVICE, here, overridden
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.models.registry import build_model
 from sidewinder.ops.dispatch import forced
-from sidewinder.quantise import quantise_weights
+from sidewinder.quantise import BITS, quantise_weights
 from sidewinder.testing import assert_close, run_ranks, tiny_config
 
 WIDE = {"hidden_size": 72, "intermediate_size": 144}
 """Two groups of inputs, the second one short; two ranks cut the inner width within a group."""
 LARGE = {
-    "int8_row_product": {"block_o": 64, "block_i": 128, "num_warps": 4},
-    "int8_product": {"block_o": 128, "block_t": 64, "num_warps": 4, "num_stages": 2},
+    name: config
+    for bits in BITS.values()
+    for name, config in (
+        (f"int{bits}_row_product", {"block_o": 64, "block_i": 128, "num_warps": 4}),
+        (f"int{bits}_product", {"block_o": 128, "block_t": 64, "num_warps": 4, "num_stages": 2}),
+    )
 }
 """Few programs: the interpreter takes its time for each."""
 DECODES = [[Part(2, 1), Part(0, 1)], [Part(2, 1), Part(1, 1), Part(0, 1)]]
 
 
+@pytest.mark.parametrize("weight_dtype", BITS)
 @pytest.mark.parametrize(
     ("family", "tp", "changes"),
     [("mamba", 1, {}), ("falcon_mamba", 2, WIDE)],
     ids=["mamba", "falcon-mamba on two ranks"],
 )
-def test_engines_answer_as_the_definitions_do(family, tp, changes):
+def test_engines_answer_as_the_definitions_do(family, tp, changes, weight_dtype):
     def run(_, collectives):
         steps = [*STEPS[:4], *DECODES]
-        return answers(family, collectives, steps=steps, weight_dtype="int8", **changes)
+        return answers(family, collectives, steps=steps, weight_dtype=weight_dtype, **changes)
 
     with forced("reference"):
         expected = run_ranks(tp, run)
@@ -45,19 +50,22 @@ def test_engines_answer_as_the_definitions_do(family, tp, changes):
 
 
 @pytest.mark.parametrize(
-    ("family", "tp"), [("granite_experts", 1), ("nemotron_experts", 2), ("jamba_experts", 1)]
-)
-def test_experts_multiply_as_the_definitions_do(family, tp, monkeypatch):
+    ("family", "tp", "weight_dtype"),
+    [
+        ("granite_experts", 1, "int8"), ("nemotron_experts", 2, "int8"),
+        ("jamba_experts", 1, "int8"), ("granite_experts", 1, "int4"),
+        ("nemotron_experts", 2, "int4"),
+    ],
+)  # fmt: skip
+def test_experts_multiply_as_the_definitions_do(family, tp, weight_dtype, monkeypatch):
     monkeypatch.setattr(parity_harness, "DEVICE", DEVICE)
     config = tiny_config(family)
     sequences = random_tokens(config.vocab_size, [13, 3])
 
     def run(group, collectives):
         shard = random_shard(config, group, torch.float32)
-        weights = {
-            name: here(weight)
-            for name, weight in quantise_weights(shard, config.tie_embeddings).items()
-        }
+        rounded = quantise_weights(shard, config.tie_embeddings, weight_dtype)
+        weights = {name: here(weight) for name, weight in rounded.items()}
         model = build_model(config, group, weights, collectives)
         return torch.cat(Driver(model, 17, torch.float32).run(sequences, [10, 1, 2]))
 
