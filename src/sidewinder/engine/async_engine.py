@@ -167,6 +167,11 @@ class AsyncEngine:
         """Requests that are not complete, those being prepared included."""
         return len(self._open) + self._n_reserved
 
+    def check_open(self) -> None:
+        """Raise EngineClosed if the engine failed or was closed."""
+        if self.failure is not None:
+            raise EngineClosed(self.failure)
+
     def reserve(self, n_places: int) -> Reservation:
         """Keep places for requests that `submit` will bring.
 
@@ -174,7 +179,7 @@ class AsyncEngine:
             Overloaded: if there are not so many.
             EngineClosed: if the engine failed or was closed.
         """
-        self._check_open()
+        self.check_open()
         if self.n_open + n_places > self.max_open:
             seconds = min(60, max(1, round(self._mean_s)))
             raise Overloaded(
@@ -204,7 +209,7 @@ class AsyncEngine:
             EngineClosed: if the engine failed or was closed.
         """
         assert len(calls) == reservation.n_places, "one place per request"
-        self._check_open()
+        self.check_open()
         self.release(reservation)
         stream = RequestStream(self, [call.request.id for call in calls])
         arrived_s = time.perf_counter() if arrived_s is None else arrived_s
@@ -236,10 +241,6 @@ class AsyncEngine:
         self.fail_open("the engine was closed")
         self._commands.stop()
         self._thread.join()
-
-    def _check_open(self) -> None:
-        if self.failure is not None:
-            raise EngineClosed(self.failure)
 
     def _end(self, request_id: int, reason: str, now_s: float) -> None:
         seconds = now_s - self._open.pop(request_id).arrived_s

@@ -14,6 +14,7 @@ from sidewinder.engine.limits import Limits
 from sidewinder.engine.request import Request
 from sidewinder.sampling import Constraint, SamplingParams
 from sidewinder.sampling.grammar import GrammarCompiler
+from sidewinder.sampling.grammar_cache import CompiledGrammar
 from sidewinder.state.cache.cache import Kept, namespace_of
 from sidewinder.tokenizer import Tokenizer
 
@@ -79,6 +80,7 @@ class Intake:
         cache_salt: str | None = None,
         resume: ConversationState | None = None,
         priority: int = 0,
+        compiles: bool = True,
     ) -> Call:
         """A request to continue `prompt`.
 
@@ -88,6 +90,7 @@ class Intake:
             cache_salt: states of prefixes are shared only among requests with the same one.
             resume: a caller's own state.
             priority: requests with a lower number go first.
+            compiles: compile the form that is asked for, now; else it is `constrained` later.
 
         Raises:
             ValueError: if prompt or params cannot run.
@@ -111,7 +114,7 @@ class Intake:
             params=params,
             seed=self._seeds.getrandbits(64) if params.seed is None else params.seed,
             eos_token_ids=self._eos_token_ids,
-            constraint=self._constraint(params),
+            constraint=self._constraint(params) if compiles else None,
             namespace=namespace_of(cache_salt),
             resume=None if resume is None else resume.kept,
             priority=priority,
@@ -196,12 +199,18 @@ class Intake:
             )
         return params
 
+    def constrained(self, call: Call, grammar: CompiledGrammar) -> Call:
+        """`call`, held to the grammar of its form."""
+        request = replace(call.request, constraint=self.grammars.follow(grammar))
+        return replace(call, request=request)
+
     def _constraint(self, params: SamplingParams) -> Constraint | None:
         form = params.structured_output
-        return None if form is None else self._grammars.constraint(form)
+        return None if form is None else self.grammars.constraint(form)
 
     @cached_property
-    def _grammars(self) -> GrammarCompiler:
+    def grammars(self) -> GrammarCompiler:
+        """Compiles forms."""
         return GrammarCompiler(self._tokenizer, self._vocab_size, self._eos_token_ids)
 
     def tokens(self, prompt: Prompt) -> tuple[int, ...]:

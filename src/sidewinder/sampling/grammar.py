@@ -9,18 +9,16 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from sidewinder.sampling.grammar_cache import CompiledGrammar, GrammarCache
 from sidewinder.sampling.structured import StructuredOutput
 from sidewinder.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-MAX_CACHED = 32
-"""Compiled grammars that are kept for the next request with the same one."""
 
 BLANKS = r"[\x20\x0A\x0D\x09]{1,20}"
 """Between parts of JSON, at most so many: a weak model must not fill its text with them."""
@@ -32,6 +30,13 @@ LEXER_FUEL = 60_000
 """Of llguidance's, for all expressions of one grammar, which it holds as long as it is kept: 4,500
 times `a?` takes 0.1 s and 40 MB, and both grow with the square. Schemas may list 3,000 texts."""
 
+KEPT_BYTES = 1 << 30
+"""Of all compiled grammars together, as far as they are known (`most_bytes`)."""
+
+OPTIONAL = ("?", "*", "|", "[", "{0")
+"""What may make parts of an expression optional: so many of them in a row are as many expressions,
+each as long as what is left of the row."""
+
 COMPILER_STACK = 1 << 29
 """Bytes; only what is used is taken from memory. llguidance follows rules and references by
 recursion, some kilobytes for each, and a stack that is full ends the process. Half of this held all
@@ -42,13 +47,14 @@ class GrammarConstraint:
     """Follows one text through a grammar; when it can only end, only ending ids are allowed.
 
     Args:
-        matcher: llguidance's, at the beginning.
+        grammar: what it follows.
         vocab_size: ids of the model.
         ending: bits of the ids that end a text.
     """
 
-    def __init__(self, matcher: Any, vocab_size: int, ending: bytes) -> None:
-        self._matcher = matcher
+    def __init__(self, grammar: CompiledGrammar, vocab_size: int, ending: bytes) -> None:
+        self._grammar = grammar  # whose bytes count while this lives
+        self._matcher = grammar.matcher.deep_copy()
         self._vocab_size = vocab_size
         self._ending = ending
 
@@ -86,33 +92,51 @@ class GrammarConstraint:
 
 
 class GrammarCompiler:
-    """Compiles structured outputs for one tokenizer; keeps the last `MAX_CACHED`.
+    """Compiles structured outputs for one tokenizer, and keeps what it compiled.
 
     Args:
         tokenizer: whose tokens the texts consist of.
         vocab_size: ids of the model, which may have more than the tokenizer.
         eos_token_ids: ids that end a text.
+
+    Attributes:
+        cache: of grammars.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos = list(eos_token_ids)
-        self._compiled = lru_cache(MAX_CACHED)(self._compile_deep)
+        self.cache = GrammarCache(KEPT_BYTES)
 
     def constraint(self, spec: StructuredOutput) -> GrammarConstraint:
-        """A text in the form of `spec`, at its beginning.
+        """A text in the form of `spec`, at its beginning; it is compiled unless it is kept.
+
+        Raises:
+            ValueError: as `compile`.
+        """
+        return self.follow(self.compile(spec))
+
+    def follow(self, grammar: CompiledGrammar) -> GrammarConstraint:
+        """A text in the form of `grammar`, at its beginning."""
+        return GrammarConstraint(grammar, self._vocab_size, self._ending)
+
+    def compile(self, spec: StructuredOutput) -> CompiledGrammar:
+        """The grammar of `spec`, compiled unless it is kept: what takes long, up to some seconds.
 
         Raises:
             ValueError: if it does not compile, the model has no end-of-text id, or its tokenizer
                 is not one of the tokenizers library.
         """
-        matcher = self._compiled(spec).deep_copy()
-        return GrammarConstraint(matcher, self._vocab_size, self._ending)
+        found = self.cache.find(spec)
+        if found is None:
+            found = self._compile_deep(spec)
+            self.cache.add(spec, found)
+        return found
 
-    def _compile_deep(self, spec: StructuredOutput) -> Any:
+    def _compile_deep(self, spec: StructuredOutput) -> CompiledGrammar:
         """`_compile` in a thread with a large stack."""
-        result: Future[Any] = Future()
+        result: Future[CompiledGrammar] = Future()
 
         def run() -> None:
             try:
@@ -129,7 +153,7 @@ class GrammarCompiler:
         thread.join()
         return result.result()
 
-    def _compile(self, spec: StructuredOutput) -> Any:
+    def _compile(self, spec: StructuredOutput) -> CompiledGrammar:
         import llguidance
 
         limits = llguidance.LLParserLimits(
@@ -144,7 +168,7 @@ class GrammarCompiler:
             raise ValueError(f"structured output: {_one_line(matcher.get_error())}")
         if not any(_first_bits(bits, self._vocab_size)):
             raise ValueError("structured output: no text has this form; loosen it")
-        return matcher
+        return CompiledGrammar(matcher, most_bytes(spec))
 
     def _grammar(self, spec: StructuredOutput) -> str:
         """`spec` as llguidance reads it, behind free text where it asks for some."""
@@ -182,6 +206,16 @@ class GrammarCompiler:
         return from_tokenizer(inner, n_vocab=n_vocab, eos_token=self._eos)
 
 
+def most_bytes(form: StructuredOutput) -> int:
+    """What the grammar of `form` takes at most, by its text: llguidance does not tell. Twice to
+    fifty times what the grammars of docs/log.md took, with the states that texts add."""
+    texts = [form.json, form.regex, form.grammar, form.after, *form.choice]
+    given = [text for text in texts if text is not None]
+    n_optional = sum(text.count(sign) for text in given for sign in OPTIONAL)
+    n_characters = sum(map(len, given))
+    return min(3 * n_optional**2, 320 << 20) + 300 * n_characters + (1 << 20)
+
+
 def _first_bits(bits: bytes, n: int) -> bytes:
     """The first `n` bits of at least so many: tokenizers may have tokens that the model lacks."""
     whole = bits[: -(-n // 8)]
@@ -199,7 +233,8 @@ def _form(spec: StructuredOutput) -> dict[str, Any]:
         )
     if spec.choice:
         texts = " | ".join(json.dumps(text) for text in spec.choice)
-        return {"lark_grammar": f"start: {texts}"}
+        # One terminal: rows of the parser hold 2,000 at most.
+        return {"lark_grammar": f"start: TEXT\nTEXT: {texts}"}
     if spec.regex is not None:
         return _only(LLMatcher.grammar_from_regex(spec.regex))
     assert spec.grammar is not None

@@ -1,6 +1,7 @@
 """The endpoints."""
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -56,16 +57,14 @@ def _add_generation(app: FastAPI, service: Service) -> None:
     async def answer(
         request: Request, asked: Generation, reply: Callable[[list[Choice]], Reply]
     ) -> Response:
-        running = await service.start(asked, reply)
-        if asked.stream:
-            return EventStream(service.events(running), on_end=running.stream.close)
         try:
-            whole = await until_gone(request.receive, service.whole(running))
+            running = await service.start(asked, reply, request.receive)
+            if asked.stream:
+                return EventStream(service.events(running), on_end=running.stream.close)
+            with closing(running.stream):
+                return _json(await until_gone(request.receive, service.whole(running)))
         except ClientGone:
             return Response(status_code=499)
-        finally:
-            running.stream.close()
-        return _json(whole)
 
     @app.post("/v1/completions")
     async def completions(body: CompletionRequest, request: Request) -> Response:

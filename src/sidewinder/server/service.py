@@ -9,6 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from starlette.types import Receive
+
 from sidewinder.chat import Conversation, Dialect
 from sidewinder.engine.async_engine import AsyncEngine, EngineClosed, RequestStream
 from sidewinder.engine.inputs import Prompt, check_tokens
@@ -18,11 +20,13 @@ from sidewinder.server.answers import Answer
 from sidewinder.server.choice import Choice
 from sidewinder.server.config import ServerConfig
 from sidewinder.server.errors import ApiError, api_error
+from sidewinder.server.forms import FormQueue
 from sidewinder.server.logprobs import Writer
 from sidewinder.server.params import Generation
 from sidewinder.server.replies import CompletionReply, Reply
 from sidewinder.server.responses.reply import ResponseReply
 from sidewinder.server.responses.schemas import ResponseRequest
+from sidewinder.server.stream import until_gone
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ class Service:
         self._writer = Writer(llm.tokenizer)
         # Long prompts take a while: one thread prepares them in their order, off the event loop.
         self._thread = ThreadPoolExecutor(1, "intake")
+        self._forms = FormQueue(self._intake, engine.check_open)
 
     @property
     def default_max_tokens(self) -> int | None:
@@ -68,8 +73,9 @@ class Service:
         return None if self.max_model_len is not None else self.config.default_max_tokens
 
     def close(self) -> None:
-        """End the intake's thread. Calling twice is fine."""
+        """End its threads. Calling twice is fine."""
         self._thread.shutdown()
+        self._forms.close()
 
     def check_model(self, name: str | None) -> None:
         """Raise ApiError (404) if `name` is another model."""
@@ -89,15 +95,19 @@ class Service:
         """The reply of a response."""
         return ResponseReply(request_id, self.name, body, self._count, choices)
 
-    async def start(self, asked: Generation, reply_of: Callable[[list[Choice]], Reply]) -> Running:
+    async def start(
+        self, asked: Generation, reply_of: Callable[[list[Choice]], Reply], receive: Receive
+    ) -> Running:
         """Put the requests of one reply in the queue.
 
         Args:
             asked: the request.
             reply_of: makes the reply of these choices.
+            receive: tells that the client went, while the form of the texts is compiled.
 
         Raises:
             ApiError: if they cannot run.
+            ClientGone: if the client did not wait for that.
             Overloaded: if the queue is full.
             EngineClosed: if the engine failed.
         """
@@ -115,6 +125,7 @@ class Service:
         reservation = self.engine.reserve(asked.n_choices)
         try:
             choices = await self._off_loop(self._prepare, asked)
+            await self._constrain(choices, receive)
             calls = [choice.call for choice in choices]
             stream = self.engine.submit(calls, reservation, arrived_s)
         finally:
@@ -172,6 +183,21 @@ class Service:
         except ValueError as error:
             raise ApiError(400, str(error)) from error
 
+    async def _constrain(self, choices: Sequence[Choice], receive: Receive) -> None:
+        """Hold texts to their form, which is the same for all choices of a reply."""
+        request = choices[0].call.request
+        form = request.params.structured_output
+        if form is None or not request.generate:
+            return
+        try:
+            grammar = self._forms.find(form)
+            if grammar is None:
+                grammar = await until_gone(receive, self._forms.compile(form))
+        except ValueError as error:
+            raise ApiError(400, str(error)) from error
+        for choice in choices:
+            choice.call = self._intake.constrained(choice.call, grammar)
+
     def _prepare(self, asked: Generation) -> list[Choice]:
         choices: list[Choice] = []
         for prompt in asked.prompts:
@@ -203,7 +229,7 @@ class Service:
         params = asked.params_of(number)
         if asked.generate:
             salt, priority = asked.cache_salt, asked.priority
-            return self._intake.generation(prompt, params, salt, priority=priority)
+            return self._intake.generation(prompt, params, salt, priority=priority, compiles=False)
         call = self._intake.reading(prompt, cache_salt=asked.cache_salt)
         return replace(call, request=replace(call.request, params=params))
 
