@@ -2,8 +2,8 @@
 
     python tools/fuzz_server.py http://127.0.0.1:8000 --requests 10000
 
-Fails (exit status 1) if any answer is a 500, is not in OpenAI's shape, or if afterwards the server
-is not ready and idle. The last line is one JSON object.
+Fails (exit status 1) if any answer is a 500, is in another shape than OpenAI's (for messages,
+Anthropic's), or if afterwards the server is not ready and idle. The last line is one JSON object.
 """
 
 import argparse
@@ -123,11 +123,13 @@ def problem(response: httpx.Response) -> str | None:
     if response.status_code >= 500:
         return f"status {response.status_code}"
     if response.status_code >= 400 and response.request.method != "HEAD":
+        is_message = response.request.url.path.startswith("/v1/messages")
         try:
-            error = response.json()["error"]
+            whole, error = response.json(), response.json()["error"]
         except (ValueError, KeyError, TypeError):
-            return "an error that is not in OpenAI's shape"
-        if set(error) != {"message", "type", "param", "code"}:
+            return "an error in another shape"
+        expected = {"message", "type"} if is_message else {"message", "type", "param", "code"}
+        if set(error) != expected or whole.get("type") != ("error" if is_message else None):
             return "an error with other fields"
     return None
 

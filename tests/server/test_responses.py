@@ -12,6 +12,7 @@ from chat_cases import END_THINK, TOOLS
 from sidewinder.server.conversation import conversation
 from sidewinder.server.responses.conversation import as_chat
 from sidewinder.server.responses.schemas import ResponseRequest
+from sidewinder.server.schemas import ChatRequest
 
 GIVEN = [{"type": "function", **tool.for_template()["function"]} for tool in TOOLS]
 BASE = {"input": "Rain?", "max_output_tokens": 12, "temperature": 1.5, "seed": 7}
@@ -218,16 +219,16 @@ def test_thoughts_without_an_answer(client, monkeypatch):
     ]
     text = prompt_of(client, monkeypatch, input=items)
     assert text == "user: Rain?\nuser: Well?\nassistant: Wet.\nassistant:<think></think>"
-    told = as_chat(ResponseRequest(input=items)).messages
+    told = ChatRequest(**as_chat(ResponseRequest(input=items))).messages
     assert told[-1].reasoning_content == "Hm.Hm."
 
 
 def test_effort_is_a_variable_of_the_template():
-    asked = as_chat(ResponseRequest(input="a", reasoning={"effort": "low"}))
+    asked = ChatRequest(**as_chat(ResponseRequest(input="a", reasoning={"effort": "low"})))
     assert conversation(asked).template_options == {"reasoning_effort": "low"}
     own = {"reasoning_effort": "high"}
     asked = ResponseRequest(input="a", reasoning={"effort": "low"}, chat_template_kwargs=own)
-    assert conversation(as_chat(asked)).template_options == own
+    assert conversation(ChatRequest(**as_chat(asked))).template_options == own
 
 
 @pytest.mark.parametrize(
@@ -243,7 +244,7 @@ def test_effort_is_a_variable_of_the_template():
         ({"tool_choice": "required"}, "needs tools"),
         ({"include": ["file_search_call.results"]}, "include"),
         ({"max_tokens": 3}, "max_tokens"),
-        ({"max_output_tokens": 0}, "max_tokens=0"),
+        ({"max_output_tokens": 0}, "max_output_tokens=0"),
         ({"top_p": 3}, "top_p=3"),
         ({"repetition_penalty": 1000}, "repetition_penalty"),
         ({"model": 3}, "model"),

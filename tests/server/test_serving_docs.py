@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sidewinder.cli import main
 from sidewinder.cli.serve import _OPTIONS
+from sidewinder.server.messages.schemas import MessagesRequest
 from sidewinder.server.responses.schemas import ResponseRequest
 from sidewinder.server.schemas import ChatRequest, CompletionRequest
 
@@ -24,7 +25,7 @@ def test_endpoints_and_metrics(client):
 
 
 def test_fields():
-    bodies = (CompletionRequest, ChatRequest, ResponseRequest)
+    bodies = (CompletionRequest, ChatRequest, ResponseRequest, MessagesRequest)
     for field in {name for body in bodies for name in body.model_fields}:
         assert f"`{field}`" in TEXT or field in ("prompt", "messages")
 

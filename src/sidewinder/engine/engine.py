@@ -209,6 +209,7 @@ class Engine:
         if reason is not None:
             metrics.finished_s = ended
             output.finish_reason = increment.finish_reason = reason
+            output.stop_string = live.text.stop_string
             increment.output = output
             del self._live[output.request_id]
             self.counters.finished += 1

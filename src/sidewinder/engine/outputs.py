@@ -65,6 +65,7 @@ class RequestOutput:
             (or after it, with `include_stop_str_in_output`).
         token_ids: the new tokens, an ending id included.
         finish_reason: "stop" (end-of-text, stop id or stop string) or "length".
+        stop_string: that which ended it, if one did.
         logprobs: one entry per new token, when asked for.
         prompt_logprobs: one entry per prompt token, the first None, when asked for.
         metrics: times and counts.
@@ -77,6 +78,7 @@ class RequestOutput:
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    stop_string: str | None = None
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
 

@@ -30,6 +30,11 @@ class TextStream:
         self._n_tokens = 0
 
     @property
+    def stop_string(self) -> str | None:
+        """The stop string that was found."""
+        return self._stops.found
+
+    @property
     def stopped(self) -> bool:
         """Whether a stop string was found."""
         return self._stops.found is not None

@@ -187,7 +187,7 @@ class Ingress:
             body += part
             if len(body) > self._max_request_bytes:
                 message = f"the body is larger than {self._max_request_bytes} bytes; send less"
-                return ApiError(413, message).response()
+                return ApiError(413, message).response(request.url.path)
         handle = self._replicas.options(method_name="handle", stream=True)
         messages = handle.remote(beginnings(body), plain_scope(request.scope), body)
         return Relayed(messages, messages.cancel, (ray.exceptions.RayError,))

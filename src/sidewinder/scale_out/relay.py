@@ -89,4 +89,4 @@ class Relayed(Response):
                 raise
             reason = f"the replica is gone ({type(error).__name__}); try again"
             failed = ApiError(503, reason, code="replica_gone", retry_after_s=1)
-            await failed.response()(scope, receive, send)
+            await failed.response(scope.get("path", ""))(scope, receive, send)

@@ -79,7 +79,7 @@ def _parts(request: dict[str, Any]) -> Iterator[bytes]:
     if isinstance(messages, str):
         messages = [messages]
     if isinstance(messages, list):
-        for name in ("tools", "instructions"):  # templates show them first
+        for name in ("tools", "instructions", "system"):  # templates show them first
             if request.get(name):
                 yield json.dumps(request[name], sort_keys=True).encode()
         for message in messages:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -17,11 +18,13 @@ from sidewinder.server.choice import Choice
 from sidewinder.server.conversation import shown
 from sidewinder.server.errors import ApiError
 from sidewinder.server.events import to_json
+from sidewinder.server.messages import conversation as messages
+from sidewinder.server.messages.schemas import CountRequest, MessagesRequest
 from sidewinder.server.metrics import Metrics
 from sidewinder.server.middleware import LimitBody, RequestLog, RequireKey
 from sidewinder.server.params import Generation
 from sidewinder.server.replies import Reply
-from sidewinder.server.responses.conversation import as_chat
+from sidewinder.server.responses import conversation as responses
 from sidewinder.server.responses.schemas import ResponseRequest
 from sidewinder.server.schemas import (
     ChatRequest,
@@ -31,6 +34,7 @@ from sidewinder.server.schemas import (
 )
 from sidewinder.server.service import Service
 from sidewinder.server.stream import ClientGone, EventStream, until_gone
+from sidewinder.server.translated import translated
 
 PAGE_POLICY = (
     "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; "
@@ -60,7 +64,9 @@ def _add_generation(app: FastAPI, service: Service) -> None:
         try:
             running = await service.start(asked, reply, request.receive)
             if asked.stream:
-                return EventStream(service.events(running), on_end=running.stream.close)
+                return EventStream(
+                    service.events(running), running.stream.close, running.reply.silence
+                )
             with closing(running.stream):
                 return _json(await until_gone(request.receive, service.whole(running)))
         except ClientGone:
@@ -79,11 +85,18 @@ def _add_generation(app: FastAPI, service: Service) -> None:
         return await answer(request, asked, partial(service.completion_reply, name, asked, True))
 
     @app.post("/v1/responses")
-    async def responses(body: ResponseRequest, request: Request) -> Response:
+    async def make_response(body: ResponseRequest, request: Request) -> Response:
         service.check_model(body.model)
-        asked = params.chat(as_chat(body), service.default_max_tokens)
+        asked = translated(responses.as_chat(body), service.default_max_tokens, responses.NAMES)
         reply = partial(service.response_reply, request.state.request_id, body)
         return await answer(request, asked, reply)
+
+    @app.post("/v1/messages")
+    async def make_message(body: MessagesRequest, request: Request) -> Response:
+        service.check_model(body.model)
+        asked = translated(messages.as_chat(body), body.max_tokens, messages.NAMES)
+        reply = partial(service.message_reply, request.state.request_id, body)
+        return await answer(request, replace(asked, fits=True), reply)
 
 
 def _add_tokens(app: FastAPI, service: Service) -> None:
@@ -95,6 +108,12 @@ def _add_tokens(app: FastAPI, service: Service) -> None:
         tokens = await service.tokenize(shown(body) if body.prompt is None else body.prompt)
         count = {"count": len(tokens), "max_model_len": service.max_model_len}
         return _json(count | {"tokens": tokens})
+
+    @app.post("/v1/messages/count_tokens")
+    async def count_tokens(body: CountRequest) -> Response:
+        service.check_model(body.model)
+        (prompt,) = translated(messages.as_chat(body), 1, messages.NAMES).prompts
+        return _json({"input_tokens": len(await service.tokenize(prompt))})
 
     @app.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> Response:

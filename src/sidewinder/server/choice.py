@@ -48,6 +48,7 @@ class Choice:
         self.n_cached = 0
         self.n_accepted = self.n_rejected = 0
         self.finish_reason: FinishReason | None = None
+        self.stop_string: str | None = None
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]
         self.n_characters = 0
         self._delta = Delta(opening)
@@ -61,6 +62,7 @@ class Choice:
         self.n_tokens += len(increment.token_ids)
         if increment.output is not None:
             metrics = increment.output.metrics
+            self.stop_string = increment.output.stop_string
             self.n_cached, self.n_accepted = metrics.cached_tokens, metrics.accepted_tokens
             self.n_rejected = metrics.draft_tokens - metrics.accepted_tokens
         self.finish_reason = self._delta.finish_reason = increment.finish_reason

@@ -1,4 +1,4 @@
-"""Failures in the shape that OpenAI's clients read."""
+"""Failures in the shape that OpenAI's clients read, or Anthropic's."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -19,6 +19,18 @@ _TYPES = {
     500: "server_error",
     503: "server_error",
 }
+
+_MESSAGES_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
+
+MESSAGES = "/v1/messages"
+"""Paths that begin so have failures in the shape that Anthropic's clients read."""
 
 SHOWN_PATH = 200
 """Characters of a path that a message repeats."""
@@ -59,8 +71,13 @@ class ApiError(Exception):
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
-    def response(self) -> Response:
-        """The error as an HTTP response."""
+    def body_for_messages(self) -> dict[str, Any]:
+        """The error as Anthropic writes it."""
+        kind = _MESSAGES_TYPES.get(self.status, "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+    def response(self, path: str) -> Response:
+        """The error as an HTTP response of `path`."""
         headers = {}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
@@ -68,7 +85,8 @@ class ApiError(Exception):
             headers["WWW-Authenticate"] = "Bearer"
         if self.allow is not None:
             headers["Allow"] = self.allow
-        return Response(to_json(self.body()), self.status, headers, "application/json")
+        body = self.body_for_messages() if path.startswith(MESSAGES) else self.body()
+        return Response(to_json(body), self.status, headers, "application/json")
 
 
 def api_error(error: Exception) -> ApiError:
@@ -80,7 +98,7 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, EngineClosed):
         return ApiError(500, f"the engine is down: {error}", code="engine_down")
     if isinstance(error, RequestValidationError):
-        return _validation_error(error.errors())
+        return validation_error(error.errors())
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, str(error.detail))
     return ApiError(500, "internal error; the server's log has the details")
@@ -90,12 +108,13 @@ def install(app: FastAPI) -> None:
     """Answer every failure of `app` in this shape."""
 
     async def answer(request: Request, error: Exception) -> Response:
+        path = request.url.path
         if isinstance(error, HTTPException) and error.status_code in (404, 405):
-            return _no_route(request, error).response()
+            return _no_route(request, error).response(path)
         if isinstance(error, RequestValidationError) and not _says_json(request):
             message = "the body is read as JSON only; send 'Content-Type: application/json' with it"
-            return ApiError(400, message, code="content_type").response()
-        return api_error(error).response()
+            return ApiError(400, message, code="content_type").response(path)
+        return api_error(error).response(path)
 
     expected = (ApiError, Overloaded, EngineClosed, RequestValidationError, HTTPException)
     for kind in (*expected, Exception):
@@ -121,9 +140,14 @@ def _no_route(request: Request, error: HTTPException) -> ApiError:
     return ApiError(404, message, code="unknown_path")
 
 
-def _validation_error(errors: Sequence[Any]) -> ApiError:
-    """Unknown fields by name, all at once; else the first thing that is wrong."""
-    unknown = [_path(error) for error in errors if error["type"] == "extra_forbidden"]
+def validation_error(errors: Sequence[Any], n_outer: int = 1) -> ApiError:
+    """Unknown fields by name, all at once; else the first thing that is wrong.
+
+    Args:
+        errors: pydantic's.
+        n_outer: parts of their places that are no field's.
+    """
+    unknown = [_path(error, n_outer) for error in errors if error["type"] == "extra_forbidden"]
     if unknown:
         names = ", ".join(unknown)
         return ApiError(400, f"unknown or unsupported field: {names}", unknown[0], "unknown_field")
@@ -131,15 +155,15 @@ def _validation_error(errors: Sequence[Any]) -> ApiError:
     if first["type"] == "json_invalid":
         detail = first.get("ctx", {}).get("error", "")
         return ApiError(400, f"the body is not valid JSON: {detail}", code="invalid_json")
-    path = _path(first)
+    path = _path(first, n_outer)
     if not path:
         return ApiError(400, f"the body is not a JSON object: {first['msg']}")
     message = str(first["msg"]).removeprefix("Value error, ")
     return ApiError(400, f"{path}: {message}", path)
 
 
-def _path(error: Any) -> str:
+def _path(error: Any, n_outer: int) -> str:
     """Where in the body, as `messages.0.content`; without the names of alternatives."""
-    parts = error["loc"][1:]
+    parts = error["loc"][n_outer:]
     kept = [str(part) for part in parts if not (isinstance(part, str) and "[" in part)]
     return ".".join(kept)

@@ -6,6 +6,9 @@ from typing import Any
 DONE = b"data: [DONE]\n\n"
 """The last event of a completion's or a chat's stream that ended well."""
 
+COMMENT = b": waiting\n\n"
+"""Clients of server-sent events skip lines that begin with a colon."""
+
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sidewinder.logs import logger
-from sidewinder.server.errors import ApiError
+from sidewinder.server.errors import MESSAGES, ApiError
 from sidewinder.server.metrics import Metrics
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -42,7 +42,10 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                if scope["path"].startswith(MESSAGES):
+                    headers["Request-Id"] = request_id  # Anthropic's name
             await send(message)
 
         try:
@@ -70,7 +73,8 @@ class RequestLog:
 
 
 class RequireKey:
-    """Refuses requests without the bearer token `key`; `OPEN_PATHS` need none."""
+    """Refuses requests without `key`, as bearer token or, from Anthropic's clients, in `x-api-key`;
+    `OPEN_PATHS` need none."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
@@ -78,18 +82,24 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._knows(scope):
-            message = "missing or wrong API key; send it as 'Authorization: Bearer KEY'"
+            message = (
+                "missing or wrong API key; send it as 'Authorization: Bearer KEY' or x-api-key"
+            )
             error = ApiError(401, message, code="invalid_api_key")
-            await error.response()(scope, receive, send)
+            await error.response(scope["path"])(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
     def _knows(self, scope: Scope) -> bool:
-        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        headers = Headers(scope=scope)
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        bearer = self._is_key(token.strip()) and scheme.lower() == "bearer"
+        return self._is_key(headers.get("x-api-key", "")) or bearer
+
+    def _is_key(self, given: str) -> bool:
         # Compared in constant time: how long it takes tells nothing about the key. Headers
         # are decoded as Latin-1; encoded back, they are the bytes that were sent.
-        same = hmac.compare_digest(key.strip().encode("latin-1"), self._key)
-        return same and scheme.lower() == "bearer"
+        return hmac.compare_digest(given.encode("latin-1"), self._key)
 
 
 class LimitBody:
@@ -106,7 +116,7 @@ class LimitBody:
         message = f"the body is larger than {self._max_bytes} bytes; send less"
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdigit() and int(announced) > self._max_bytes:
-            await ApiError(413, message).response()(scope, receive, send)
+            await ApiError(413, message).response(scope["path"])(scope, receive, send)
             return
         n_bytes = 0
 

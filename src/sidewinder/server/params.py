@@ -35,6 +35,7 @@ class Generation:
         continuous_usage: usage so far in every event, where `include_usage` asks for it at all.
         cache_salt: states of prefixes are shared only among requests with the same one.
         priority: requests with a lower number go first.
+        fits: a text ends where `max_model_len` does, instead of being refused.
     """
 
     prompts: Sequence[Prompt | Conversation]
@@ -48,6 +49,7 @@ class Generation:
     continuous_usage: bool = False
     cache_salt: str | None = None
     priority: int = 0
+    fits: bool = False
 
     @property
     def n_choices(self) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sidewinder.server.choice import Choice, Delta
-from sidewinder.server.events import DONE, event, to_json
+from sidewinder.server.errors import ApiError
+from sidewinder.server.events import COMMENT, DONE, event, to_json
 from sidewinder.server.logprobs import Writer
 from sidewinder.server.params import Generation
 
@@ -16,9 +17,11 @@ class Reply(ABC):
 
     Attributes:
         choices: all of them, in order; they grow.
+        silence: what a stream has after a while without an event.
     """
 
     choices: Sequence[Choice]
+    silence: bytes = COMMENT
 
     @abstractmethod
     def whole(self) -> dict[str, Any]:
@@ -37,8 +40,8 @@ class Reply(ABC):
         """Events once all choices are complete."""
 
     @abstractmethod
-    def failure(self, error: dict[str, Any]) -> list[bytes]:
-        """The last events of a stream that broke; `error` is as a body has it."""
+    def failure(self, error: ApiError) -> list[bytes]:
+        """The last events of a stream that broke."""
 
 
 class CompletionReply(Reply):
@@ -129,8 +132,8 @@ class CompletionReply(Reply):
     def ending(self) -> list[bytes]:
         return [*([self._event([], self.usage())] if self._asked.include_usage else []), DONE]
 
-    def failure(self, error: dict[str, Any]) -> list[bytes]:
-        return [event(error)]
+    def failure(self, error: ApiError) -> list[bytes]:
+        return [event(error.body())]
 
     def _event(self, choices: Sequence[dict[str, Any]], usage: dict[str, Any] | None) -> bytes:
         """One event of a stream; `usage` is null in all but the last, where it is asked for."""

@@ -275,6 +275,25 @@ class ChatRequest(Sampling, ConversationFields):
     top_logprobs: Int | None = None
 
 
+class Extras(Body):
+    """Chats' names for what requests of other forms may ask for, too."""
+
+    temperature: Float | None = None
+    top_p: Float | None = None
+    top_k: Int | None = None
+    min_p: Float | None = None
+    seed: Int | None = None
+    min_tokens: Int | None = None
+    ignore_eos: Bool | None = None
+    presence_penalty: Float | None = None
+    frequency_penalty: Float | None = None
+    repetition_penalty: Float | None = None
+    logit_bias: dict[str, Float] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    cache_salt: Text | None = None
+    priority: Int | None = None
+
+
 class TokenizeRequest(Body):
     """Body of POST /tokenize: a prompt, or messages for the chat template."""
 

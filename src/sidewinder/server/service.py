@@ -16,12 +16,15 @@ from sidewinder.engine.async_engine import AsyncEngine, EngineClosed, RequestStr
 from sidewinder.engine.inputs import Prompt, check_tokens
 from sidewinder.engine.intake import Call, Intake
 from sidewinder.llm import LLM
+from sidewinder.sampling import SamplingParams
 from sidewinder.server.answers import Answer
 from sidewinder.server.choice import Choice
 from sidewinder.server.config import ServerConfig
 from sidewinder.server.errors import ApiError, api_error
 from sidewinder.server.forms import FormQueue
 from sidewinder.server.logprobs import Writer
+from sidewinder.server.messages.reply import MessageReply
+from sidewinder.server.messages.schemas import MessagesRequest
 from sidewinder.server.params import Generation
 from sidewinder.server.replies import CompletionReply, Reply
 from sidewinder.server.responses.reply import ResponseReply
@@ -95,6 +98,12 @@ class Service:
         """The reply of a response."""
         return ResponseReply(request_id, self.name, body, self._count, choices)
 
+    def message_reply(
+        self, request_id: str, body: MessagesRequest, choices: Sequence[Choice]
+    ) -> MessageReply:
+        """The reply of a message."""
+        return MessageReply(request_id, self.name, body, choices)
+
     async def start(
         self, asked: Generation, reply_of: Callable[[list[Choice]], Reply], receive: Receive
     ) -> Running:
@@ -155,7 +164,7 @@ class Service:
                     for each in reply.news(choices[request_id]):
                         yield each
         except EngineClosed as error:
-            for each in reply.failure(api_error(error).body()):
+            for each in reply.failure(api_error(error)):
                 yield each
             return
         for each in reply.ending():
@@ -214,6 +223,8 @@ class Service:
         text = self._dialect.prompt(conversation)
         asked = replace(asked, params=self._dialect.params(conversation, text, asked.params))
         tokens = self._tokenizer.encode(text, special=False)
+        if asked.fits:
+            asked = replace(asked, params=self._fitting(asked.params, len(tokens)))
         return [
             Choice(
                 number,
@@ -224,6 +235,13 @@ class Service:
             )
             for number in range(asked.n)
         ]
+
+    def _fitting(self, params: SamplingParams, n_prompt: int) -> SamplingParams:
+        """`params`, with at most as many tokens as `max_model_len` has room for."""
+        if self.max_model_len is None or params.max_tokens is None:
+            return params
+        room = max(1, self.max_model_len - n_prompt)
+        return replace(params, max_tokens=min(params.max_tokens, room))
 
     def _call(self, prompt: Prompt, asked: Generation, number: int) -> Call:
         params = asked.params_of(number)

@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from sidewinder.server.events import COMMENT
+
 Result = TypeVar("Result")
 
 SILENCE_S = 15.0
-"""After so long without an event a stream has a comment: proxies end connections that are silent,
-many after a minute, and a long prompt takes longer than that on a CPU."""
-
-COMMENT = b": waiting\n\n"
-"""Clients of server-sent events skip lines that begin with a colon."""
+"""After so long without an event a stream has a comment, or a ping: proxies end connections that
+are silent, many after a minute, and a long prompt takes longer than that on a CPU."""
 
 
 class ClientGone(Exception):
@@ -57,15 +56,22 @@ class EventStream(Response):
         events: what to send, each one whole.
         on_end: called once when the stream is over, whether it ended well, failed, or its client
             went away, even before the first event.
+        silence: what to send after `SILENCE_S` without an event.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        on_end: Callable[[], None],
+        silence: bytes = COMMENT,
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._on_end = on_end
+        self._silence = silence
         self._n_sent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
@@ -95,4 +101,4 @@ class EventStream(Response):
             before = self._n_sent
             await asyncio.sleep(SILENCE_S)
             if self._n_sent == before:
-                await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+                await send({"type": "http.response.body", "body": self._silence, "more_body": True})

@@ -4,22 +4,11 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from sidewinder.chat import CallPiece, Part
-
-News = tuple[str, dict[str, Any]]
-"""An event's type, and what it holds beside that."""
+from sidewinder.server.sections import Kind, News, Sections
 
 
-class Items:
-    """The output of one response.
-
-    Attributes:
-        output: the items so far; the last one grows until it is closed.
-    """
-
-    def __init__(self) -> None:
-        self.output: list[dict[str, Any]] = []
-        self._is_open = False
+class Items(Sections):
+    """The output of one response."""
 
     @property
     def reasoning(self) -> str:
@@ -29,90 +18,69 @@ class Items:
             for part in item["content"]
         )  # fmt: skip
 
-    def add(self, part: Part) -> Iterator[News]:
-        """Take in what is new in the answer."""
-        if part.reasoning:
-            yield from self._text("reasoning", part.reasoning)
-        if part.content:
-            yield from self._text("message", part.content)
-        for piece in part.pieces:
-            yield from self._call(piece)
-
     def end(self, status: str) -> Iterator[News]:
         """The answer is over: "completed" or "incomplete"."""
         if all(item["type"] == "reasoning" for item in self.output):
             # Clients expect an answer, if an empty one.
-            yield from self._close(status)
-            yield from self._open(_new("message"))
-        yield from self._close(status)
+            yield from self.close(status)
+            yield from self.open("text")
+        yield from self.close(status)
 
-    def _text(self, kind: str, text: str) -> Iterator[News]:
-        if not self._is_open or self.output[-1]["type"] != kind:
-            yield from self._close()
-            yield from self._open(_new(kind))
-        self._part()["text"] += text
-        where = self._where() | {"content_index": 0}
-        if kind == "message":
-            yield "response.output_text.delta", where | {"delta": text, "logprobs": []}
+    def _new(self, kind: Kind, name: str) -> dict[str, Any]:
+        own = secrets.token_hex(12)
+        item: dict[str, Any]
+        if kind == "call":
+            ids = {"id": f"fc_{own}", "call_id": f"call_{own}"}
+            item = {"type": "function_call", **ids, "name": name, "arguments": ""}
+        elif kind == "reasoning":
+            thought = [{"type": "reasoning_text", "text": ""}]
+            item = {"type": kind, "id": f"rs_{own}", "summary": [], "content": thought}
         else:
-            yield "response.reasoning_text.delta", where | {"delta": text}
+            text = [{"type": "output_text", "text": "", "annotations": [], "logprobs": []}]
+            item = {"type": "message", "id": f"msg_{own}", "role": "assistant", "content": text}
+        return item | {"status": "in_progress"}
 
-    def _call(self, piece: CallPiece) -> Iterator[News]:
-        if piece.name is not None:
-            yield from self._close()
-            yield from self._open(_new("function_call") | {"name": piece.name})
-        if piece.arguments:
-            self.output[-1]["arguments"] += piece.arguments
-            arguments = "response.function_call_arguments.delta"
-            yield arguments, self._where() | {"delta": piece.arguments}
-
-    def _open(self, item: dict[str, Any]) -> Iterator[News]:
-        self.output.append(item)
-        self._is_open = True
-        index = {"output_index": len(self.output) - 1}
+    def _opened(self) -> Iterator[News]:
+        item = self.output[-1]
         bare = item | {"content": []} if "content" in item else dict(item)
-        yield "response.output_item.added", index | {"item": bare}
+        yield "response.output_item.added", self._index() | {"item": bare}
         if "content" in item:
-            part = self._where() | {"content_index": 0, "part": dict(self._part())}
-            yield "response.content_part.added", part
+            yield "response.content_part.added", self._where() | {"part": dict(self._part())}
 
-    def _close(self, status: str = "completed") -> Iterator[News]:
-        if not self._is_open:
+    def _grown(self, text: str) -> Iterator[News]:
+        where = self._where() | {"delta": text}
+        if self.kind == "call":
+            self.output[-1]["arguments"] += text
+            yield "response.function_call_arguments.delta", where
             return
-        self._is_open = False
+        self._part()["text"] += text
+        if self.kind == "text":
+            yield "response.output_text.delta", where | {"logprobs": []}
+        else:
+            yield "response.reasoning_text.delta", where
+
+    def _closed(self, status: str) -> Iterator[News]:
         item = self.output[-1]
         item["status"] = status
-        if item["type"] == "function_call":
+        if self.kind == "call":
             done = {"name": item["name"], "arguments": item["arguments"]}
             yield "response.function_call_arguments.done", self._where() | done
         else:
-            where, part = self._where() | {"content_index": 0}, self._part()
-            text = {"text": part["text"]}
-            if item["type"] == "message":
-                yield "response.output_text.done", where | text | {"logprobs": []}
+            where, part = self._where(), self._part()
+            if self.kind == "text":
+                yield "response.output_text.done", where | {"text": part["text"], "logprobs": []}
             else:
-                yield "response.reasoning_text.done", where | text
+                yield "response.reasoning_text.done", where | {"text": part["text"]}
             yield "response.content_part.done", where | {"part": dict(part)}
-        index = {"output_index": len(self.output) - 1}
-        yield "response.output_item.done", index | {"item": dict(item)}
+        yield "response.output_item.done", self._index() | {"item": dict(item)}
 
     def _part(self) -> dict[str, Any]:
         part: dict[str, Any] = self.output[-1]["content"][0]
         return part
 
+    def _index(self) -> dict[str, Any]:
+        return {"output_index": len(self.output) - 1}
+
     def _where(self) -> dict[str, Any]:
-        return {"item_id": self.output[-1]["id"], "output_index": len(self.output) - 1}
-
-
-def _new(kind: str) -> dict[str, Any]:
-    name = secrets.token_hex(12)
-    if kind == "function_call":
-        ids = {"id": f"fc_{name}", "call_id": f"call_{name}"}
-        return {"type": kind, **ids, "name": "", "arguments": "", "status": "in_progress"}
-    if kind == "reasoning":
-        content = [{"type": "reasoning_text", "text": ""}]
-        return {"type": kind, "id": f"rs_{name}", "summary": [], "content": content,
-                "status": "in_progress"}  # fmt: skip
-    content_text = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-    return {"type": kind, "id": f"msg_{name}", "role": "assistant", "content": [content_text],
-            "status": "in_progress"}  # fmt: skip
+        content = {} if self.kind == "call" else {"content_index": 0}
+        return {"item_id": self.output[-1]["id"]} | self._index() | content

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sidewinder.server.choice import Choice
+from sidewinder.server.errors import ApiError
 from sidewinder.server.events import named_event
 from sidewinder.server.replies import Reply
-from sidewinder.server.responses.items import Items, News
+from sidewinder.server.responses.items import Items
 from sidewinder.server.responses.schemas import ResponseRequest
+from sidewinder.server.sections import News
 
 STATUS = {"stop": "completed", "length": "incomplete"}
 
@@ -61,8 +63,8 @@ class ResponseReply(Reply):
         status = self._status(choice)
         return self._events([(f"response.{status}", {"response": self._response(status)})])
 
-    def failure(self, error: dict[str, Any]) -> list[bytes]:
-        told = {"code": "server_error", "message": error["error"]["message"]}
+    def failure(self, error: ApiError) -> list[bytes]:
+        told = {"code": "server_error", "message": error.message}
         response = self._response("failed") | {"error": told}
         return self._events([("response.failed", {"response": response})])
 

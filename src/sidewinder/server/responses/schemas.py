@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from sidewinder.chat.tools import MAX_TOOLS
-from sidewinder.server.schemas import Body, Bool, Float, Int, JsonSchema, Stops, Text
+from sidewinder.server.schemas import Body, Bool, Extras, Int, JsonSchema, Stops, Text
 
 
 class TextPart(Body):
@@ -125,7 +125,7 @@ class StreamOptions(Body):
     include_obfuscation: Bool | None = None
 
 
-class ResponseRequest(Body):
+class ResponseRequest(Extras):
     """Body of POST /v1/responses."""
 
     model: str | None = None
@@ -137,8 +137,6 @@ class ResponseRequest(Body):
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: Bool | None = None
     max_output_tokens: Int | None = None
-    temperature: Float | None = None
-    top_p: Float | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
     stream: Bool | None = None
@@ -154,17 +152,4 @@ class ResponseRequest(Body):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     service_tier: Literal["auto", "default"] | None = None
-    # Chats' names for more.
-    top_k: Int | None = None
-    min_p: Float | None = None
-    seed: Int | None = None
     stop: Stops | None = None
-    min_tokens: Int | None = None
-    ignore_eos: Bool | None = None
-    presence_penalty: Float | None = None
-    frequency_penalty: Float | None = None
-    repetition_penalty: Float | None = None
-    logit_bias: dict[str, Float] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    cache_salt: Text | None = None
-    priority: Int | None = None

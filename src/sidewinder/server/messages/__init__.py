@@ -1,0 +1,1 @@
+"""Anthropic's Messages: the same answers as chats, in blocks."""
