@@ -2,7 +2,7 @@
 
 import sys
 
-BAD_USAGE = 2
+BAD_USAGE, INTERRUPTED = 2, 130
 """As of `sidewinder.cli.main`, which may be what cannot be imported."""
 
 
@@ -14,6 +14,9 @@ def main() -> int:
         # Operators and kernels read SIDEWINDER_OPS and SIDEWINDER_ISA when they are imported.
         print(f"sidewinder: error: {error}", file=sys.stderr)
         return BAD_USAGE
+    except KeyboardInterrupt:  # importing torch takes seconds
+        print("sidewinder: interrupted", file=sys.stderr)
+        return INTERRUPTED
     return run()
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sidewinder.elsewhere import meant_keyword
 from sidewinder.model_config import ModelConfig
 
 __all__ = ["CHOICES", "EngineConfig", "ModelConfig", "engine_config", "load_model_config"]
@@ -237,10 +238,13 @@ def engine_config(**keywords: Any) -> EngineConfig:
     """An `EngineConfig` from keywords.
 
     Raises:
-        ValueError: if a keyword is unknown (lists the known ones) or has a value it cannot have.
+        ValueError: if a keyword is unknown (says what is meant, and lists the known ones) or has a
+            value it cannot have.
     """
     known = [field.name for field in fields(EngineConfig)]
     unknown = [name for name in keywords if name not in known]
     if unknown:
-        raise ValueError(f"unknown option {', '.join(unknown)}; known: {', '.join(known)}")
+        hints = [f"{name}: {hint}" for name in unknown if (hint := meant_keyword(name, known))]
+        listed = f"known: {', '.join(known)}"
+        raise ValueError("; ".join([f"unknown option {', '.join(unknown)}", *hints, listed]))
     return EngineConfig(**keywords)

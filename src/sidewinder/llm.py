@@ -196,7 +196,7 @@ class LLM:
             cache_salt: states of prefixes are shared only among requests with the same one.
 
         Raises:
-            ValueError: for a prompt or params that cannot run.
+            ValueError: for a prompt or params that cannot run, or a state that is not held.
         """
         (own,) = params_list(params, 1)
         call = self.intake.generation(prompt, own, cache_salt, state)
@@ -205,7 +205,11 @@ class LLM:
         return last.output
 
     def release(self, state: ConversationState) -> None:
-        """Free the memory of a kept state; it must not be resumed any more."""
+        """Free the memory of a kept state.
+
+        Raises:
+            ValueError: for one that was released already, or is another LLM's.
+        """
         kept = state.kept
         if kept is not None:
             self._dispatcher.with_cache(lambda own: own.release(kept))
@@ -267,6 +271,7 @@ class LLM:
 
     def report(self) -> dict[str, Any]:
         """What the ranks hold and how they talk; bytes are those of the largest rank."""
+        self._dispatcher.check_open()
         report: RunnerReport = self._executor.call("report")
         return report.summary()
 

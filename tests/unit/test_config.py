@@ -68,3 +68,17 @@ def test_ways_to_sum(value):
 def test_unknown_keyword_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown option tensor_parallel; known: model, tp, dev"):
         engine_config(model="folder", tensor_parallel=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("tensor_parallel_size", "tensor_parallel_size: it is tp here;"),
+        ("max_num_seqs", "max_num_seqs: it is max_batch_size here;"),
+        ("no_enable_prefix_caching", "it is state_cache_bytes 0 here;"),
+        ("tokeniser", r"tokeniser: did you mean tokenizer\?;"),
+    ],
+)
+def test_unknown_keywords_say_what_is_meant(name, hint):
+    with pytest.raises(ValueError, match=rf"unknown option {name}; .*{hint} known: model, tp"):
+        engine_config(model="folder", **{name: 2})

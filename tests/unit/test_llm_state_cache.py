@@ -165,6 +165,19 @@ def test_a_conversation_is_kept_and_continued(folder, tp):
         assert [len(runner.store) for runner in plain._executor.runners] == [0]
 
 
+def test_a_state_that_is_not_held_is_refused_and_the_engine_lives_on(folder):
+    with cached(folder) as model, cached(folder) as other:
+        state, foreign = model.snapshot(PROMPT), other.snapshot(PROMPT)
+        expected = model.resume(state, [1], GREEDY).token_ids
+        model.release(state)
+        for gone in (state, foreign):
+            with pytest.raises(ValueError, match="make it again with snapshot"):
+                model.resume(gone, [1], GREEDY)
+            with pytest.raises(ValueError, match="was released, or is another LLM's"):
+                model.release(gone)
+        assert model.resume(model.snapshot(PROMPT), [1], GREEDY).token_ids == expected
+
+
 def test_aborted_prompts_leave_nothing_wrong(folder):
     with cached(folder, max_step_tokens=40) as model:
         expected = expected_row(model, PROMPT)

@@ -17,6 +17,7 @@ from sidewinder.checkpoint.config_values import MOST_LAYERS, UNLIMITED, ConfigVa
 from sidewinder.checkpoint.files import stored_dtype
 from sidewinder.checkpoint.gguf_config import read_gguf_config
 from sidewinder.checkpoint.gguf_files import find_gguf
+from sidewinder.checkpoint.hub import models_in
 from sidewinder.checkpoint.hybrid_readers import HYBRIDS
 from sidewinder.checkpoint.quantised.config import (
     Quantisation,
@@ -87,7 +88,9 @@ def parse_model_config(contents: dict[str, Any], source: str = "config.json") ->
 
 def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise ValueError(f"{file} does not exist; a model folder needs its config.json")
+        raise ValueError(
+            f"{file} does not exist; a model folder needs its config.json{models_in(file.parent)}"
+        )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # numbers without end, nesting without end too

@@ -33,6 +33,7 @@ def resolve_model(model: str | Path, revision: str | None = None, weights: bool 
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(
             f"model {name!r} is not a folder; give a model folder or a hub id, or a .gguf file"
+            f"{_models_near(folder)}"
         )
     if not weights:
         return _fetch(name, revision, CONFIG_PATTERNS)
@@ -40,6 +41,18 @@ def resolve_model(model: str | Path, revision: str | None = None, weights: bool 
     if not any(found.glob("*.safetensors")):
         found = _fetch(name, revision, CONFIG_PATTERNS + BIN_PATTERNS)
     return found
+
+
+def models_in(folder: Path) -> str:
+    """What an error says of a folder that holds models: a few of them, or nothing."""
+    configs = folder.glob("*/config.json") if folder.is_dir() else ()
+    found = sorted(str(config.parent) for config in configs)
+    return f"; there are {', '.join(found[:5])}" if found else ""
+
+
+def _models_near(missing: Path) -> str:
+    """The same of the folder that `missing` would be in, where it is one below the current one."""
+    return models_in(missing.parent) if missing.parent != Path(".") else ""
 
 
 def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
@@ -53,4 +66,5 @@ def _fetch(name: str, revision: str | None, patterns: list[str]) -> Path:
         raise ValueError(
             f"model {name!r}{at} is neither a local folder nor could it be fetched from the hub "
             f"({reason}); check the name, the network (HF_HUB_OFFLINE) and your access{owner}"
+            f"{_models_near(Path(name))}"
         ) from error

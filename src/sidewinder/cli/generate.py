@@ -103,8 +103,17 @@ def _show(stream: Iterable[Increment], as_ids: bool) -> RequestOutput:
 
 
 def token_ids(text: str) -> list[int]:
-    """Numbers with commas between them."""
-    return [int(part) for part in text.split(",")]
+    """Numbers with commas between them.
+
+    Raises:
+        ArgumentTypeError: for anything else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} are not token ids; give numbers with commas between them, such as 5,6,7"
+        ) from error
 
 
 def read_text(path: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from sidewinder import __version__
 from sidewinder.cli import bench, chat, compile, evaluate, generate, hints, plan, run_batch, serve
+from sidewinder.cli.usage import shorten_usage
 from sidewinder.logs import logger, writes_json
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -44,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in (generate, chat, serve, run_batch, evaluate, bench, plan, compile):
         command.add_parser(subparsers)
+    shorten_usage(parser)
     return parser
 
 

@@ -53,14 +53,14 @@ class Dispatcher:
             RuntimeError: if the engine is closed, or a rank fails.
         """
         with self._lock:
-            self._check_open()
+            self.check_open()
             result = function(self._engine.cache)
             self._on_ranks(self._engine.flush)
             return result
 
     def _add(self, calls: Sequence[Call]) -> None:
         with self._lock:
-            self._check_open()
+            self.check_open()
             for call in calls:
                 self._engine.add(call.request, call.tokenizer, call.prompt)
                 self._inbox[call.request.id] = []
@@ -68,7 +68,7 @@ class Dispatcher:
     def _wait(self, pending: set[int]) -> list[Increment]:
         """What has come for `pending` requests; steps the engine if nothing has."""
         with self._lock:
-            self._check_open()
+            self.check_open()
             waiting = [key for key in sorted(pending) if self._inbox[key]]
             if not waiting:
                 self._step()
@@ -101,6 +101,7 @@ class Dispatcher:
                 self._engine.abort(call.request.id)
                 self._inbox.pop(call.request.id, None)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise RuntimeError, with the reason, if the engine is closed."""
         if self.closed is not None:
             raise RuntimeError(f"this LLM is closed: {self.closed}")

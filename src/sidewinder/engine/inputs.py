@@ -1,5 +1,6 @@
 """What callers may pass as prompts and params; everything is checked before anything runs."""
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -56,7 +57,11 @@ def check_tokens(tokens: Any, vocab_size: int) -> tuple[int, ...]:
         return tuple(items)
     for position, token in enumerate(items):
         if not _is_integer(token):
-            raise ValueError(f"{token!r} at position {position} is not a token id; use integers")
+            several = ", or call once per text" if isinstance(token, str) else ""
+            raise ValueError(
+                f"{reprlib.repr(token)} at position {position} is not a token id; "
+                f"use integers{several}"
+            )
         if not 0 <= token < vocab_size:
             raise ValueError(
                 f"token id {token} at position {position} is outside the vocabulary; "

@@ -4,6 +4,7 @@ import pytest
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from sidewinder.checkpoint import hub
+from sidewinder.config import load_model_config
 
 
 @pytest.fixture
@@ -77,3 +78,24 @@ def test_errors_of_the_hub_are_readable(error, monkeypatch):
     ) as caught:
         hub.resolve_model("someone/model", "v1")
     assert "more" not in str(caught.value)
+
+
+def test_models_near_a_wrong_path_are_named(tmp_path, monkeypatch):
+    for name in ("mamba", "zamba"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    for wrong in ("models/mambo", "./models/mambo"):
+        with pytest.raises(ValueError, match=r"; there are models/mamba, models/zamba$"):
+            hub.resolve_model(wrong)
+    with pytest.raises(ValueError, match=r"needs its config.json; there are models/mamba, models"):
+        load_model_config("models")
+    for elsewhere in ("mambo", "owner/mambo"):
+        with pytest.raises(ValueError, match="no network") as error:
+            hub.resolve_model(elsewhere)
+        assert "there are" not in str(error.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidewinder.cli.main import BAD_USAGE
+from sidewinder.cli.main import BAD_USAGE, INTERRUPTED
 from sidewinder.ops import native
 
 INSTALLED = [str(Path(sys.executable).with_name("sidewinder"))]
@@ -48,3 +48,15 @@ def test_the_command_works_as_a_module():
     done = subprocess.run([*MODULE, "--version"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert done.stdout.startswith("sidewinder ")
+
+
+def test_ctrl_c_while_torch_is_imported_is_one_line(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    done = subprocess.run(
+        [*MODULE, "--version"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (INTERRUPTED, "sidewinder: interrupted\n")

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from sidewinder.cli import hints, main
+from sidewinder.cli import main
 from sidewinder.cli.main import BAD_USAGE, DONE
+from sidewinder.elsewhere import ELSEWHERE
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,29 @@ def test_hints_name_options_that_exist(capsys):
         assert main([*command.split(), "--help"]) == DONE
         shown.append(capsys.readouterr().out)
     known = set(re.findall("--[a-z-]+", "\n".join(shown)))
-    named = {name for text in hints.ELSEWHERE.values() for name in re.findall("--[a-z-]+", text)}
+    named = {name for text in ELSEWHERE.values() for name in re.findall("--[a-z-]+", text)}
     assert len(named) > 5
     assert named <= known
-    assert known & set(hints.ELSEWHERE) == {"--model"}, "only bench serve has it"
+    assert known & set(ELSEWHERE) == {"--model"}, "only bench serve has it"
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("generate", "generate MODEL (--prompt TEXT | --prompt-file FILE | --prompt-ids N,N,...)"),
+        ("run-batch", "run-batch MODEL --input FILE --output FILE"),
+        ("compile", "compile MODEL --gpu NAME"),
+        ("bench latency", "bench latency MODEL"),
+        ("bench serve", "bench serve"),
+    ],
+)
+def test_usage_is_one_line(command, usage, capsys):
+    assert main([*command.split(), "a", "b", "--tp", "x", "--rate", "x"]) == BAD_USAGE
+    shown, error = capsys.readouterr().err.splitlines()
+    assert shown == f"usage: sidewinder {usage} [options]"
+    assert f"sidewinder {command}: error: " in error
+
+
+def test_token_ids_that_are_none(capsys):
+    assert main(["generate", "m", "--prompt-ids", "1,x"]) == BAD_USAGE
+    assert "'1,x' are not token ids; give numbers with commas" in capsys.readouterr().err

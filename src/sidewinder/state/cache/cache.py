@@ -63,6 +63,7 @@ class StateCache:
         self._tiers = Tiers(self.sizes, self._tree, self.pages, self.counters, disk)
         self._disk = disk
         self._ids = itertools.count()
+        self._held: dict[int, Kept] = {}
         if disk is not None:
             self._take_over(disk)
 
@@ -168,7 +169,7 @@ class StateCache:
 
     def keep_slot(self, slot: int, n_tokens: int, pages: tuple[int, ...]) -> Kept:
         """Keep `slot`'s state for a caller, with its keys and values."""
-        kept = Kept(next(self._ids), n_tokens)
+        kept = self._new_kept(n_tokens)
         covering = self._covering(pages, n_tokens)
         self._tiers.ops += [Save(kept.id, slot), ToHost(kept.id, n_tokens, covering)]
         return kept
@@ -179,7 +180,7 @@ class StateCache:
         entry = nodes[-1].value if nodes and nodes[-1].depth == len(tokens) else None
         if entry is None or entry.tier is None or entry.loading:
             return None
-        kept = Kept(next(self._ids), len(tokens))
+        kept = self._new_kept(len(tokens))
         self._tiers.ops += [
             Copy(kept.id, entry.id),
             ToHost(kept.id, kept.n_tokens, self._covering(entry.pages, kept.n_tokens)),
@@ -192,8 +193,22 @@ class StateCache:
         self._tiers.ops.append(Restore(kept.id, slot, covering))
 
     def release(self, kept: Kept) -> None:
-        """Forget a caller's state."""
+        """Forget a caller's state.
+
+        Raises:
+            ValueError: if there is none, as `check_held` says.
+        """
+        self.check_held(kept)
+        del self._held[kept.id]
         self._tiers.ops.append(Drop(kept.id))
+
+    def check_held(self, kept: Kept) -> None:
+        """Raise ValueError for a state that was released, or that another cache made."""
+        if self._held.get(kept.id) is not kept:
+            raise ValueError(
+                f"this state of {kept.n_tokens} tokens was released, or is another LLM's; make it "
+                "again with snapshot"
+            )
 
     def take_ops(self) -> tuple[StateOp, ...]:
         """What the ranks must do before the next step, in this order; the caller sends it."""
@@ -231,6 +246,11 @@ class StateCache:
             disk_bytes_limit=disk.limit if disk else 0,
             kv_pages_used=self.pages.n_pages - self.pages.n_free,
         )
+
+    def _new_kept(self, n_tokens: int) -> Kept:
+        kept = Kept(next(self._ids), n_tokens)
+        self._held[kept.id] = kept
+        return kept
 
     def _take_over(self, disk: DiskIndex) -> None:
         """What earlier runs left on disk."""
