@@ -1,7 +1,7 @@
 """Serve replicas of a model with Ray Serve: `python examples/ray_serve.py MODEL --replicas 2`.
 
 Starts Ray on this machine, or joins the cluster that `--address` (or RAY_ADDRESS) names. Needs
-`pip install sidewinder[ray]`.
+`pip install "ray[serve]"`.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install sidewinder[ray]")
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'ray[serve]'")
 # Before Ray starts; a test reports to nobody.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 

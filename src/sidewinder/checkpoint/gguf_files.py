@@ -155,8 +155,7 @@ def gguf_package(file: Path) -> Any:
         import gguf
     except ImportError as error:
         raise ValueError(
-            f"{file} is a GGUF file, and reading it needs the package gguf: pip install gguf, or "
-            "install sidewinder[gguf]"
+            f"{file} is a GGUF file, and reading it needs the package gguf: pip install gguf"
         ) from error
     return gguf
 
