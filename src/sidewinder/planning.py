@@ -17,12 +17,11 @@ from sidewinder.parallel.group import TensorParallel
 from sidewinder.sharding.dims import LocalDims
 from sidewinder.sharding.plan import (
     ONE_OF_EXPERTS,
-    as_stored,
-    parameter_bytes,
     parameter_shapes,
     passes,
     sharding_plan,
 )
+from sidewinder.sharding.sizes import as_stored, parameter_bytes
 from sidewinder.sharding.slicing import Bands, Replicate, Rule, local_shape
 from sidewinder.sharding.traffic import collectives_of
 from sidewinder.state.spec import StateSpec

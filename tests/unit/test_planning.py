@@ -16,7 +16,8 @@ from sidewinder.parallel.group import TensorParallel
 from sidewinder.planning import describe_rule, format_plan, plan_report
 from sidewinder.quantise import quantise_weights, rounded_bits
 from sidewinder.sharding.dims import LocalDims
-from sidewinder.sharding.plan import loading_bytes, sharding_plan
+from sidewinder.sharding.plan import sharding_plan
+from sidewinder.sharding.sizes import loading_bytes
 from sidewinder.sharding.traffic import collectives_of
 from sidewinder.state.batch import pack
 from sidewinder.state.pool import StatePool

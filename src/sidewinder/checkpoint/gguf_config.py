@@ -61,11 +61,7 @@ def read_gguf_config(file: Path) -> ModelConfig:
     Raises:
         ValueError: if the file is broken, or describes a model that is not supported.
     """
-    header = read_header(file)
-    values = ConfigValues(header.metadata, str(file))
-    tensors = {info.name: info for info in header.tensors}
-    for part in gguf_parts(file)[1:]:
-        tensors |= {info.name: info for info in read_header(part).tensors}
+    values, tensors = _contents(file)
     arch = values.choice("general.architecture", None, ARCHITECTURES)
     known = _KNOWN[arch]
     d_model = values.size(f"{arch}.embedding_length", None)
@@ -117,6 +113,14 @@ def read_gguf_config(file: Path) -> ModelConfig:
         ),
         logits_divisor=scale_of(values, f"{arch}.logit_scale", 1.0),
     )
+
+
+def _contents(file: Path) -> tuple[ConfigValues, dict[str, TensorInfo]]:
+    """The metadata of the first part, and the tensors of all parts by name."""
+    header = read_header(file)
+    others = [read_header(part) for part in gguf_parts(file)[1:]]
+    tensors = {info.name: info for each in (header, *others) for info in each.tensors}
+    return ConfigValues(header.metadata, str(file)), tensors
 
 
 def _norm_eps(values: ConfigValues, arch: str) -> float:

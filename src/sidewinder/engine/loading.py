@@ -23,7 +23,7 @@ from sidewinder.parallel.devices import DTYPES, torch_device
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.quantise import QuantisedWeight, quantise_weights
 from sidewinder.rotation import block_hadamard, fold_rotation
-from sidewinder.sharding.plan import loading_bytes
+from sidewinder.sharding.sizes import loading_bytes
 
 
 def load_weights(

@@ -108,11 +108,6 @@ class Sequence:
         return (*self.request.prompt, *self.output)[: self.n_stored + self.n_ahead]
 
     @property
-    def n_unstored(self) -> int:
-        """Tokens known but not yet run: the rest of the prompt, or the token drawn last."""
-        return len(self.request.prompt) + len(self.output) - self.n_stored
-
-    @property
     def prefilling(self) -> bool:
         return self.n_stored < len(self.request.prompt)
 

@@ -4,15 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from sidewinder.planning import format_bytes, format_table
-from sidewinder.projection.model import (
-    Load,
-    Setting,
-    Speed,
-    StepTime,
-    project,
-    project_memory,
-    single,
-)
+from sidewinder.projection.memory import project_memory
+from sidewinder.projection.model import Load, Setting, Speed, StepTime, project, single
 from sidewinder.projection.sums import EXACT, policies
 
 

@@ -16,7 +16,7 @@ from sidewinder.cli import main
 from sidewinder.cli.main import DONE
 from sidewinder.config import load_model_config
 from sidewinder.parallel.group import TensorParallel
-from sidewinder.sharding.plan import loading_bytes
+from sidewinder.sharding.sizes import loading_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is made for activations")
 

@@ -14,7 +14,7 @@ from sidewinder.layers.weights import Weight
 from sidewinder.models.registry import build_model
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.quantise import BITS, QuantisedWeight, quantise_weights
-from sidewinder.sharding.plan import shard_bytes
+from sidewinder.sharding.sizes import shard_bytes
 from sidewinder.testing import TINY, assert_close, run_ranks, save_tiny
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -13,12 +13,8 @@ from sidewinder.ops.codec.formats import CODECS
 from sidewinder.projection.calibration import Calibration, read_calibration
 from sidewinder.projection.devices import device_of
 from sidewinder.projection.links import Link, fitted_link, link_of
-from sidewinder.projection.model import (
-    Load,
-    project,
-    project_memory,
-    step_time,
-)
+from sidewinder.projection.memory import project_memory
+from sidewinder.projection.model import Load, project, step_time
 from sidewinder.projection.report import format_projection, projection_report
 from sidewinder.projection.sums import EXACT, Wire, policies, sum_times
 from sidewinder.projection.timed_kernels import EFFICIENCIES
