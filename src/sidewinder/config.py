@@ -46,7 +46,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 LARGEST = 2**63 - 1
 """Of options that count something: what comes of more fits no memory, and no float."""
 MOST_SPECULATE = 15
-"""Drafts of one step: from some more on, a CPU computes longer than it reads weights."""
+"""Drafts of one sequence in a step: for more, CPUs compute longer than they read weights."""
 MOST_TIMEOUT_S = 10**6
 """Operating systems take no wait without end: eleven days."""
 

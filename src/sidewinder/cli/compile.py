@@ -34,7 +34,7 @@ and Sidewinder. Give the options that the engine will have. docs/gpu.md says wha
 on the first start."""
 
 OPTIONS = ("tp", "dtype", "weight_dtype", "state_dtype", "all_reduce", "overlap", "revision",
-           "max_model_len", "max_batch_size", "max_step_tokens")  # fmt: skip
+           "speculate", "max_model_len", "max_batch_size", "max_step_tokens")  # fmt: skip
 """Those of the engine's that kernels depend on."""
 
 

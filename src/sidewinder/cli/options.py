@@ -38,7 +38,7 @@ _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
     ("max_model_len", int, "longest prompt plus output, in tokens"),
     ("max_batch_size", int, "most sequences that run at once"),
     ("max_step_tokens", int, "most tokens in one step; longer prompts go in chunks"),
-    ("speculate", int, "CPU: most tokens guessed from the text and checked in one step; 0: none"),
+    ("speculate", int, "most tokens guessed from the text and checked in one step; 0: none"),
     ("scheduling", str, "throughput, or latency: prompts slow decodes down less than twice"),
     ("kv_cache_tokens", int, "hybrids: tokens that the KV cache holds"),
     ("state_cache_bytes", int, "bytes per rank for states of prefixes; 0: none (default: auto)"),

@@ -18,7 +18,13 @@ from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.collectives.quantised.all_reduce import quantised
 from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.engine.buckets import Bucket
-from sidewinder.engine.decode_graphs import FEWEST_PAGES, LARGEST_BUCKET, bucket_of
+from sidewinder.engine.decode_sizes import (
+    FEWEST_PAGES,
+    LARGEST_BUCKET,
+    StepSize,
+    bucket_of,
+    sizes_with_drafts,
+)
 from sidewinder.engine.memory import DEFAULT_LENGTH
 from sidewinder.engine.prompt_graphs import StepInputs
 from sidewinder.engine.prompt_shapes import FEWEST_ROWS, StepShape, most_rows, shapes_for
@@ -161,17 +167,20 @@ class _Rank:
 
     def steps(self) -> Iterator[Callable[[], object]]:
         """One of every kind that is compiled differently."""
-        for size in self._buckets():
+        for size in self._sizes():
             for pages in self._page_buckets():
-                yield partial(self._decode, size, pages)
+                yield partial(self._decode, replace(size, pages=pages))
         for shape in self._shapes():
             yield partial(self._run_shape, shape)
         for load in self._loads():
             yield partial(self._run_load, load)
 
-    def _buckets(self) -> list[int]:
-        most = min(self._engine.max_batch_size, LARGEST_BUCKET)
-        return sorted({bucket_of(n) for n in range(1, most + 1)})
+    def _sizes(self) -> list[StepSize]:
+        """Of decode steps, without pages."""
+        engine = self._engine
+        most = min(engine.max_batch_size, LARGEST_BUCKET)
+        plain = [StepSize(rows) for rows in sorted({bucket_of(n) for n in range(1, most + 1)})]
+        return plain + sizes_with_drafts(engine.max_batch_size, engine.speculate)
 
     def _page_buckets(self) -> list[int]:
         """KV pages of a sequence in decode steps; 0 for pure SSMs."""
@@ -212,8 +221,8 @@ class _Rank:
             loads += [_Load(decodes, (15,)), _Load(decodes, (tokens - decodes,))]
         return (load for load in loads if load.fits(tokens))
 
-    def _decode(self, size: int, pages: int) -> None:
-        self._run(Bucket.of(size, pages, META).batch(), size)
+    def _decode(self, size: StepSize) -> None:
+        self._run(Bucket.of(size, META).batch(), size.rows)
 
     def _run_shape(self, shape: StepShape) -> None:
         self._run(StepInputs(shape, META).batch, shape.sequences)

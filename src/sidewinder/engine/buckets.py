@@ -6,32 +6,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sidewinder.engine.decode_sizes import StepSize
 from sidewinder.engine.recorders import NOT_RECORDED, Recorded
-from sidewinder.sampling.finite import check_drawn
 from sidewinder.state.batch import PackedBatch, PageTables, Sequences
 
 cuda: Any = torch.cuda
 """Its events carry no types."""
 
-INTEGERS = ("token", "slot", "start", "top_k", "high_bits", "low_bits")
-"""Columns of a bucket's integers; page numbers follow."""
+INTEGERS = ("token", "slot", "start", "top_k", "high_bits", "low_bits", "chain_end")
+"""Columns of a bucket's integers; page numbers follow. `chain_end` is of the chain with the row's
+number, where there are chains."""
+CHAIN_END = INTEGERS.index("chain_end")
 
 
 @dataclass
 class Bucket:
-    """Buffers of one bucket, on host and device, and the results of its last replay.
+    """Buffers of one size, on host and device, and the results of its last replay.
 
     Attributes:
-        integers: int64 `[size, 6 + n_pages]`: `INTEGERS`, then a hybrid's pages.
-        numbers: float64 `[size, 3]`: temperature, min_p, top_p.
+        size: what it has room for.
+        integers: int64 `[rows, 7 + pages]`: `INTEGERS`, then a hybrid's pages.
+        numbers: float64 `[rows, 3]`: temperature, min_p, top_p.
         hosts: what copies take and tokens come back to, used in turn: while one step runs, the next
             is started. Pinned on machines with a GPU.
         turn: which is the next.
         recorded: does a step, once it was recorded.
-        logits: `[size, vocab_local]` of the last step.
-        tokens: int64 `[size]`, drawn in it; `NOT_FINITE` marks a broken row.
+        logits: `[rows, vocab_local]` of the last step.
+        tokens: int64 `[rows]`, drawn in it; `NOT_FINITE` marks a broken row.
     """
 
+    size: StepSize
     integers: Tensor
     numbers: Tensor
     hosts: tuple["HostBuffers", ...]
@@ -41,29 +45,32 @@ class Bucket:
     tokens: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @staticmethod
-    def of(size: int, n_pages: int, device: torch.device) -> "Bucket":
-        pinned = device.type == "cuda"
-        hosts = tuple(HostBuffers.of(size, len(INTEGERS) + n_pages, pinned) for _ in range(2))
-        return Bucket(hosts[0].integers.to(device), hosts[0].numbers.to(device), hosts)
+    def of(size: StepSize, device: torch.device) -> "Bucket":
+        pinned, width = device.type == "cuda", len(INTEGERS) + size.pages
+        hosts = tuple(HostBuffers.of(size.rows, width, pinned) for _ in range(2))
+        return Bucket(size, hosts[0].integers.to(device), hosts[0].numbers.to(device), hosts)
 
     def batch(self) -> PackedBatch:
         """A batch of one token per row; page tables are columns of the buffers, the rest is filled
         from them by each step."""
-        (size, width), device = self.integers.shape, self.integers.device
-        tables = None
-        if width > len(INTEGERS):
+        rows, device = self.size.rows, self.integers.device
+        tables = chains = None
+        if self.size.pages:
             start = self.integers[:, INTEGERS.index("start")]
             tables = PageTables(self.integers[:, len(INTEGERS) :], start)
-        slots = torch.empty(size, dtype=torch.int64, device=device)
+        if self.size.chains:
+            chains = torch.zeros(self.size.chains + 1, dtype=torch.int32, device=device)
+        slots = torch.empty(rows, dtype=torch.int64, device=device)
         seqs = Sequences(
-            cu_seqlens=torch.arange(size + 1, dtype=torch.int32, device=device),
+            cu_seqlens=torch.arange(rows + 1, dtype=torch.int32, device=device),
             slots=slots,
             sources=slots,
-            fresh=torch.empty(size, dtype=torch.bool, device=device),
-            bounds=tuple(range(size + 1)),
-            n_decodes=size,
+            fresh=torch.empty(rows, dtype=torch.bool, device=device),
+            bounds=tuple(range(rows + 1)),
+            n_decodes=rows,
+            chains=chains,
         )
-        token_ids = torch.empty(size, dtype=torch.int64, device=device)
+        token_ids = torch.empty(rows, dtype=torch.int64, device=device)
         return PackedBatch(token_ids, seqs, starts=(), device_tables=tables)
 
     def fill(self, integers: list[list[int]], numbers: list[list[float]]) -> None:
@@ -116,15 +123,10 @@ class Drawing:
     arrived: Any
 
     def tokens(self, n: int) -> list[int]:
-        """The first `n`, waited for.
-
-        Raises:
-            RuntimeError: if logits held NaN or infinity.
-        """
+        """The first `n`, waited for; `NOT_FINITE` where logits held NaN or infinity."""
         if self.arrived is not None:
             self.arrived.synchronize()
         tokens: list[int] = self.host[:n].tolist()
-        check_drawn(tokens, range(n))
         return tokens
 
 
@@ -135,7 +137,7 @@ class Started:
     Attributes:
         logits: `[n, vocab_local]`, until the next step is started.
         drawing: its tokens; None if the host must draw them from the logits.
-        n: sequences.
+        n: rows.
         calls: collectives in it.
     """
 

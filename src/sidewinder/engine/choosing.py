@@ -19,12 +19,14 @@ def decodes(
         decoding: all sequences whose prompts have run.
         free_slots: which drafts may use.
         limits: of a step.
-        beside_prompts: prompts want rows of the step, too.
+        beside_prompts: prompts want rows of the step, too; drafts then take half of them at most.
     """
     # Each of them once finished its prompt in a step that had room for it beside the others.
     assert len(decoding) <= limits.max_step_tokens
     rows = limits.max_step_tokens - len(decoding)
-    n_drafts = min(room_for_drafts(len(decoding)), rows // 2 if beside_prompts else rows)
+    if beside_prompts:
+        rows = rows // 2 if limits.drafts_beside_prompts else 0
+    n_drafts = min(room_for_drafts(len(decoding)), rows)
     free, chosen = free_slots[:n_drafts], list[Part]()
     for sequence in decoding:
         step = sequence.decode_step(limits.page_size, free[: limits.max_drafts])

@@ -1,46 +1,40 @@
-"""Decode steps as CUDA graphs: one per batch bucket, replayed without Python between its kernels.
+"""Decode steps as CUDA graphs: one per size, replayed without Python between its kernels.
 
 A step of one token per sequence has the same kernels each time; only token ids, slots and the like
 change. They lie in buffers that stay, which a step fills with one copy; a batch is padded up to its
 bucket with rows that run in a spare slot, whose state nobody reads. Where no row needs more than a
 temperature and filters, drawing is part of the graph. The tokens stay on the device for the next
 step, which may be started before anybody has seen them, and come back in one copy beside it.
+
+Drafts are rows, too, behind their sequence's own. Where each sequence's rows begin is read by the
+kernels from the buffer, so that steps share a graph however many drafts each of them has; padding
+goes on behind the last one's rows, into the spare slot.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from sidewinder.engine.buckets import INTEGERS, Bucket, Started
+from sidewinder.engine.buckets import CHAIN_END, Bucket, Started
 from sidewinder.engine.counted import CallCounter
+from sidewinder.engine.decode_sizes import LARGEST_BUCKET, StepSize
+from sidewinder.engine.drafts import MOST_ROWS
+from sidewinder.engine.packing import drawing_slots
 from sidewinder.engine.plan import PENDING, SequenceStep
 from sidewinder.engine.recorders import Recorder, Spare, record_step
 from sidewinder.models.base import Model
 from sidewinder.sampling.captured import DrawInputs, best_tokens, draw_tokens, split_bits
+from sidewinder.sampling.finite import check_drawn
 from sidewinder.sampling.sampler import Draw, Sampler
 from sidewinder.sampling.vocab_shard import VocabShard
 from sidewinder.state.batch import PackedBatch
 from sidewinder.state.pool import StatePool
 
-LARGEST_BUCKET = 256
-"""Larger batches run without a graph: their kernels take longer than their launches."""
-
-FEWEST_PAGES = 16
-"""Smallest bucket of KV pages per sequence; buckets double."""
-
 Way = Literal["later", "greedy", "random"]
 """How much of drawing is in a graph: none of it, only the most likely token, or all of it."""
-
-
-def bucket_of(n: int) -> int:
-    """The smallest bucket that holds `n` sequences: 1, 2, 4, then multiples of 8, then of 16."""
-    assert 1 <= n <= LARGEST_BUCKET
-    if n <= 4:
-        return 1 << (n - 1).bit_length()
-    step = 8 if n <= 64 else 16
-    return -(-n // step) * step
 
 
 class DecodeGraphs:
@@ -60,14 +54,17 @@ class DecodeGraphs:
         self._spare, self._counter = spare, counter
         self._device = pool.conv.device
         self._shard = VocabShard(model.dims.vocab_sizes, model.collectives)
-        self._buckets: dict[tuple[int, int, Way], Bucket] = {}
+        self._page_size = 0 if pool.kv is None else pool.kv.page_size
+        self._buckets: dict[tuple[StepSize, Way], Bucket] = {}
         # The token drawn last in each slot, for steps that are started before it is known.
         self._last = torch.zeros(pool.conv.shape[1], dtype=torch.int64, device=self._device)
 
     def serves(self, sequences: Sequence[SequenceStep]) -> bool:
         """Whether a step is one that graphs can run: it only decodes."""
-        return 0 < len(sequences) <= LARGEST_BUCKET and all(
-            part.sample and len(part.tokens) == 1 and not part.score and not part.return_logits
+        n_rows = sum(len(part.slots) for part in sequences)
+        most = LARGEST_BUCKET if n_rows == len(sequences) else MOST_ROWS
+        return 0 < n_rows <= most and all(
+            part.sample and part.is_single and not part.score and not part.return_logits
             for part in sequences
         )
 
@@ -86,8 +83,8 @@ class DecodeGraphs:
         Raises:
             RuntimeError: if a graph cannot be recorded.
         """
-        slots = [part.slot for part in sequences]
-        draws = sampler.unadjusted(slots, [part.allowed for part in sequences])
+        slots = drawing_slots(sequences)
+        draws = sampler.unadjusted(slots, [mask for part in sequences for mask in part.masks])
         bucket = self._run(sequences, draws)
         drawing = None
         if draws is not None:
@@ -98,63 +95,60 @@ class DecodeGraphs:
     def finish(
         self, started: Started, sequences: Sequence[SequenceStep], sampler: Sampler
     ) -> list[int]:
-        """The tokens of a step that was started.
+        """The tokens of a step that was started, as `Sampler.sample` gives them.
 
         Raises:
-            RuntimeError: if logits hold NaN or infinity.
+            NotFinite: if a row that is no draft holds NaN or infinity.
         """
-        if started.drawing is not None:
-            return started.drawing.tokens(started.n)
-        slots = [part.slot for part in sequences]
-        return sampler.sample(started.logits, slots, [part.allowed for part in sequences])
+        if started.drawing is None:
+            allowed = [mask for part in sequences for mask in part.masks]
+            return sampler.sample(started.logits, drawing_slots(sequences), allowed)
+        tokens = started.drawing.tokens(started.n)
+        firsts = list(accumulate((len(part.slots) for part in sequences), initial=0))[:-1]
+        check_drawn(tokens, firsts)
+        return tokens
 
     def _run(self, sequences: Sequence[SequenceStep], draws: list[Draw] | None) -> Bucket:
         way: Way = "later"
         if draws is not None:
             way = "greedy" if all(draw.params.greedy for draw in draws) else "random"
-        size, n_pages = bucket_of(len(sequences)), self._pages_of(sequences)
-        bucket = self._buckets.get((size, n_pages, way))
+        size = StepSize.of(sequences, self._page_size)
+        bucket = self._buckets.get((size, way))
         if bucket is None:
-            bucket = self._record(size, n_pages, way)
-            self._buckets[size, n_pages, way] = bucket
-        bucket.fill(*self._rows(sequences, draws, size, n_pages))
+            bucket = self._record(size, way)
+            self._buckets[size, way] = bucket
+        bucket.fill(*self._rows(sequences, draws, size))
         bucket.recorded.repeat()
         self._counter.calls += bucket.recorded.calls
         return bucket
 
-    def _pages_of(self, sequences: Sequence[SequenceStep]) -> int:
-        """Bucket of pages per sequence that the step reads; 0 for pure SSMs."""
-        if self._pool.kv is None:
-            return 0
-        needed = max(part.start for part in sequences) // self._pool.kv.page_size + 1
-        return max(FEWEST_PAGES, 1 << (needed - 1).bit_length())
-
     def _rows(
-        self,
-        sequences: Sequence[SequenceStep],
-        draws: list[Draw] | None,
-        size: int,
-        n_pages: int,
+        self, sequences: Sequence[SequenceStep], draws: list[Draw] | None, size: StepSize
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """What the buffers get: a row of every sequence, then padding."""
-        spare = [0, self._spare.slot, 0, 0, 0, 0, *[self._spare.page] * n_pages]
+        """What the buffers get: a row of every token, then padding, the last chain's end."""
+        rows = [
+            (token, slot, part.start + depth, part.pages)
+            for part in sequences
+            for depth, (token, slot) in enumerate(zip(part.tokens, part.slots, strict=True))
+        ]
+        rows += [(0, self._spare.slot, 0, ())] * (size.rows - len(rows))
+        chain_ends = list(accumulate(len(part.slots) for part in sequences[:-1]))
+        chain_ends += [size.rows] * (size.rows - len(chain_ends))
         integers, numbers = [], []
-        for index, part in enumerate(sequences):
-            row = [part.tokens[0], part.slot, part.start, 0, 0, 0]
-            number = [1.0, 0.0, 1.0]
-            if draws is not None and not draws[index].params.greedy:
+        for index, (token, slot, start, pages) in enumerate(rows):
+            drawing, number = [0, 0, 0], [1.0, 0.0, 1.0]
+            if draws is not None and index < len(draws) and not draws[index].params.greedy:
                 top_k, number = draws[index].limits(self._model.config.vocab_size)
-                row[3:] = [top_k, *split_bits(draws[index].bits)]
-            pages = list(part.pages[:n_pages])
-            integers.append([*row, *pages, *[self._spare.page] * (n_pages - len(pages))])
+                drawing = [top_k, *split_bits(draws[index].bits)]
+            places = [*pages[: size.pages], *[self._spare.page] * (size.pages - len(pages))]
+            integers.append([token, slot, start, *drawing, chain_ends[index], *places])
             numbers.append(number)
-        n_padding = size - len(sequences)
-        return integers + [spare] * n_padding, numbers + [[1.0, 0.0, 1.0]] * n_padding
+        return integers, numbers
 
-    def _record(self, size: int, n_pages: int, way: Way) -> Bucket:
-        bucket = Bucket.of(size, n_pages, self._device)
+    def _record(self, size: StepSize, way: Way) -> Bucket:
+        bucket = Bucket.of(size, self._device)
         # While it warms up and records, all rows are padding: no sequence's state changes.
-        bucket.fill(*self._rows([], None, size, n_pages))
+        bucket.fill(*self._rows([], None, size))
         batch, inputs = bucket.batch(), self._inputs(bucket)
 
         def run() -> None:
@@ -167,7 +161,7 @@ class DecodeGraphs:
             if way != "later":
                 self._last.index_copy_(0, batch.seqs.slots, bucket.tokens)
 
-        name = f"a decode step of {size} sequences"
+        name = f"a decode step of {size.rows} tokens"
         bucket.recorded = record_step(self._recorder, self._counter, run, name)
         return bucket
 
@@ -179,11 +173,13 @@ class DecodeGraphs:
         drawn = self._last[batch.seqs.slots].clamp_(min=0)
         batch.token_ids.copy_(torch.where(given == PENDING, drawn, given))
         batch.seqs.fresh.copy_(bucket.integers[:, 2] == 0)
+        if batch.seqs.chains is not None:
+            batch.seqs.chains[1:].copy_(bucket.integers[: bucket.size.chains, CHAIN_END])
 
     def _inputs(self, bucket: Bucket) -> Callable[[], DrawInputs]:
         def inputs() -> DrawInputs:
             temperature, min_p, top_p = bucket.numbers.unbind(1)
-            top_k, high_bits, low_bits = bucket.integers[:, 3 : len(INTEGERS)].unbind(1)
+            top_k, high_bits, low_bits = bucket.integers[:, 3:CHAIN_END].unbind(1)
             return DrawInputs(temperature.float(), min_p.float(), top_p, top_k, high_bits, low_bits)
 
         return inputs

@@ -13,6 +13,7 @@ class Limits:
         n_slots: sequences that run at once.
         n_draft_slots: slots beside theirs, for drafts.
         max_drafts: of one sequence in a step; 0 for none.
+        drafts_beside_prompts: whether steps with prompts have drafts, too.
         max_step_tokens: tokens of one step.
         max_logit_rows: rows of logits that one step sends back to the caller.
         n_pages, page_size: hybrids: KV pages, and the tokens that one holds; else 0.
@@ -25,6 +26,7 @@ class Limits:
     page_size: int = 0
     n_draft_slots: int = 0
     max_drafts: int = 0
+    drafts_beside_prompts: bool = True
 
     def pages_for(self, request: Request) -> int:
         """KV pages that the longest possible text of `request` fills."""

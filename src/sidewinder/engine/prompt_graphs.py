@@ -127,7 +127,7 @@ class PromptGraphs:
         Raises:
             RuntimeError: if a graph cannot be recorded; on one rank, not for want of memory.
         """
-        if any(part.score or part.return_logits for part in sequences):
+        if any(part.score or part.return_logits or part.drafts for part in sequences):
             return None
         shape = StepShape.of(sequences, self._most_rows, self._page_size)
         if shape is None:

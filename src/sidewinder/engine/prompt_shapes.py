@@ -6,7 +6,7 @@ from itertools import pairwise, product
 from math import prod
 
 from sidewinder.config import ModelConfig
-from sidewinder.engine.decode_graphs import FEWEST_PAGES
+from sidewinder.engine.decode_sizes import FEWEST_PAGES
 from sidewinder.engine.plan import SequenceStep
 from sidewinder.ops.launching import power_of_two
 from sidewinder.sharding.plan import parameter_shapes, passes

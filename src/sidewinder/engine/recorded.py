@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sidewinder.engine.counted import CallCounter
-from sidewinder.engine.decode_graphs import FEWEST_PAGES
+from sidewinder.engine.decode_sizes import FEWEST_PAGES
 from sidewinder.models.base import Model
 from sidewinder.ops import native, native_linear
 from sidewinder.ops.launching import power_of_two

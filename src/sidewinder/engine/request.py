@@ -172,6 +172,11 @@ class Sequence:
             slot=self.slot, tokens=(PENDING,), start=start, pages=pages, sample=True
         )
 
+    @property
+    def has_drafts(self) -> bool:
+        """Whether there are guesses of what it says next."""
+        return bool(self._draft(1)[0])
+
     def _draft(self, most: int) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
         """Guesses of what it says behind the token drawn last, at most so many; and where a
         constraint says what may come, what may behind each."""

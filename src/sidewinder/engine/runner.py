@@ -17,7 +17,7 @@ from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.decode_graphs import DecodeGraphs
 from sidewinder.engine.loading import load_model
 from sidewinder.engine.memory import gather_integer
-from sidewinder.engine.packing import kept_rows, pack_step
+from sidewinder.engine.packing import drawing_slots, kept_rows, pack_step
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
 from sidewinder.engine.prompt_graphs import PromptGraphs, prompt_graphs_for
 from sidewinder.engine.rank_state import open_state
@@ -26,6 +26,7 @@ from sidewinder.engine.recorders import Spare, recorder_for
 from sidewinder.engine.report import RunnerReport
 from sidewinder.engine.request import NO_NEXT_TOKEN
 from sidewinder.models.base import Model
+from sidewinder.ops.dispatch import runs_triton
 from sidewinder.parallel.cores import prepare_for_steps
 from sidewinder.parallel.devices import torch_device
 from sidewinder.parallel.group import TensorParallel
@@ -172,7 +173,8 @@ class Runner:
     def _step_plainly(self, plan: StepPlan, results: list[SequenceResult]) -> None:
         """Results of any step."""
         sequences = plan.sequences
-        batch, rows = pack_step(sequences, self._device, paged=self.pool.kv is not None)
+        chained, paged = runs_triton(self._device), self.pool.kv is not None
+        batch, rows = pack_step(sequences, self._device, paged, chained)
         if self._recorded is not None and self._recorded.serves(batch):
             hidden = self._recorded.forward(batch)
         else:
@@ -239,7 +241,7 @@ class Runner:
         parts = [plan.sequences[index] for index in drawing]
         logits = self.model.local_logits(drawn_rows(drawing))
         allowed = [mask for part in parts for mask in part.masks]
-        tokens = self._sampler.sample(logits, _drawing_slots(parts), allowed)
+        tokens = self._sampler.sample(logits, drawing_slots(parts), allowed)
         self._give(plan.sequences, drawing, logits, tokens, results)
 
     def _give(
@@ -286,11 +288,6 @@ class Runner:
                 blocks.append(logits.cpu())
         if blocks:
             result.logits = torch.cat(blocks).numpy()
-
-
-def _drawing_slots(parts: Sequence[SequenceStep]) -> list[int]:
-    """Of each part its slot, once for every token that is drawn for it."""
-    return [part.slot for part in parts for _ in part.slots]
 
 
 def _score(logits: Tensor, next_tokens: Sequence[int], n_top: int) -> list[TokenLogprobs | None]:

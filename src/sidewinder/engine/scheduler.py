@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from sidewinder.engine.choosing import chunks, decodes
-from sidewinder.engine.drafts import Drafter
+from sidewinder.engine.drafts import Drafter, room_for_drafts
 from sidewinder.engine.limits import Limits
 from sidewinder.engine.pacing import Pacer
 from sidewinder.engine.plan import SequenceResult, SequenceStep, StepPlan, StepResult
@@ -121,10 +121,13 @@ class Scheduler:
 
     def _look_ahead(self) -> tuple[SequenceStep, ...]:
         """The step after the planned one, if that can be said now; sequences may yet turn out to
-        end with the planned one, and what more they run is then forgotten."""
+        end with the planned one, and what more they run is then forgotten. Where a text has drafts
+        now, it may have some then, which depend on the token that the planned step draws."""
         alive = [(sequence, step) for sequence, step in self._planned if self._runs(sequence)]
         alone = all(sequence.draws_alone for sequence, _ in alive)
         if not self._looks_ahead or self._waiting or not alone or len(alive) < len(self._running):
+            return ()
+        if self._free_slots and room_for_drafts(len(alive)) and any(map(_drafts, alive)):
             return ()
         following = [
             (sequence, sequence.step_after(step, self.limits.page_size)) for sequence, step in alive
@@ -278,6 +281,12 @@ class Scheduler:
         if sequence.boundaries:
             tokens = sequence.stored_tokens
             self.cache.save(sequence.request.namespace, tokens, sequence.slot, sequence.pages)
+
+
+def _drafts(part: tuple[Sequence, SequenceStep]) -> bool:
+    """Whether a sequence has drafts in a step, or would have some behind what is known of it."""
+    sequence, step = part
+    return bool(step.drafts) or sequence.has_drafts
 
 
 def _steps(parts: list[tuple[Sequence, SequenceStep]]) -> tuple[SequenceStep, ...]:

@@ -55,6 +55,9 @@ def limits_of(engine: EngineConfig, model: ModelConfig, report: RunnerReport) ->
         page_size=report.pool.page_size,
         n_draft_slots=report.pool.n_draft_slots,
         max_drafts=engine.speculate,
+        # Graphs of steps with prompts have no drafts, and without a graph such a step takes longer
+        # than drafts could save.
+        drafts_beside_prompts=not report.looks_ahead,
     )
 
 

@@ -111,6 +111,7 @@ def _part(
         bounds=tuple(bounds),
         n_decodes=seqs.n_decodes if which.start == 0 else 0,
         waves=seqs.waves if which.start == 0 else (),
+        chains=seqs.chains if which.start == 0 else None,
     )
 
 

@@ -209,6 +209,13 @@ def chunks_bound(seqs: Sequences, chunk: int) -> int:
     return seqs.n_tokens // chunk + seqs.n_seqs - seqs.n_decodes
 
 
+def single_places(seqs: Sequences) -> tuple[torch.Tensor, ...]:
+    """Where the states of leading single tokens are, as their kernels take it: the chains that they
+    are in, if they are (`chain_kernels.py` then), slots, and which count."""
+    chains = () if seqs.chains is None else (seqs.chains,)
+    return *chains, seqs.slots, seqs.fresh.view(torch.uint8)
+
+
 def stages_that_fit(wanted: int, stage_bytes: int) -> int:
     """How many tiles of so many bytes may be on their way in a loop, beside one that is multiplied
     before it: what workstation cards' shared memory holds at most, but two."""

@@ -247,6 +247,14 @@ def below_if(index, limit, condition):
 
 
 @triton.jit
+def slot_to_leave(slots, row, end):
+    """The slot of a row of a chain that ends before row `end`, and whether the state behind the row
+    is to be left there: not if the next row leaves its own there (those that fill a bucket up)."""
+    slot = tl.load(slots + row)
+    return slot, slot != tl.load(slots + row + 1, mask=row + 1 < end, other=-1)
+
+
+@triton.jit
 def find_chunk(cu_seqlens, first, n_seqs, number, chunk, BLOCK_S: tl.constexpr):
     """The sequence that the `number`-th chunk belongs to, and how many of its chunks come before.
 

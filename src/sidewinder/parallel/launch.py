@@ -110,10 +110,6 @@ def _say_gloo() -> None:
 def _resolved(
     engine: EngineConfig, model: ModelConfig, device: torch.device, ranks: int
 ) -> EngineConfig:
-    if engine.speculate and device.type != "cpu":
-        raise ValueError(
-            f"speculate={engine.speculate} is for CPUs so far; use speculate=0, or device='cpu'"
-        )
     dtype = resolve_dtype(engine.dtype, model.dtype, device)
     threads = threads_per_rank(engine.threads, ranks)
     if device.type == "cpu":

@@ -199,11 +199,15 @@ class Sampler:
 
     def unadjusted(self, slots: Sequence[int], allowed: Sequence[bytes]) -> list[Draw] | None:
         """How to draw the next tokens of `slots`, for a caller that does it; None if it cannot:
-        a row has penalties, biases or tokens that must not come."""
+        a row has penalties, biases or tokens that must not come. As of `sample`, those of the same
+        slot are its next draws, one after another."""
         states = [self._slots[slot] for slot in slots]
         if any(allowed) or any(state.adjusts for state in states):
             return None
-        return [Draw(state.params, uniform_bits(state.seed, state.n_drawn)) for state in states]
+        return [
+            Draw(state.params, uniform_bits(state.seed, state.n_drawn + nth))
+            for state, nth in zip(states, _occurrences(slots), strict=True)
+        ]
 
     def advance(self, slots: Sequence[int]) -> None:
         """The caller draws the next tokens of `slots` itself (see `unadjusted`, which is never None

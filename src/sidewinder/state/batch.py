@@ -26,6 +26,9 @@ class Sequences:
             that sizes that follow from it do for any lengths. Triton's kernels only.
         waves: where the leading single tokens are cut, if some go on from others of them: those of
             a part go on from earlier parts only.
+        chains: in place of waves for Triton's kernels, int32 `[C + 1]` on the device: the single
+            tokens from `chains[c]` up to `chains[c + 1]` lie side by side, the first one goes on
+            from its own slot, and each of the others from the one before it. Some may be empty.
     """
 
     cu_seqlens: Tensor
@@ -36,12 +39,19 @@ class Sequences:
     n_decodes: int
     fixed_shape: bool = False
     waves: tuple[int, ...] = ()
+    chains: Tensor | None = None
 
     @property
     def single_tokens(self) -> list[slice]:
         """The leading sequences of one token each, in parts that run one after another."""
+        assert self.chains is None, "chains are for Triton's kernels"
         cuts = (0, *self.waves, self.n_decodes)
         return [slice(start, stop) for start, stop in pairwise(cuts) if start < stop]
+
+    @property
+    def n_chains(self) -> int:
+        """How many chains the leading single tokens are in; without chains each is one."""
+        return self.n_decodes if self.chains is None else len(self.chains) - 1
 
     @property
     def n_seqs(self) -> int:
@@ -103,6 +113,7 @@ def pack(
     device: torch.device | str = "cpu",
     sources: list[int] | None = None,
     waves: tuple[int, ...] = (),
+    chains: tuple[int, ...] = (),
 ) -> PackedBatch:
     """Pack token lists into one batch, keeping their order.
 
@@ -114,6 +125,7 @@ def pack(
         device: where the tensors go.
         sources: the slot that each sequence goes on from; by default its own.
         waves: as `Sequences.waves`.
+        chains: where those of `Sequences.chains` begin, and where the last one ends.
     """
     starts = [0] * len(sequences) if starts is None else starts
     assert len(sequences) == len(slots) == len(starts), "one slot and one start per sequence"
@@ -134,6 +146,7 @@ def pack(
         bounds=tuple(bounds),
         n_decodes=n_decodes,
         waves=waves,
+        chains=torch.tensor(chains, dtype=torch.int32, device=device) if chains else None,
     )
     flat = [token for tokens in sequences for token in tokens]
     return PackedBatch(

@@ -5,7 +5,8 @@ import torch
 
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.engine.counted import CallCounter, CountedCollectives
-from sidewinder.engine.decode_graphs import LARGEST_BUCKET, DecodeGraphs, bucket_of
+from sidewinder.engine.decode_graphs import DecodeGraphs
+from sidewinder.engine.decode_sizes import LARGEST_BUCKET, bucket_of
 from sidewinder.engine.plan import Admission, SequenceStep
 from sidewinder.engine.recorders import EagerRecorder, Spare
 from sidewinder.models.registry import build_model

@@ -3,53 +3,17 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_executor import ToyExecutor, next_state, toy_output
+from toy_executor import AheadExecutor, next_state, toy_output
 
 from sidewinder import LLM, SamplingParams
 from sidewinder.engine import runner as runner_module
 from sidewinder.engine.engine import Engine
 from sidewinder.engine.limits import Limits
-from sidewinder.engine.plan import PENDING
 from sidewinder.engine.recorders import EagerRecorder
 from sidewinder.engine.request import Request
 from sidewinder.testing import TINY, save_tiny
 
 EOS = 7
-
-
-class AheadExecutor(ToyExecutor):
-    """Starts what a plan says is ahead, and gives its results with the next plan."""
-
-    def __init__(self, limits):
-        super().__init__(limits)
-        self.started = None
-        self.last = {}
-        self.n_started = 0
-
-    def step(self, plan):
-        if plan.started:
-            results = self.started
-            assert len(results.sequences) == len(plan.sequences)
-        else:
-            assert self.started is None, "what was started is collected first"
-            assert not any(PENDING in part.tokens for part in plan.sequences)
-            results = super().step(plan)
-        self.started = None
-        self._note(plan.sequences, results)
-        if plan.ahead:
-            parts = [self._known(part) for part in plan.ahead]
-            self.n_started += 1
-            self.started = type(results)([self._run(part) for part in parts])
-            results.ahead = True
-        return results
-
-    def _known(self, part):
-        assert part.tokens == (PENDING,)
-        return type(part)(part.slot, (self.last[part.slot],), part.start, part.pages, sample=True)
-
-    def _note(self, parts, results):
-        for part, result in zip(parts, results.sequences, strict=True):
-            self.last[part.slot] = result.tokens[-1] if result.tokens else None
 
 
 def engine_of(**limits):

@@ -1,16 +1,15 @@
 """Drafts change how many steps a text takes, and nothing else."""
 
-import random
 from dataclasses import replace
 
 import pytest
 import torch
+from drafting_cases import Prophet
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_executor import VOCAB, ToyExecutor, toy_output, toy_score
 
 from sidewinder import LLM, SamplingParams
-from sidewinder.engine.drafts import Drafter
 from sidewinder.engine.engine import Engine
 from sidewinder.engine.limits import Limits
 from sidewinder.engine.request import Request
@@ -18,40 +17,6 @@ from sidewinder.testing import TINY, save_tiny, save_tokenizer, tiny_oracle
 
 EOS = 7
 MOST = 5
-
-
-class Prophet:
-    """In place of `Drafter`: knows how texts go on, and is wrong about one token in four.
-
-    Args:
-        texts: prompts with what follows them.
-        vocab_size: of wrong drafts.
-    """
-
-    def __init__(self, texts, vocab_size):
-        self._texts, self._vocab_size = [tuple(text) for text in texts], vocab_size
-        self._draws = random.Random(0)
-
-    def __call__(self, prompt, prediction=()):
-        return _Prophecy(self, prompt, prediction)
-
-    def draft(self, text, most):
-        known = next((own for own in self._texts if own[: len(text)] == tuple(text)), ())
-        found = known[len(text) : len(text) + self._draws.randint(0, most)]
-        wrong = [self._draws.random() < 0.25 for _ in found]
-        return tuple(
-            (token + is_wrong) % self._vocab_size
-            for token, is_wrong in zip(found, wrong, strict=True)
-        )
-
-
-class _Prophecy(Drafter):
-    def __init__(self, prophet, prompt, prediction):
-        super().__init__(prompt, prediction)
-        self._prophet = prophet
-
-    def draft(self, most):
-        return self._prophet.draft(self._text, most)
 
 
 def engine_of(**limits):
@@ -296,12 +261,3 @@ def test_a_draft_that_overflows_matters_if_it_is_accepted(
         pytest.raises(RuntimeError, match=r"logits hold NaN or infinity \(row 1 of 2\)"),
     ):
         llm.generate([[5, 80, 12]], params)
-
-
-def test_gpus_are_refused(tmp_path, monkeypatch):
-    folder = save_tiny("mamba", tmp_path)
-    monkeypatch.setattr(
-        "sidewinder.parallel.launch.resolve_device", lambda *_: torch.device("cuda", 0)
-    )
-    with pytest.raises(ValueError, match="speculate=4 is for CPUs so far"):
-        LLM(folder, speculate=4)

@@ -1,7 +1,7 @@
 """An executor without ranks or tensors: a toy recurrent model that checks what it is asked."""
 
 from sidewinder.engine.packing import n_accepted
-from sidewinder.engine.plan import SequenceResult, StepResult
+from sidewinder.engine.plan import PENDING, SequenceResult, StepResult
 from sidewinder.sampling import TokenLogprobs
 
 VOCAB = 50
@@ -91,3 +91,39 @@ class ToyExecutor:
             if admission.params.logprobs is not None:
                 result.logprobs = [toy_score(token) for token in result.tokens]
         return result
+
+
+class AheadExecutor(ToyExecutor):
+    """Starts what a plan says is ahead, and gives its results with the next plan."""
+
+    def __init__(self, limits):
+        super().__init__(limits)
+        self.started = None
+        self.last = {}
+        self.n_started = 0
+
+    def step(self, plan):
+        if plan.started:
+            results = self.started
+            assert len(results.sequences) == len(plan.sequences)
+        else:
+            assert self.started is None, "what was started is collected first"
+            assert not any(PENDING in part.tokens for part in plan.sequences)
+            results = super().step(plan)
+        self.started = None
+        self._note(plan.sequences, results)
+        if plan.ahead:
+            parts = [self._known(part) for part in plan.ahead]
+            self.n_started += 1
+            self.started = type(results)([self._run(part) for part in parts])
+            results.ahead = True
+        return results
+
+    def _known(self, part):
+        assert part.tokens == (PENDING,)
+        return type(part)(part.slot, (self.last[part.slot],), part.start, part.pages, sample=True)
+
+    def _note(self, parts, results):
+        for part, result in zip(parts, results.sequences, strict=True):
+            if result.tokens:
+                self.last[part.slots[len(result.tokens) - 1]] = result.tokens[-1]

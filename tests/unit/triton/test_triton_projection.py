@@ -11,7 +11,8 @@ from triton_cases import DEVICE, DTYPES, launching
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.collectives.base import Collectives, SingleRank
 from sidewinder.engine.counted import CallCounter
-from sidewinder.engine.decode_graphs import FEWEST_PAGES, DecodeGraphs
+from sidewinder.engine.decode_graphs import DecodeGraphs
+from sidewinder.engine.decode_sizes import FEWEST_PAGES, StepSize
 from sidewinder.engine.recorders import EagerRecorder, Spare
 from sidewinder.layers.gated_output import gated_output
 from sidewinder.layers.weights import Weights
@@ -171,7 +172,7 @@ def test_a_greedy_graph_launches_the_kernels_that_are_counted(family):
     graphs = DecodeGraphs(model, pool, EagerRecorder(), Spare(n, FEWEST_PAGES - 1), CallCounter())
     n_pages = FEWEST_PAGES if config.attention else 0
     with torch.inference_mode(), forced("triton"), launching.recording():
-        replay = graphs._record(n, n_pages, "greedy").recorded.repeat
+        replay = graphs._record(StepSize(n, pages=n_pages), "greedy").recorded.repeat
     found = launched(replay)
     works = work_of(config, 1, Step(n, n, n, 4.0), dtype)
     assert found.total() == sum(work.count * (1 + work.kernels_before) for work in works), found

@@ -29,7 +29,8 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=[
 def here(value: Any) -> Any:
     """The same tensor (strides included), sequences or index on the device under test."""
     if isinstance(value, Sequences):
-        tensors = {name: here(getattr(value, name)) for name in ("cu_seqlens", "slots", "fresh")}
+        names = ("cu_seqlens", "slots", "fresh", "chains")
+        tensors = {name: here(getattr(value, name)) for name in names}
         return replace(value, **tensors)
     if isinstance(value, KVIndex):
         return replace(value, write=here(value.write), read=tuple(map(here, value.read)))

@@ -1,16 +1,18 @@
-"""The causal convolution in Triton: one kernel for prefill, one for sequences of one token."""
+"""The causal convolution in Triton: one kernel for prefill, one for sequences of one token, and one
+for such with drafts."""
 
 import torch
 from torch import Tensor
 
 from sidewinder.ops import tuning
-from sidewinder.ops.causal_conv1d import kernels
+from sidewinder.ops.causal_conv1d import chain_kernels, kernels
 from sidewinder.ops.launching import (
     blocks,
     chunks_bound,
     early_in_slots,
     launch,
     power_of_two,
+    single_places,
 )
 from sidewinder.state.batch import Sequences
 
@@ -49,11 +51,12 @@ def causal_conv1d(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     arguments = (x, weight, bias, state, seqs, activation, y)
     sizes = (x.dtype, *weight.shape)
-    assert not seqs.waves, "drafts are for CPUs"
+    assert not seqs.waves, "drafts come in chains"
     if seqs.n_decodes:
-        key = (*sizes, tuning.bucket(seqs.n_decodes))
+        key = (*sizes, tuning.bucket(seqs.n_chains))
+        name = "conv_update" if seqs.chains is None else "conv_chains"
         config = tuning.choose(
-            "conv_update", key, UPDATE, lambda config: _update(*arguments, config), (state,)
+            name, key, UPDATE, lambda config: _update(*arguments, config), (state,)
         )
         _update(*arguments, config)
     if seqs.n_seqs > seqs.n_decodes:
@@ -77,10 +80,9 @@ def _update(
 ) -> None:
     channels = x.shape[1]
     launch(
-        kernels.update,
-        (seqs.n_decodes, blocks(channels, config["block_c"])),
-        x, x.stride(0), weight, bias, state, *state.stride()[:2], seqs.slots,
-        seqs.fresh.view(torch.uint8), y, channels,
+        kernels.update if seqs.chains is None else chain_kernels.update_chains,
+        (seqs.n_chains, blocks(channels, config["block_c"])),
+        x, x.stride(0), weight, bias, state, *state.stride()[:2], *single_places(seqs), y, channels,
         TAPS=weight.shape[0], ACTIVATION=activation, BLOCK_C=config["block_c"],
         num_warps=config["num_warps"], **early_in_slots(),
     )  # fmt: skip

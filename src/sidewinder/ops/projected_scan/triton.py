@@ -6,8 +6,14 @@ import torch
 from torch import Tensor
 
 from sidewinder.ops import tuning
-from sidewinder.ops.launching import blocks, early_in_slots, launch, power_of_two
-from sidewinder.ops.projected_scan import kernels, parts
+from sidewinder.ops.launching import (
+    blocks,
+    early_in_slots,
+    launch,
+    power_of_two,
+    single_places,
+)
+from sidewinder.ops.projected_scan import chain_kernels, kernels, parts
 from sidewinder.state.batch import Sequences
 
 if TYPE_CHECKING:
@@ -34,7 +40,8 @@ def projected_scan(
     out: Tensor | None = None,
 ) -> Tensor:
     """As `reference.projected_scan`."""
-    few = seqs.n_seqs == seqs.n_decodes <= parts.MOST_FUSED and not seqs.waves
+    # A chain's rows are one program's, which reads dt_proj's weight once.
+    few = seqs.n_seqs == seqs.n_decodes and seqs.n_chains <= parts.MOST_FUSED and not seqs.waves
     if not few or not isinstance(dt_proj, Tensor):
         return parts.projected_scan(
             x, low, dt_proj, norm_eps, norm_weight, A, D, z, dt_bias, state, seqs, out
@@ -47,17 +54,18 @@ def projected_scan(
     def run(config: tuning.Config) -> None:
         block, warps = config["block_d"], config["num_warps"]
         launch(
-            kernels.update,
-            (seqs.n_seqs, blocks(channels, block)),
+            kernels.update if seqs.chains is None else chain_kernels.update_chains,
+            (seqs.n_chains, blocks(channels, block)),
             x, x.stride(0), low, low.stride(0), norm_weight, dt_proj, dt_proj.stride(0),
             A, A.stride(0), D, z, 0 if z is None else z.stride(0), dt_bias,
-            state, state.stride(0), state.stride(1),
-            seqs.slots, seqs.fresh.view(torch.uint8), y, y.stride(0), channels, norm_eps or 0.0,
+            state, state.stride(0), state.stride(1), *single_places(seqs),
+            y, y.stride(0), channels, norm_eps or 0.0,
             RANK=rank, STATES=states, NORMED=norm_eps is not None, BLOCK_R=power_of_two(rank),
             BLOCK_N=power_of_two(states), BLOCK_D=block, EACH=max(1, block // (32 * warps)),
             num_warps=warps, **early_in_slots(),
         )  # fmt: skip
 
-    sizes = (x.dtype, state.dtype, *A.shape, rank, seqs.n_seqs)
-    run(tuning.choose("projected_scan", sizes, CANDIDATES, run, (state,)))
+    sizes = (x.dtype, state.dtype, *A.shape, rank, seqs.n_chains)
+    name = "projected_scan" if seqs.chains is None else "projected_chains"
+    run(tuning.choose(name, sizes, CANDIDATES, run, (state,)))
     return y

@@ -13,8 +13,9 @@ from sidewinder.ops.launching import (
     launch,
     multiprocessors,
     power_of_two,
+    single_places,
 )
-from sidewinder.ops.selective_scan import chunks, kernels
+from sidewinder.ops.selective_scan import chain_kernels, chunks, kernels
 from sidewinder.state.batch import Sequences
 
 UPDATE: tuple[tuning.Config, ...] = tuple(
@@ -77,11 +78,12 @@ def selective_scan(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     arguments = _Arguments(x, dt, A, B, C, D, z, dt_bias, state, seqs, y)
     sizes = (x.dtype, state.dtype, *A.shape)
-    assert not seqs.waves, "drafts are for CPUs"
+    assert not seqs.waves, "drafts come in chains"
     if seqs.n_decodes:
-        key = (*sizes, tuning.bucket(seqs.n_decodes))
+        key = (*sizes, tuning.bucket(seqs.n_chains))
+        name = "scan_update" if seqs.chains is None else "scan_chains"
         _update(arguments, tuning.choose(
-            "scan_update", key, UPDATE, lambda config: _update(arguments, config), (state,)
+            name, key, UPDATE, lambda config: _update(arguments, config), (state,)
         ))  # fmt: skip
     if seqs.n_seqs > seqs.n_decodes:
         key = (*sizes, tuning.bucket(seqs.n_tokens), tuning.bucket(seqs.n_seqs))
@@ -97,10 +99,10 @@ def _update(a: _Arguments, config: tuning.Config) -> None:
     (states, channels), unit = a.A.shape, _unit(a)
     (B, B_row), (C, C_row) = _rows(a.B), _rows(a.C)
     launch(
-        kernels.update,
-        (a.seqs.n_decodes, blocks(channels, config["block_d"])),
+        kernels.update if a.seqs.chains is None else chain_kernels.update_chains,
+        (a.seqs.n_chains, blocks(channels, config["block_d"])),
         *_rows(a.x), *_rows(a.dt), *_rows(a.A), B, B_row // unit, C, C_row // unit, a.D,
-        *_rows(a.z), a.dt_bias, *a.slots, a.seqs.slots, a.fresh, *_rows(a.y), channels,
+        *_rows(a.z), a.dt_bias, *a.slots, *single_places(a.seqs), *_rows(a.y), channels,
         STATES=states, UNIT=unit, BLOCK_N=power_of_two(states), **_block(config),
         **early_in_slots(),
     )  # fmt: skip

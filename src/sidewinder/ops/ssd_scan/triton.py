@@ -13,8 +13,9 @@ from sidewinder.ops.launching import (
     early_in_slots,
     launch,
     power_of_two,
+    single_places,
 )
-from sidewinder.ops.ssd_scan import kernels
+from sidewinder.ops.ssd_scan import chain_kernels, kernels
 from sidewinder.state.batch import Sequences
 
 PREFILL: tuple[tuning.Config, ...] = tuple(
@@ -107,11 +108,12 @@ def ssd_scan(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     arguments = _Arguments(x, dt, A, B, C, D, dt_bias, state, seqs, dt_limit, head_group, y)
     sizes = (x.dtype, state.dtype, *state.shape[1:])
-    assert not seqs.waves, "drafts are for CPUs"
+    assert not seqs.waves, "drafts come in chains"
     if seqs.n_decodes:
-        key = (*sizes, tuning.bucket(seqs.n_decodes))
+        key = (*sizes, tuning.bucket(seqs.n_chains))
+        name = "ssd_update" if seqs.chains is None else "ssd_chains"
         _update(arguments, tuning.choose(
-            "ssd_update", key, UPDATE, lambda config: _update(arguments, config), (state,)
+            name, key, UPDATE, lambda config: _update(arguments, config), (state,)
         ))  # fmt: skip
     if seqs.n_seqs > seqs.n_decodes:
         key = (*sizes, tuning.bucket(seqs.n_tokens), tuning.bucket(seqs.n_seqs))
@@ -126,10 +128,10 @@ def _update(a: _Arguments, config: tuning.Config) -> None:
     heads, states, width = a.state.shape[1:]
     block_p = power_of_two(width, most=config["block_p"])
     launch(
-        kernels.update,
-        (a.seqs.n_decodes, heads, blocks(width, block_p)),
+        kernels.update if a.seqs.chains is None else chain_kernels.update_chains,
+        (a.seqs.n_chains, heads, blocks(width, block_p)),
         *_rows(a.x), *_rows(a.dt), a.A, *_rows(a.B), *_rows(a.C), a.D, a.dt_bias, a.head_group,
-        *_rows(a.state), a.seqs.slots, a.fresh, a.y, *a.dt_limit, heads, width, states,
+        *_rows(a.state), *single_places(a.seqs), a.y, *a.dt_limit, heads, width, states,
         BLOCK_N=power_of_two(states), BLOCK_P=block_p, num_warps=config["num_warps"],
         **early_in_slots(),
     )  # fmt: skip

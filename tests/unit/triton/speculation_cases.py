@@ -1,0 +1,115 @@
+"""Engines whose operators are Triton's, and whose steps are recorded as on a GPU."""
+
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+from triton_cases import DEVICE, overridden
+
+from sidewinder import LLM, llm
+from sidewinder.collectives.threads import ThreadCollectives, ThreadGroup
+from sidewinder.engine import prompt_graphs, runner
+from sidewinder.engine.drafts import Drafter
+from sidewinder.engine.recorders import CudaRecorder
+from sidewinder.ops.dispatch import forced
+from sidewinder.testing import save_tiny
+
+WHOLE = {
+    "projected_scan": {"block_d": 64},
+    "projected_chains": {"block_d": 64},
+    "ssd_wide": {"chunk": 16, "block_t": 16},
+}
+"""One program for all channels, so that the interpreter has less to do."""
+SIZES = {
+    "mamba": {"num_hidden_layers": 1},
+    "falcon_mamba": {"num_hidden_layers": 1},
+    "mamba2": {"num_hidden_layers": 1, "num_heads": 2, "head_dim": 24},
+    "zamba": {"num_hidden_layers": 3, "attn_layer_offset": 1},
+    "bamba": {"num_hidden_layers": 2, "attn_layer_indices": [1], "mamba_n_heads": 2},
+}
+MOST = 4
+
+
+class Recorder:
+    """Counts recordings: CUDA graphs on a card, if there is one rank; else what was run once runs
+    again."""
+
+    def __init__(self, tp):
+        self._inner = CudaRecorder() if DEVICE == "cuda" and tp == 1 else None
+        self.recorded = 0
+
+    def record(self, run):
+        self.recorded += 1
+        return run if self._inner is None else self._inner.record(run)
+
+
+class ThreadExecutor:
+    """Ranks as threads of this process, where tests can replace what they use."""
+
+    def __init__(self, engine, model):
+        group = ThreadGroup(engine.tp, timeout_s=300.0)
+        self._pool = ThreadPoolExecutor(engine.tp)
+
+        def build(rank):
+            collectives = ThreadCollectives(group, rank)
+            return runner.build_runner(engine, model, collectives.tp, collectives)
+
+        self.runners = list(self._pool.map(build, range(engine.tp)))
+
+    def call(self, method, *args):
+        results = list(self._pool.map(lambda own: getattr(own, method)(*args), self.runners))
+        return results[0]
+
+    def check(self):
+        pass
+
+    def close(self):
+        self._pool.shutdown()
+
+
+@contextmanager
+def engine_of(folder, recorded=True, tp=1, **options):
+    """An engine; its steps are recorded, or run plainly. Gives it and its recorder."""
+    recorder = Recorder(tp) if recorded else None
+    options = {"dtype": "float32", "max_batch_size": 4, "kv_cache_tokens": 256} | options
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        enter(forced("triton"))
+        enter(overridden(**WHOLE))
+        enter(mock.patch.object(runner, "recorder_for", return_value=recorder))
+        enter(mock.patch.object(prompt_graphs, "PLAIN_RUNS", 1 << 30))
+        if tp > 1:
+            enter(mock.patch.object(llm, "start_executor", ThreadExecutor))
+        yield enter(LLM(folder, device=DEVICE, tp=tp, threads=1, **options)), recorder
+
+
+class Scripted(Drafter):
+    """Knows how texts go on, is wrong about one token in four, and sometimes says nothing."""
+
+    texts: Sequence[Sequence[int]] = ()
+    draws = random.Random(0)
+    quiet = 0.2
+
+    def draft(self, most):
+        text = tuple(self._text)
+        known = next((own for own in self.texts if tuple(own[: len(text)]) == text), ())
+        draws = random.Random(len(text) * 7 + len(known))
+        if draws.random() < self.quiet:
+            return ()
+        found = known[len(text) : len(text) + 1 + draws.randrange(MOST)][:most]
+        return tuple((token + (draws.random() < 0.25)) % 90 for token in found)
+
+
+@contextmanager
+def drafting(texts, quiet=0.2):
+    """Inside, drafts are `Scripted`."""
+    kind = type("OfTexts", (Scripted,), {"texts": texts, "quiet": quiet})
+    with mock.patch("sidewinder.engine.scheduler.Drafter", kind):
+        yield
+
+
+def save_short(family, folder):
+    """A tiny model of few layers, its attention among them."""
+    return save_tiny(family, folder, **SIZES[family])
