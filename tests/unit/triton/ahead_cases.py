@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from ahead_chains import chains, chains_of_one_channel
 from torch import Tensor
 
 from sidewinder.activations import ACTIVATIONS
@@ -227,6 +228,7 @@ def started_early(dtype: torch.dtype) -> None:
             projected(dtype, None)
             scan(dtype)
             ssd(dtype)
+            chains(dtype)
             norms(dtype)
             q = torch.empty(2, 32, 128, dtype=dtype)
             rotary(q, q[:, :8], torch.ones(2, dtype=torch.int64), torch.empty(32))
@@ -236,6 +238,7 @@ def started_early(dtype: torch.dtype) -> None:
 
 def sizes_of_one(dtype: torch.dtype) -> None:
     """Integers that are 1 become constants of the compiled kernel."""
+    chains_of_one_channel(dtype)
     seqs, one = pack([[0], [0] * 9], [0, 1]).seqs, torch.empty(10, 1, dtype=dtype)
     causal_conv1d(one, torch.empty(2, 1), torch.empty(1), torch.empty(2, 1, 1), seqs)
     vector = torch.empty(1)
@@ -278,6 +281,7 @@ def _cases(dtype: torch.dtype, kind: str, capabilities: list[int]) -> dict[str, 
         "row": row,
         "experts": experts_of,
         "projected": projected,
+        "chains": chains,
         "projected, weighted norms": partial(projected, weighted=True),
     }
     return {f"{name} {kind}": (partial(f, dtype), capabilities) for name, f in functions.items()}
@@ -294,6 +298,7 @@ CASES: dict[str, Case] = {
     "scan of short prompts": (partial(uncut, torch.bfloat16), [AMPERE, HOPPER]),
     "scan of bf16 states": (partial(scan, torch.bfloat16, torch.bfloat16, gated=False), [HOPPER]),
     "ssd of odd sizes": (partial(ssd, torch.bfloat16, torch.bfloat16, n=7, p=72), [HOPPER]),
+    "chains of bf16 states": (partial(chains, torch.bfloat16, torch.bfloat16), [HOPPER]),
     "prompts": (partial(prompts, torch.bfloat16, SMALL), [AMPERE, HOPPER]),
     "prompts of f16": (partial(prompts, torch.float16, SMALL[:1]), [HOPPER]),
     LARGE_PROMPTS: (partial(prompts, torch.bfloat16, LARGE), [HOPPER]),

@@ -22,6 +22,8 @@ from sidewinder.collectives.absent import AbsentRanks
 from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig
 from sidewinder.engine.ahead import empty_in_integers, launched_by, target_of
+from sidewinder.engine.buckets import Bucket
+from sidewinder.engine.decode_sizes import StepSize
 from sidewinder.engine.prompt_graphs import StepInputs
 from sidewinder.engine.prompt_shapes import StepShape
 from sidewinder.layers.overlap import overlap_of
@@ -83,8 +85,9 @@ def step_launches(
     shape: StepShape | None = None,
     dtype: torch.dtype = torch.float32,
     weight_dtype: str = "auto",
+    size: StepSize | None = None,
 ) -> list[Launch]:
-    """A step of one new sequence on the CPU, recorded; or one of a fixed shape."""
+    """A step of one new sequence on the CPU, recorded; or one of a fixed shape or size."""
     config = tiny_config(family)
     weights: dict[str, Weight] = dict(empty_shard(config, tp, dtype, "cpu"))
     if weight_dtype != "auto":
@@ -100,8 +103,11 @@ def step_launches(
         inputs.fill([*zeros, *shape.longest_bounds, *[0] * (n * shape.pages)])
         inputs.spread()
         batch = inputs.batch
+    elif size is not None:
+        batch = Bucket.of(size, torch.device("cpu")).batch()
+        batch.token_ids.zero_()
     with recording(target) as launches, forced("triton"):
-        model.local_logits(model.forward(batch, pool)[-1:])
+        model.local_logits(model.forward(batch, pool)[-(size.rows if size else 1) :])
     return launches
 
 
@@ -121,6 +127,15 @@ def forgotten(
     wanted = set(launched(family, tp=tp.size, **options))
     target = target_of(DEVICES["h100"])
     stepped = unique(step_launches(family, tokens, target, tp, shape, dtype, weight_dtype))
+    return [each.function for each in stepped if each not in wanted]
+
+
+def forgotten_with_drafts(family: str, rows: int, chains: int) -> list[str]:
+    """Kernels of a decode step with drafts that are not among what is compiled."""
+    wanted = set(launched(family, max_batch_size=chains, speculate=8))
+    size = StepSize(rows, chains, 16 if tiny_config(family).attention else 0)
+    stepped = unique(step_launches(family, 1, target_of(DEVICES["h100"]), size=size))
+    assert any(each.function == "update_chains" for each in stepped)
     return [each.function for each in stepped if each not in wanted]
 
 
@@ -206,6 +221,11 @@ def main() -> None:
             forgotten(family, 1, shape=shape)
             for family in ("zamba", "bamba")
             for shape in (StepShape(0, 2, 64, 16), StepShape(16, 8, 192, 32))
+        ],
+        "forgotten of drafts": [
+            forgotten_with_drafts(family, *size)
+            for family in ("mamba", "mamba2", "bamba")
+            for size in ((3, 1), (9, 2), (16, 8))
         ],
         "exact": codecs(tp=2),
         "two ranks": codecs(tp=2, all_reduce="int8"),

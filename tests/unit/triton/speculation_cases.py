@@ -26,7 +26,7 @@ SIZES = {
     "mamba": {"num_hidden_layers": 1},
     "falcon_mamba": {"num_hidden_layers": 1},
     "mamba2": {"num_hidden_layers": 1, "num_heads": 2, "head_dim": 24},
-    "zamba": {"num_hidden_layers": 3, "attn_layer_offset": 1},
+    "zamba": {"num_hidden_layers": 5, "attn_layer_period": 1, "attn_layer_offset": 0},
     "bamba": {"num_hidden_layers": 2, "attn_layer_indices": [1], "mamba_n_heads": 2},
 }
 MOST = 4

@@ -11,9 +11,12 @@ import triton_cases
 from ahead_cases import LARGE_PROMPTS
 
 KERNELS = {
-    "causal_conv1d": ["prefill", "update"],
-    "selective_scan": ["chunk_ends", "pass_states", "finish", "update"],
-    "ssd_scan": ["steps", "chunk_states", "pass_states", "scores", "outputs", "update"],
+    "causal_conv1d": ["prefill", "update", "update_chains"],
+    "selective_scan": ["chunk_ends", "pass_states", "finish", "update", "update_chains"],
+    "ssd_scan": [
+        *("steps", "chunk_states", "pass_states", "scores", "outputs"),
+        *("update", "update_chains"),
+    ],
     "linear": [
         *("row_product", "few_rows_product"),
         *("integer_row_product", "integer_product", "dequantise"),
@@ -23,7 +26,7 @@ KERNELS = {
         *("integer_pair_inner", "integer_pair_outer"),
         *("integer_group_inner", "integer_group_outer"),
     ],
-    "projected_scan": ["update"],
+    "projected_scan": ["update", "update_chains"],
     "rms_norm": ["normalise"],
     "rotary": ["turn"],
     "concat_rms_norm": ["normalise"],

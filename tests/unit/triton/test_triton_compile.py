@@ -72,6 +72,7 @@ def test_steps_on_real_tensors_launch_nothing_else(facts):
     assert facts["bits"]["int4"] == {name: [4, 8] for name in products}, "the head is in int8"
     assert facts["forgotten of fixed shapes"] == [[]] * 4, "prompts in CUDA graphs"
     assert facts["forgotten of hybrids' fixed shapes"] == [[]] * 4
+    assert facts["forgotten of drafts"] == [[]] * 9
 
 
 def test_sums_with_the_codecs_that_are_asked_for(facts):
