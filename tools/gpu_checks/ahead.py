@@ -16,6 +16,7 @@ from tqdm import tqdm
 from gpu_checks.cases import PREFILL, all_cases
 from gpu_checks.compile import MOST_CANDIDATES
 from gpu_checks.context import HYBRIDS, INTEGER_MODELS, MODELS, Context
+from gpu_checks.draft_cases import DRAFT_MODELS, WRONG_DRAFTS
 from sidewinder.config import EngineConfig
 from sidewinder.engine.ahead import launched_by, target_of
 from sidewinder.ops import tuning
@@ -68,8 +69,9 @@ def launched_by_models(context: Context, device: Device) -> dict[Specialisation,
     for model in (*MODELS, *HYBRIDS):
         for size in SHARDS if model in MODELS else SHARDS[:1]:
             engine = EngineConfig(
-                model, size, dtype=context.values(model)["dtype"], max_step_tokens=PREFILL
-            )
+                model, size, dtype=context.values(model)["dtype"], max_step_tokens=PREFILL,
+                speculate=WRONG_DRAFTS if size == 1 and model in DRAFT_MODELS else 0,
+            )  # fmt: skip
             for early in ("1", "0") if size == 1 else ("1",):
                 with early_launch(early):
                     found |= dict.fromkeys(launched_by(engine, context.config(model), device, True))

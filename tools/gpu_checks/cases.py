@@ -12,6 +12,7 @@ from gpu_checks.attention_cases import (
 )
 from gpu_checks.case import Case, integer_weight, normal
 from gpu_checks.context import HYBRIDS, INTEGER_MODELS, MODELS, Context
+from gpu_checks.draft_cases import draft_cases
 from gpu_checks.expert_cases import expert_cases
 from sidewinder.bench.roofline import model_work
 from sidewinder.config import ModelConfig
@@ -81,6 +82,8 @@ def operator_cases(context: Context, config: ModelConfig) -> Iterator[Case]:
     if not config.is_mamba2:
         n = context.pick(16, 4)
         yield scan_case(context, config, f"{n} prompts", sequences(context, tokens, n))
+    scans = (ssd_case,) if config.is_mamba2 else (scan_case, projected_case)
+    yield from draft_cases(context, config, (conv_case, *scans))
     if config.attention is not None:
         yield attention_case(context, config)
         yield prompt_attention_case(context, config, "prefill", tokens, tokens)

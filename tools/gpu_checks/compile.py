@@ -23,7 +23,7 @@ PREFIXES = ("selective_scan, prefill", "selective_scan, 16", "ssd_scan, prefill"
             "32 rows by", "int8, 1 row by", "int8, 32 rows by", "int8, 256 rows by",
             "int4, 1 row by", "int4, 32 rows by", "int4, 256 rows by",
             "selective_scan, decode", "projected_scan, decode", "ssd_scan, decode",
-            "causal_conv1d, decode")  # fmt: skip
+            "causal_conv1d, decode", "8 drafts, ")  # fmt: skip
 """Cases whose kernels have candidates; those that compile longest first."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from gpu_checks.context import HYBRIDS, INTEGER_MODELS, MODELS, Context
+from gpu_checks.draft_cases import DRAFT_MODELS, WRONG_DRAFTS, wrong_drafts
 from gpu_checks.kernels import gemm_rate, model_gemm_rate, read_rate
 from sidewinder.bench.roofline import model_work
 from sidewinder.bench.speed import Load, measure
@@ -70,6 +71,9 @@ def measured(context: Context, model: str, read: float) -> dict[str, Any]:
         if context.has(12) and model in MODELS[:2]:
             row["latency, kernels that wait"] = waiting(context, folder)
             release()
+        if context.has(12) and model in DRAFT_MODELS:
+            row |= with_wrong_drafts(context, folder, row)
+            release()
         for weight_dtype in BITS if model in INTEGER_MODELS else ():
             if context.has(15):
                 row |= in_integers(context, model, folder, read, weight_dtype)
@@ -95,6 +99,16 @@ def in_integers(
     return row | {f"{kind}_decode_bytes": moved, f"{kind}_decode_percent": percent}
 
 
+def with_wrong_drafts(context: Context, folder: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Latency of steps with drafts none of which is accepted, so that each gives one token; over
+    steps without, which start before the host has seen the tokens of those before them."""
+    with wrong_drafts(), engine(context, folder, "auto", speculate=WRONG_DRAFTS) as llm:
+        found = measure(llm, loads(context)["latency"], context.pick(2, 1))
+    plain = row["latency, graphs auto"]["tpot_s"]["median"]
+    name = f"latency, {WRONG_DRAFTS} wrong drafts"
+    return {name: found, "wrong_drafts_ratio": found["tpot_s"]["median"] / plain}
+
+
 def waiting(context: Context, folder: str) -> dict[str, Any]:
     """Latency without kernels that start while those before them end."""
     os.environ[EARLY_VARIABLE] = "0"
@@ -112,18 +126,18 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def engine(context: Context, folder: str, graphs: str, weight_dtype: str = "auto") -> LLM:
+def engine(context: Context, folder: str, graphs: str, **options: Any) -> LLM:
     """Without kept states: prompts would stop to make them, and none comes again."""
     return LLM(
         folder,
         device=context.device.type,
         load_format="random",
         cuda_graphs=graphs,
-        weight_dtype=weight_dtype,
         max_batch_size=32,
         max_step_tokens=context.pick(8192, 16),
         state_cache_bytes=0,
         state_cache_host_bytes=0,
+        **options,
     )
 
 

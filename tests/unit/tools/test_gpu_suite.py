@@ -13,6 +13,7 @@ from sidewinder.ops import launching
 from sidewinder.ops.dispatch import available, forced
 from sidewinder.projection.devices import device_of
 from sidewinder.projection.one_card import compare_suite, read_suite
+from sidewinder.projection.timed_kernels import EFFICIENCIES
 
 TOOLS = Path(__file__).parents[3] / "tools"
 sys.path.insert(0, str(TOOLS))
@@ -22,6 +23,7 @@ from card_tables import ENGINE  # noqa: E402
 from gpu_checks.cases import all_cases  # noqa: E402
 from gpu_checks.compile import try_candidate  # noqa: E402
 from gpu_checks.context import DRY_MODELS, HYBRIDS, INTEGER_MODELS, MODELS, Context  # noqa: E402
+from gpu_checks.draft_cases import DRAFT_MODELS  # noqa: E402
 from gpu_checks.kernels import calibration, of_models  # noqa: E402
 from gpu_checks.verdicts import verdicts  # noqa: E402
 
@@ -67,6 +69,7 @@ def test_dry_run_writes_every_section_asked_for(tmp_path):
     for model in MODELS:
         assert ("latency, int8" in engines[model]) == (model in INTEGER_MODELS), model
         assert ("latency, int4" in engines[model]) == (model in INTEGER_MODELS), model
+        assert ("latency, 7 wrong drafts" in engines[model]) == (model in DRAFT_MODELS), model
     assert report["verdicts"] == [], "nor does it judge"
     assert report["calibration"] == {}, "a dry run calibrates nothing"
     check_that_the_projection_finds_every_figure(report, output)
@@ -98,6 +101,22 @@ def test_attention_of_fixed_shapes_is_timed_for_all_that_attend():
         with launching.recording() as launches, forced("triton"):
             case.make()()
         assert [each.kernel.fn.__name__ for each in launches] == ["weigh", "average"]
+
+
+def test_drafts_are_timed_for_every_model():
+    """By kernels that walk one chain, from a state that is read once."""
+    pytest.importorskip("triton")
+    context = Context(dry_run=False, budget_s=1, ahead=True)
+    cases = [case for _, case in all_cases(context) if case.name.startswith("8 drafts")]
+    mamba1 = sum(not context.config(model).is_mamba2 for model in (*MODELS, *HYBRIDS))
+    assert len(cases) == 2 * len((*MODELS, *HYBRIDS)) + mamba1
+    for case in cases:
+        with launching.recording() as launches, forced("triton"):
+            case.make()()
+        (launch,) = launches
+        assert (launch.kernel.__name__, launch.grid[0]) == ("update_chains", 1)
+    kinds = {case.kind for case in cases}
+    assert not kinds & set(EFFICIENCIES), "the projection has no steps with drafts"
 
 
 def test_the_tiny_sister_of_a_model_is_of_its_family():
