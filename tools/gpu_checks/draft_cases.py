@@ -24,7 +24,7 @@ large."""
 def draft_cases(
     context: Context, config: ModelConfig, operators: Sequence[MakeCase]
 ) -> Iterator[Case]:
-    """Operators that read a state and leave some. By Triton's kernels only: others have no chains."""
+    """Operators that read a state and leave some, by Triton's kernels: others have no chains."""
     if context.dry_run and not context.ahead:
         return
     rows = 1 + N_DRAFTS
