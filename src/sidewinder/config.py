@@ -88,7 +88,7 @@ class EngineConfig:
         max_batch_size: most sequences that run at once (state slots).
         max_step_tokens: most tokens in one step; longer prompts are prefilled in chunks.
         speculate: most tokens that a step guesses ahead of a text, from what followed its end
-            before, and checks together; the text stays the same (CPU; docs/generation.md). 0: none.
+            before, and checks together; the text stays the same (docs/generation.md). 0: none.
         scheduling: "throughput" fills steps with prompts; "latency" lets only so many prompt tokens
             run beside decodes that a step takes less than twice as long (docs/generation.md).
         kv_cache_tokens: hybrids: tokens that the KV pages of all running sequences hold together;

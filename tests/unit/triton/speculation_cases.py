@@ -11,6 +11,7 @@ from triton_cases import DEVICE, overridden
 from sidewinder import LLM, llm
 from sidewinder.collectives.threads import ThreadCollectives, ThreadGroup
 from sidewinder.engine import prompt_graphs, runner
+from sidewinder.engine.decode_graphs import DecodeGraphs
 from sidewinder.engine.drafts import Drafter
 from sidewinder.engine.recorders import CudaRecorder
 from sidewinder.ops.dispatch import forced
@@ -33,15 +34,12 @@ MOST = 4
 
 
 class Recorder:
-    """Counts recordings: CUDA graphs on a card, if there is one rank; else what was run once runs
-    again."""
+    """CUDA graphs on a card, if there is one rank; else what was run once runs again."""
 
     def __init__(self, tp):
         self._inner = CudaRecorder() if DEVICE == "cuda" and tp == 1 else None
-        self.recorded = 0
 
     def record(self, run):
-        self.recorded += 1
         return run if self._inner is None else self._inner.record(run)
 
 
@@ -71,26 +69,32 @@ class ThreadExecutor:
 
 @contextmanager
 def engine_of(folder, recorded=True, tp=1, **options):
-    """An engine; its steps are recorded, or run plainly. Gives it and its recorder."""
-    recorder = Recorder(tp) if recorded else None
+    """An engine; its steps are recorded, or run plainly. Gives it and the sequences of the steps
+    that graphs ran."""
+    recorder, steps, start = Recorder(tp) if recorded else None, [], DecodeGraphs.start
+
+    def noted(graphs, sequences, sampler):
+        steps.append(sequences)
+        return start(graphs, sequences, sampler)
+
     options = {"dtype": "float32", "max_batch_size": 4, "kv_cache_tokens": 256} | options
     with ExitStack() as stack:
         enter = stack.enter_context
         enter(forced("triton"))
         enter(overridden(**WHOLE))
         enter(mock.patch.object(runner, "recorder_for", return_value=recorder))
+        enter(mock.patch.object(DecodeGraphs, "start", noted))
         enter(mock.patch.object(prompt_graphs, "PLAIN_RUNS", 1 << 30))
         if tp > 1:
             enter(mock.patch.object(llm, "start_executor", ThreadExecutor))
-        yield enter(LLM(folder, device=DEVICE, tp=tp, threads=1, **options)), recorder
+        yield enter(LLM(folder, device=DEVICE, tp=tp, threads=1, **options)), steps
 
 
 class Scripted(Drafter):
-    """Knows how texts go on, is wrong about one token in four, and sometimes says nothing."""
+    """Knows how texts go on, is now and then wrong, and sometimes says nothing."""
 
     texts: Sequence[Sequence[int]] = ()
-    draws = random.Random(0)
-    quiet = 0.2
+    quiet = 0.4
 
     def draft(self, most):
         text = tuple(self._text)
@@ -103,9 +107,9 @@ class Scripted(Drafter):
 
 
 @contextmanager
-def drafting(texts, quiet=0.2):
+def drafting(texts):
     """Inside, drafts are `Scripted`."""
-    kind = type("OfTexts", (Scripted,), {"texts": texts, "quiet": quiet})
+    kind = type("OfTexts", (Scripted,), {"texts": texts})
     with mock.patch("sidewinder.engine.scheduler.Drafter", kind):
         yield
 
