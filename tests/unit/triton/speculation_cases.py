@@ -94,7 +94,7 @@ class Scripted(Drafter):
     """Knows how texts go on, is now and then wrong, and sometimes says nothing."""
 
     texts: Sequence[Sequence[int]] = ()
-    quiet = 0.4
+    quiet = 0.3
 
     def draft(self, most):
         text = tuple(self._text)

@@ -121,10 +121,11 @@ def with_empty_model(check, tp=1):
     run_ranks(tp, run)
 
 
-def test_shapes_are_recorded_once_they_come_again_and_scored_steps_never():
+def test_shapes_are_recorded_once_they_come_again_and_scored_steps_and_drafts_never():
     def check(graphs, recorder, config):
-        for part in (sequence(5, score=(1,) * 5), sequence(5, return_logits=True)):
-            assert [graphs.last_rows([part]) for _ in range(4)] == [None] * 4
+        drafting = sequence(2, sample=True, draft_slots=(1,))
+        for part in (sequence(5, score=(1,) * 5), sequence(5, return_logits=True), drafting):
+            assert [graphs.last_rows([part, sequence(5)]) for _ in range(4)] == [None] * 4
         results = [graphs.last_rows([sequence(n)]) for n in (5, 6, 7, 8)]
         assert results[:2] == [None, None]
         assert recorder.recorded == 1
