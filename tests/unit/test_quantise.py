@@ -1,3 +1,4 @@
+import math
 import weakref
 
 import pytest
@@ -80,11 +81,13 @@ def test_slicing_at_groups_before_or_after_is_the_same(bits):
     assert torch.equal(whole.scales[2:5, 1:3], part.scales)
 
 
-def test_large_matrices_are_rounded_in_blocks(monkeypatch):
+@pytest.mark.parametrize("bits", BITS.values())
+def test_large_matrices_are_rounded_in_blocks(bits, monkeypatch):
+    monkeypatch.setattr(quantisation, "_native", None)
     weight = torch.randn(7, 100)
-    whole = quantise(weight, 32)
-    monkeypatch.setattr(quantisation, "BLOCK_ELEMENTS", 250)
-    blocks = quantise(weight, 32)
+    whole = quantise(weight, 32, bits)
+    monkeypatch.setattr(quantisation, "BLOCK_ELEMENTS" if bits == 8 else "CHUNK", 250)
+    blocks = quantise(weight, 32, bits)
     assert torch.equal(blocks.values, whole.values)
     assert torch.equal(blocks.scales, whole.scales)
 
@@ -108,6 +111,15 @@ def test_int8_divides_by_tensors():
         quantise(torch.randn(3, 128))
     assert divisions.divisors
     assert all(isinstance(each, torch.Tensor) for each in divisions.divisors)
+
+
+def test_int4_divides_by_tensors_and_powers_of_two(monkeypatch):
+    monkeypatch.setattr(quantisation, "_native", None)
+    with Divisions() as divisions:
+        quantise(torch.randn(3, 128), bits=4)
+    numbers = [each for each in divisions.divisors if not isinstance(each, torch.Tensor)]
+    assert len(divisions.divisors) > len(numbers) > 0
+    assert all(math.frexp(each)[0] == 0.5 for each in numbers), "their reciprocals are exact"
 
 
 def test_matrices_are_rounded_one_by_one():

@@ -148,21 +148,23 @@ def from_int4(x, kind: tl.constexpr):
     Four bytes at a time, no conversion by hardware, which would be slower than weights arrive.
     """
     if INTERPRETED:
-        return (x & 15).to(tl.float32) - 8.0, (x >> 4).to(tl.float32) - 8.0
-    if kind == tl.float32:
-        return tl.inline_asm_elementwise(
+        halves = (x & 15).to(tl.float32) - 8.0, (x >> 4).to(tl.float32) - 8.0
+    elif kind == tl.float32:
+        halves = tl.inline_asm_elementwise(
             INT4_AS_FLOATS, "=&f,=&f,=&f,=&f,=&f,=&f,=&f,=&f,r", [x],
             dtype=(tl.float32, tl.float32), is_pure=True, pack=4,
         )  # fmt: skip
-    if kind == tl.bfloat16:
-        return tl.inline_asm_elementwise(
+    elif kind == tl.bfloat16:
+        halves = tl.inline_asm_elementwise(
             INT4_AS_BF16, "=&r,=&r,=&r,=&r,r", [x],
             dtype=(tl.bfloat16, tl.bfloat16), is_pure=True, pack=4,
         )  # fmt: skip
-    return tl.inline_asm_elementwise(
-        INT4_AS_F16, "=&r,=&r,=&r,=&r,r", [x],
-        dtype=(tl.float16, tl.float16), is_pure=True, pack=4,
-    )  # fmt: skip
+    else:
+        halves = tl.inline_asm_elementwise(
+            INT4_AS_F16, "=&r,=&r,=&r,=&r,r", [x],
+            dtype=(tl.float16, tl.float16), is_pure=True, pack=4,
+        )  # fmt: skip
+    return halves
 
 
 @triton.jit
@@ -170,10 +172,12 @@ def columns(tile, N: tl.constexpr):
     """The columns of a tile in N equal parts side by side, a power of two, as a tuple. Nothing
     moves: threads then hold a part's elements as its user wants them."""
     if N == 1:
-        return (tile,)
-    halves = tl.reshape(tile, [tile.shape[0], 2, tile.shape[1] // 2])
-    left, right = tl.split(tl.permute(halves, (0, 2, 1)))
-    return columns(left, N // 2) + columns(right, N // 2)
+        parts = (tile,)
+    else:
+        halves = tl.reshape(tile, [tile.shape[0], 2, tile.shape[1] // 2])
+        left, right = tl.split(tl.permute(halves, (0, 2, 1)))
+        parts = columns(left, N // 2) + columns(right, N // 2)
+    return parts
 
 
 @triton.jit

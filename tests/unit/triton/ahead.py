@@ -2,13 +2,16 @@
 
 Runs the operators with `launching.recording()`, so that nothing is executed, and compiles each
 recorded launch. The last line is one JSON object: kernel -> bytes of shared memory, how many copies
-into it in the program are of four bytes a thread, and how many loads of one and of two. Of launches
-that share a name, the most.
+into it in the program are of four bytes a thread, how many loads of one and of two, and of products
+with integers, bytes of registers that were spilled. Of launches that share a name, the most.
 """
 
 import json
 import re
+import subprocess
 from inspect import signature
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import torch
 import triton
@@ -46,6 +49,17 @@ def source_of(launch: Launch) -> ASTSource:
     return ASTSource(launch.kernel, {n: types[n] for n in names}, constants, attributes)
 
 
+def spilled(cubin: bytes) -> int:
+    """Bytes of a thread's stack: registers that it has no room for."""
+    program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(program), "-res-usage", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(re.findall(r"STACK:(\d+)", said)[0])
+
+
 def main() -> None:
     assert not is_interpreting(), "TRITON_INTERPRET is set"
     compiled: dict[str, dict[str, int]] = {}
@@ -71,6 +85,7 @@ def main() -> None:
                     "narrow": len(re.findall(r"cp\.async\.ca\.shared\.global.*, 0x4,", ptx)),
                     "loads of a byte": len(re.findall(r"ld\.global\S*\.b8", ptx)),
                     "loads of two bytes": len(re.findall(r"ld\.global\S*\.b16", ptx)),
+                    "spilled": spilled(built.asm["cubin"]) if "integer_" in name else 0,
                 }
                 most = compiled.get(name, facts)
                 compiled[name] = {fact: max(n, most[fact]) for fact, n in facts.items()}

@@ -197,12 +197,17 @@ def in_int4(outputs: int, inputs: int, **_: object) -> QuantisedWeight:
     return empty_weight((outputs, inputs), "cpu", 4)
 
 
-def integers_of(dtype: torch.dtype, bits: int, group: int | None = None) -> None:
+def integers_of(
+    dtype: torch.dtype,
+    bits: int,
+    group: int | None = None,
+    numbers: tuple[int, ...] = (1, 3, 32, 64, 200, 600),
+) -> None:
     """Every candidate, one row and more; narrow ranks' matrices, too."""
     for outputs, inputs in ((10240, 2560), (2560, 7424 // 4), (2560, 5120)):
         weight = empty_weight((outputs, inputs), "cpu", bits, group)
         bias = torch.empty(outputs, dtype=dtype)
-        for rows in (1, 3, 32, 64, 200, 600):
+        for rows in numbers:
             if rows == 1:
                 found = integer.row_candidates(inputs, dtype, bits)
             else:
@@ -288,6 +293,7 @@ def _cases(dtype: torch.dtype, kind: str, capabilities: list[int]) -> dict[str, 
 
 
 AMPERE, HOPPER = 80, 90
+FEW = (1, 32)
 LARGE_PROMPTS = "prompts in large tiles"
 """The one case that takes more shared memory than workstation cards have."""
 CASES: dict[str, Case] = {
@@ -308,8 +314,8 @@ CASES: dict[str, Case] = {
     "int8 experts": (partial(experts_of, torch.bfloat16, in_int8), [AMPERE, HOPPER]),
     "int8 experts for f32": (partial(experts_of, torch.float32, in_int8), [AMPERE]),
     "int4 weights": (partial(integers_of, torch.bfloat16, 4), [AMPERE, HOPPER]),
-    "int4 weights for f32": (partial(integers_of, torch.float32, 4), [AMPERE]),
-    "int4 weights for f16": (partial(integers_of, torch.float16, 4, 64), [HOPPER]),
+    "int4 weights for f32": (partial(integers_of, torch.float32, 4, None, FEW), [AMPERE]),
+    "int4 weights for f16": (partial(integers_of, torch.float16, 4, 64, FEW), [HOPPER]),
     "int4 experts": (partial(experts_of, torch.bfloat16, in_int4), [AMPERE, HOPPER]),
     "int4 experts for f32": (partial(experts_of, torch.float32, in_int4), [AMPERE]),
     "few rows": (partial(few_rows, torch.bfloat16), [AMPERE, HOPPER]),

@@ -19,7 +19,7 @@ LARGE = {
     name: config
     for bits in BITS.values()
     for name, config in (
-        (f"int{bits}_row_product", {"block_o": 64, "block_i": 128, "num_warps": 4}),
+        (f"int{bits}_row_product", {"block_o": 64, "block_i": 128, "num_warps": 2 * bits}),
         (f"int{bits}_product", {"block_o": 128, "block_t": 64, "num_warps": 4, "num_stages": 2}),
     )
 }

@@ -28,7 +28,7 @@ LANE_BYTES, WARP = 16, 32
 
 SHAPES = {
     8: ((2, 1, 1), (1, 1, 4), (4, 1, 1), (2, 1, 2), (1, 1, 2), (4, 1, 2), (2, 1, 4), (8, 1, 1)),
-    4: ((8, 2, 1), (4, 2, 2), (4, 2, 1), (4, 1, 1), (4, 1, 2), (2, 1, 1), (2, 1, 4), (8, 2, 2)),
+    4: ((8, 2, 1), (4, 1, 2), (4, 2, 1), (4, 1, 1), (4, 2, 2), (2, 1, 1), (2, 1, 4), (8, 2, 2)),
 }
 """Of one row's product, by bits: outputs of a program; how many of them lie side by side in a tile,
 so that a warp reads less of each row at a time; warps."""

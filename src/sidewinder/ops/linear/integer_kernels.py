@@ -30,9 +30,7 @@ def bytes_of(inputs, BITS: tl.constexpr):
 @triton.jit
 def unpacked(w, kind: tl.constexpr, BITS: tl.constexpr):
     """Weights of bytes, exactly: a tuple of one tile; of 4 bits two, of inputs LANE apart."""
-    if BITS == 8:
-        return (from_int8(w),)
-    return from_int4(w, kind)
+    return (from_int8(w),) if BITS == 8 else from_int4(w, kind)
 
 
 @triton.jit
