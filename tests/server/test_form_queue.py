@@ -126,10 +126,22 @@ def test_a_form_waits_until_there_is_room_for_its_grammar(server, client, gate, 
     assert cache.n_bytes <= cache.most_bytes
 
 
+def test_an_equal_form_needs_no_room(server, gate, monkeypatch):
+    cache, long = grammars(server).cache, "h1x{3000}"
+    cache.make_room(cache.most_bytes)
+    monkeypatch.setattr(cache, "most_bytes", most_bytes(StructuredOutput(regex=long)))
+    first, second = (open_request(server, guided_regex=long) for _ in range(2))
+    wait_for(lambda: server.engine.n_open == 2 and gate.compiled == [long])
+    gate.open.set()
+    wait_for(lambda: server.llm.engine.n_running == 2)
+    first.close()
+    second.close()
+
+
 def test_requests_whose_forms_wait_end_with_the_engine(llm_of_its_own, gate, pool):
     with serving(llm_of_its_own) as server, server.client() as client:
         waiting = [pool.submit(ask, client, f"f{number}") for number in range(3)]
-        wait_for(lambda: server.engine.n_open == 3)
+        wait_for(lambda: server.engine.n_open == 3 and len(gate.compiled) == 1)
         server.engine.fail_open("the server is shutting down")
         gate.open.set()
         for each in waiting:

@@ -4,9 +4,10 @@ import json
 
 import pytest
 from chat_cases import WEATHER, call_text
-from running_server import NAME, serving
+from running_server import NAME, open_request, serving, wait_for
 
 from sidewinder import LLM
+from sidewinder.server import stream
 
 TOOL = {
     "name": "get_weather",
@@ -346,6 +347,24 @@ def test_a_stream_that_breaks(talker):
             server.engine._loop.call_soon_threadsafe(server.engine.fail_open, "broken")
             rest = [line for line in lines if line.startswith("event: ")]
             assert rest[-1] == "event: error"
+
+
+def test_silence_has_pings(talker, monkeypatch):
+    monkeypatch.setattr(stream, "SILENCE_S", 0.05)
+    with (
+        LLM(talker, device="cpu", threads=1, max_batch_size=1) as llm,
+        serving(llm) as server,
+        server.client() as client,
+        open_request(server),
+    ):
+        wait_for(lambda: llm.engine.n_running == 1)
+        with client.stream("POST", "/v1/messages", json=BODY | {"stream": True}) as reply:
+            lines = (line for line in reply.iter_lines() if line)
+            for _ in range(2):  # message_start, and the ping that always comes
+                assert next(lines).startswith("event: ")
+                assert next(lines).startswith("data: ")
+            assert next(lines) == "event: ping"
+            assert next(lines) == 'data: {"type":"ping"}'
 
 
 @pytest.mark.parametrize("header", ["x-api-key", "authorization"])

@@ -245,6 +245,18 @@ def test_effort_is_a_variable_of_the_template():
         ({"include": ["file_search_call.results"]}, "include"),
         ({"max_tokens": 3}, "max_tokens"),
         ({"max_output_tokens": 0}, "max_output_tokens=0"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "x"}}}}, "x"),
+        ({"stop": ["a"] * 17}, "stop"),
+        (
+            {"tools": [{"type": "function", "name": "a b"}]},
+            "tools.0: the function name 'a b' is not supported",
+        ),
+        (
+            {"input": [{"type": "function_call", "call_id": "c", "name": "n", "arguments": "1"}]},
+            "arguments of a function_call is not the JSON text",
+        ),
         ({"top_p": 3}, "top_p=3"),
         ({"repetition_penalty": 1000}, "repetition_penalty"),
         ({"model": 3}, "model"),

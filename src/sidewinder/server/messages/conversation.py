@@ -24,7 +24,7 @@ NAMES = {
     r"response_format": "output_config.format",
     r"reasoning_effort": "output_config.effort",
     r"parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
-    r"messages\.\d+\.tool_calls\.\d+\.function\.arguments": "the input of a tool_use",
+    r"messages\.\d+\.tool_calls\.\d+\.function\.arguments": "input of a tool_use",
     r"messages\.\d+": "messages",
 }
 """Of chats' fields, here."""

@@ -23,7 +23,7 @@ NAMES = {
     r"tools\.(\d+)\.function": r"tools.\1",
     r"response_format": "text.format",
     r"reasoning_effort": "reasoning.effort",
-    r"messages\.\d+\.tool_calls\.\d+\.function\.arguments": "the arguments of a function_call",
+    r"messages\.\d+\.tool_calls\.\d+\.function\.arguments": "arguments of a function_call",
     r"messages(\.\d+)?": "input",
 }
 """Of chats' fields, here."""

@@ -106,9 +106,10 @@ class SchemaFormat(JsonSchema):
 
 
 class TextOptions(Body):
-    """The form of the text."""
+    """The form of the text; nothing makes it longer or shorter."""
 
     format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
+    verbosity: Literal["medium"] | None = None
 
 
 class ReasoningOptions(Body):
