@@ -188,7 +188,7 @@ class ModelConfig:
         residual_in_fp32: the residual stream is float32 whatever the weights are.
         tie_embeddings: `lm_head` is the embedding.
         dtype: the checkpoint's own dtype ("float32", "bfloat16", "float16").
-        bos_token_id, eos_token_ids: special tokens of the checkpoint.
+        eos_token_ids: tokens of the checkpoint that end a text.
         attention, mlp, experts: of hybrids; None where the model has none.
         single_parts: a layer is one of mixer, attention, MLP and experts; otherwise MLP or experts,
             if the model has them, follow the mixer or the attention of each layer.
@@ -219,7 +219,6 @@ class ModelConfig:
     residual_in_fp32: bool
     tie_embeddings: bool
     dtype: str
-    bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     attention: AttentionConfig | None = None
     mlp: MLPConfig | None = None

@@ -137,7 +137,6 @@ def _transformers_mamba(values: ConfigValues, falcon: bool) -> ModelConfig:
         residual_in_fp32=values.flag("residual_in_fp32", True),
         tie_embeddings=values.flag("tie_word_embeddings", True),
         dtype=values.dtype(),
-        bos_token_id=values.token("bos_token_id", 0),
         eos_token_ids=values.tokens("eos_token_id", 0),
     )
 
@@ -174,7 +173,6 @@ def _transformers_mamba2(values: ConfigValues) -> ModelConfig:
         residual_in_fp32=values.flag("residual_in_fp32", True),
         tie_embeddings=values.flag("tie_word_embeddings", False),
         dtype=values.dtype(),
-        bos_token_id=values.token("bos_token_id", 0),
         eos_token_ids=values.tokens("eos_token_id", 2),
     )
 
@@ -213,7 +211,6 @@ def _authors_config(values: ConfigValues) -> ModelConfig:
         residual_in_fp32=values.flag("residual_in_fp32", True),
         tie_embeddings=values.flag("tie_embeddings", True),
         dtype=values.dtype(),
-        bos_token_id=values.token("bos_token_id", None),
         eos_token_ids=values.tokens("eos_token_id", None),
     )
 

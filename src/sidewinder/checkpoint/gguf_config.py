@@ -100,7 +100,6 @@ def read_gguf_config(file: Path) -> ModelConfig:
         residual_in_fp32=known.parts is None,
         tie_embeddings="output.weight" not in tensors,
         dtype=_DTYPES.get(largest_type(file, tensors.values()), "bfloat16"),
-        bos_token_id=values.token("tokenizer.ggml.bos_token_id", None),
         eos_token_ids=tuple(dict.fromkeys(end for end in ends if end is not None)),
         attention=parts.attention,
         mlp=parts.mlp,

@@ -39,7 +39,6 @@ def _zamba(values: ConfigValues) -> ModelConfig:
         residual_in_fp32=False,
         tie_embeddings=values.flag("tie_word_embeddings", True),
         dtype=values.dtype(),
-        bos_token_id=values.token("bos_token_id", 1),
         eos_token_ids=values.tokens("eos_token_id", 2),
         attention=_zamba_attention(values, d_model, n_layers),
         mlp=_zamba_mlp(values),

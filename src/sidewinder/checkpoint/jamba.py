@@ -46,7 +46,6 @@ def jamba(values: ConfigValues) -> ModelConfig:
         residual_in_fp32=False,
         tie_embeddings=values.flag("tie_word_embeddings", False),
         dtype=values.dtype(),
-        bos_token_id=values.token("bos_token_id", 1),
         eos_token_ids=values.tokens("eos_token_id", 2),
         attention=_attention(values, d_model, n_layers),
         mlp=MLPConfig(d_ff, "silu") if dense else None,

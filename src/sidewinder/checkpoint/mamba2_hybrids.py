@@ -141,7 +141,6 @@ def _hybrid(values: ConfigValues, family: Family, vocab_size: int, norm_eps: flo
         residual_in_fp32=False,
         tie_embeddings=values.flag("tie_word_embeddings", False),
         dtype=values.dtype(),
-        bos_token_id=values.token("bos_token_id", 1),
         eos_token_ids=values.tokens("eos_token_id", 2),
         attention=_attention(values, d_model, n_layers),
     )

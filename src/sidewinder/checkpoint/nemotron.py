@@ -73,7 +73,6 @@ def nemotron_h(values: ConfigValues) -> ModelConfig:
         residual_in_fp32=False,
         tie_embeddings=values.flag("tie_word_embeddings", False),
         dtype=values.dtype(),
-        bos_token_id=values.token("bos_token_id", 1),
         eos_token_ids=values.tokens("eos_token_id", 2),
         attention=_attention(values, _of_kind(kinds, "attention")),
         mlp=_mlp(values, _of_kind(kinds, "mlp")),

@@ -29,7 +29,6 @@ def test_agrees_with_transformers(family, tmp_path):
     assert (config.vocab_size, config.d_model) == (theirs.vocab_size, theirs.hidden_size)
     assert config.n_layers == theirs.num_hidden_layers
     assert config.tie_embeddings == theirs.tie_word_embeddings
-    assert config.bos_token_id == theirs.bos_token_id
     assert config.eos_token_ids == (theirs.eos_token_id,)
     assert config.dtype == "float32"
 
@@ -146,7 +145,7 @@ def test_authors_layout_says_the_same(family, tmp_path):
     assert {name: getattr(ours, name) for name in same} == {
         name: getattr(authors, name) for name in same
     }
-    assert (authors.layout, authors.eos_token_ids, authors.bos_token_id) == ("authors", (), None)
+    assert (authors.layout, authors.eos_token_ids) == ("authors", ())
 
 
 def test_authors_defaults_and_padded_vocabulary():

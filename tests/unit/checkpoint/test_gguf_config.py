@@ -134,7 +134,6 @@ def test_the_config_is_the_folders(tmp_path, family):
     expected = load_model_config(save_tiny(family, tmp_path / "folder"))
 
     def change(writer):
-        writer.add_bos_token_id(expected.bos_token_id)
         writer.add_eos_token_id(*expected.eos_token_ids)
 
     read = load_model_config(made(tmp_path, family, change=change))
@@ -186,7 +185,7 @@ def test_tokens_that_end_a_text(tmp_path):
         writer.add_uint32("tokenizer.ggml.eom_token_id", 7)
 
     config = load_model_config(made(tmp_path, change=change))
-    assert (config.bos_token_id, config.eos_token_ids) == (None, (7, 9))
+    assert config.eos_token_ids == (7, 9)
 
 
 @pytest.mark.parametrize(
