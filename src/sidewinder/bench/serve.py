@@ -148,7 +148,10 @@ async def _models(target: Target) -> list[str]:
         reply.raise_for_status()
         return [str(card["id"]) for card in reply.json()["data"]]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{target.url} is not a server that answers: {error}") from error
+        raise ValueError(
+            f"{target.url} is not a server that answers: {error}; start one with "
+            "`sidewinder serve MODEL`, or name it with --url"
+        ) from error
 
 
 async def _recorded(target: Target, load: ServeLoad, pairs: Sequence[tuple[str, str]]) -> list[Ask]:

@@ -117,6 +117,15 @@ def _sources(report: dict[str, Any]) -> str:
     if measured:
         lines.append(f"measured ({report['calibration']['source']}): {', '.join(measured)}")
     if assumed:
-        shown = ", ".join(f"{name} {values[name]['value']:g}" for name in assumed)
-        lines.append(f"assumed: {shown}")
+        shown = ", ".join(_constant(name, values[name]["value"]) for name in assumed)
+        lines.append(f"assumed (docs/projection.md): {shown}")
     return "\n".join(lines)
+
+
+def _constant(name: str, value: float) -> str:
+    """A constant of the calibration with its unit: its name says seconds, bytes, or a share."""
+    if name.endswith("_s"):
+        return f"{name.removesuffix('_s')} {value * 1e6:g} us"
+    if name.endswith("_bytes"):
+        return f"{name.removesuffix('_bytes')} {format_bytes(int(value))}"
+    return f"{name} {100 * value:g} %"

@@ -144,7 +144,9 @@ def test_every_shape_and_policy_projects(name):
         assert len(report["policies"]) == (1 if tp == 1 else len(policies(BF16)))
         text = format_projection(report)
         assert "PROJECTED, not measured" in text
-        assert "assumed: gemm" in text
+        assert "assumed (docs/projection.md): gemm 70 %, " in text
+        assert ", kernel 2 us, " in text
+        assert ", reserve 1.50 GiB" in text
         for row in report["policies"]:
             assert 0 < row["tpot_s"] < row["ttft_s"]
             assert row["speedup"] <= tp
