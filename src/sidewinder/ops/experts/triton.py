@@ -79,7 +79,7 @@ class _Kind(NamedTuple):
         """Inputs that a program of a group of so many rows has at a time, as the constant so named;
         of integers their groups."""
         if self.integers is not None:
-            return {"GROUPS": tile_groups(self.integers, rows), **self._format()}
+            return {"GROUPS": tile_groups(self.integers, rows, dtype), **self._format()}
         return {inputs: power_of_two(n_inputs, least=16, most=GROUP_ROW_BYTES // dtype.itemsize)}
 
     def _format(self) -> dict[str, int]:

@@ -109,9 +109,11 @@ def candidates(rows: int, outputs: int, dtype: torch.dtype) -> tuple[tuning.Conf
     return (SLICES, *LARGE_TILES) if rows >= MANY_ROWS else (*LARGE_TILES, SLICES)
 
 
-def tile_groups(weight: QuantisedWeight, rows: int) -> int:
+def tile_groups(weight: QuantisedWeight, rows: int, dtype: torch.dtype) -> int:
     """Groups of inputs, of 4 bits blocks, that a tile of matrix units' products with so many rows
-    has."""
+    has. In float32, which they do not multiply exactly, threads do, and have registers for one."""
+    if dtype == torch.float32:
+        return 1
     group_bytes = weight.group_size if weight.bits == 8 else BLOCK // 2
     return max(1, (LARGE_ROW_BYTES if rows >= LARGE_ROWS else ROW_BYTES) // group_bytes)
 
@@ -145,7 +147,7 @@ def _by_tiles(
     (rows, inputs), outputs = x.shape, weight.shape[0]
     y = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
     block_t = power_of_two(rows, least=8, most=config["block_t"])
-    groups = tile_groups(weight, block_t)
+    groups = tile_groups(weight, block_t, x.dtype)
     block_i = groups * (weight.group_size if weight.bits == 8 else BLOCK)
     stage_bytes = config["block_o"] * block_i * weight.bits // 8 + block_t * block_i * x.itemsize
     launch(
