@@ -18,14 +18,14 @@ from sidewinder.ops.ssd_scan import triton as ssd_triton
 from sidewinder.state.batch import pack
 
 SMALL = {
-    "conv_update": {"block_c": 32},
-    "conv_chains": {"block_c": 32},
-    "scan_update": {"block_d": 32, "num_warps": 1},
-    "scan_chains": {"block_d": 32, "num_warps": 1},
+    "conv_update": {"block_c": 16},
+    "conv_chains": {"block_c": 16},
+    "scan_update": {"block_d": 16, "num_warps": 1},
+    "scan_chains": {"block_d": 16, "num_warps": 1},
     "projected_scan": {"block_d": 16, "num_warps": 1},
     "projected_chains": {"block_d": 16, "num_warps": 1},
-    "ssd_update": {"block_p": 8},
-    "ssd_chains": {"block_p": 8},
+    "ssd_update": {"block_p": 4},
+    "ssd_chains": {"block_p": 4},
     "conv_prefill": {"block_t": 8, "rows": 4, "block_c": 16},
     "scan_pipelined": {"chunk": 8, "block_d": 16},
     "ssd_wide": {"chunk": 32, "block_t": 16, "block_n": 16, "block_p": 16},
@@ -95,8 +95,8 @@ class Operator:
         return y
 
 
-CHANNELS, STATES = 37, 5
-HEADS, GROUPS, WIDTH = 3, 2, 10
+CHANNELS, STATES = 21, 5
+HEADS, GROUPS, WIDTH = 2, 2, 6
 RANK = 7
 
 
