@@ -53,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit status."""
     try:
         parser = build_parser()
+        if not (sys.argv[1:] if argv is None else argv):
+            parser.print_help(sys.stderr)
+            return BAD_USAGE
         args, unknown = parser.parse_known_args(argv)
         if unknown:
             parser.error(hints.unknown(parser, args, unknown))

@@ -61,3 +61,10 @@ def test_usage_is_one_line(command, usage, capsys):
 def test_token_ids_that_are_none(capsys):
     assert main(["generate", "m", "--prompt-ids", "1,x"]) == BAD_USAGE
     assert "'1,x' are not token ids; give numbers with commas" in capsys.readouterr().err
+
+
+def test_the_bare_command_shows_its_help(capsys):
+    assert main([]) == BAD_USAGE
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "examples:\n  sidewinder generate models/mamba" in shown.err
