@@ -24,7 +24,7 @@ examples:
   sidewinder generate models/mamba --prompt "def main(" --tp 2
   sidewinder chat models/mamba2
   sidewinder serve models/mamba2 --tp 2 --port 8000
-  sidewinder run-batch models/mamba2 -i requests.jsonl -o answers.jsonl
+  sidewinder run-batch models/mamba2 -i examples/requests.jsonl -o answers.jsonl
   sidewinder eval models/mamba --text data/heldout.txt
   sidewinder plan state-spaces/mamba-2.8b-hf --tp 4
   sidewinder compile state-spaces/mamba-2.8b-hf --gpu h100

@@ -25,15 +25,15 @@ kept: --resume goes on after it."""
 
 EXAMPLES = """\
 examples:
-  sidewinder run-batch models/mamba -i requests.jsonl -o answers.jsonl
-  sidewinder run-batch models/mamba -i requests.jsonl -o answers.jsonl --resume
+  sidewinder run-batch models/mamba -i examples/requests.jsonl -o answers.jsonl
+  sidewinder run-batch models/mamba -i examples/requests.jsonl -o answers.jsonl --resume
 
-a line of requests.jsonl:
+a line of requests:
   {"custom_id": "1", "method": "POST", "url": "/v1/completions",
    "body": {"prompt": "def main(", "max_tokens": 32}}
 urls: /v1/completions /v1/chat/completions /v1/responses. A body may name the model: as MODEL is
 given, or as --served-model-name says.
-a line of answers.jsonl, in the order in which they end:
+a line of answers, in the order in which they end:
   {"id": ..., "custom_id": "1", "response": {"status_code": 200, "request_id": ..., "body": ...},
    "error": null}
 Exit status: 0 all were answered, 1 some were refused (their body says why) or a rank failed, 2 bad
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         model_of(args) as model,
         args.output.open("a", encoding="utf-8") as output,
         LLM(model, progress=True, **engine_options(args)) as llm,
-        tqdm(total=len(left), desc="requests") as bar,
+        tqdm(total=len(left), desc="requests", unit="") as bar,
     ):
         started_s = time.perf_counter()
 
