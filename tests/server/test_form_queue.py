@@ -1,5 +1,6 @@
 """Forms compile one after the other while other requests run, and within a budget of bytes."""
 
+import asyncio
 import concurrent.futures
 import threading
 import time
@@ -10,6 +11,7 @@ from running_server import open_request, serving, wait_for
 
 from sidewinder.sampling.grammar import GrammarCompiler, most_bytes
 from sidewinder.sampling.structured import StructuredOutput
+from sidewinder.server.stream import EventStream
 
 SHORT = {"prompt": "def f", "max_tokens": 8}
 
@@ -124,6 +126,22 @@ def test_a_form_waits_until_there_is_room_for_its_grammar(server, client, gate, 
     holder.close()
     assert waiting.result().json()["choices"][0]["text"] == "e2"
     assert cache.n_bytes <= cache.most_bytes
+
+
+def test_a_reader_that_does_not_read_holds_no_grammar(server, monkeypatch):
+    """A text is complete when the engine has it, not when its client has."""
+
+    async def stall(*_):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(EventStream, "_send_all", stall)
+    cache = grammars(server).cache
+    cache.make_room(cache.most_bytes)
+    reader = open_request(server, guided_regex="i1", stream=True)
+    wait_for(lambda: cache.n_bytes > 0)
+    wait_for(lambda: server.engine.n_open == 0)
+    wait_for(lambda: cache.make_room(cache.most_bytes))
+    reader.close()
 
 
 def test_an_equal_form_needs_no_room(server, gate, monkeypatch):

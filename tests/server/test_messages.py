@@ -200,10 +200,12 @@ def test_thoughts_text_and_calls(client, monkeypatch, stream):
     assert len({call["id"] for call in calls}) == 2
 
 
-def test_calls_that_are_no_json(client, monkeypatch):
-    writes(monkeypatch, '<tool_call>\n{"name": "now", "arguments": {"a')
+@pytest.mark.parametrize("arguments", ['{"a', '{"a": NaN}', '{"a": -1e999}'])
+def test_calls_that_are_no_json(client, monkeypatch, arguments):
+    end = "}\n</tool_call>" if arguments != '{"a' else ""
+    writes(monkeypatch, '<tool_call>\n{"name": "now", "arguments": ' + arguments + end)
     call = message(client, tools=[TOOL])["content"][0]
-    assert call["input"] == {"INVALID_JSON": '{"a'}
+    assert call["input"] == {"INVALID_JSON": arguments}
 
 
 def test_one_call_where_more_are_disabled(client, monkeypatch):
@@ -234,6 +236,7 @@ def test_a_conversation(client, monkeypatch):
                 {"type": "tool_use", "id": "t1", "name": "get_weather", "input": {"city": "Bern"}},
                 {"type": "tool_use", "id": "t2", "name": "get_weather", "input": {"city": "Biel"}},
             ]},
+            {"role": "assistant", "content": "There."},
             {"role": "user", "content": [
                 {"type": "tool_result", "tool_use_id": "t1", "content": "wet"},
                 {"type": "tool_result", "tool_use_id": "t2", "is_error": True,
@@ -246,7 +249,7 @@ def test_a_conversation(client, monkeypatch):
     head = "tools: get_weather\nAnswer with <tool_call> and </tool_call>.\n"
     assert text.removeprefix(head) == (
         "system: Be\n\nbrief.\nuser: Rain?\n\nIn Bern.\n"
-        "assistant: I look. get_weather(Bern) get_weather(Biel)\n"
+        "assistant: I look.\n\nThere. get_weather(Bern) get_weather(Biel)\n"
         "tool: wet\ntool: dry\nuser: So?\nassistant:<think></think>"
     )
 
@@ -282,7 +285,9 @@ def test_tokens_are_counted(client):
         ({"max_tokens": ...}, "max_tokens: Field required"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "user", "content": []}]}, "messages"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages.0.content is empty"),
+        ({"messages": [USER, {"role": "assistant", "content": "It"}, USER | {"content": []}]},
+         "messages.2.content is empty"),
         ({"messages": [USER, {"role": "assistant", "content": "It"}]}, "must be the user's"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
          "messages.0.content: a block of type 'image' is not supported"),

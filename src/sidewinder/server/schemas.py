@@ -41,7 +41,7 @@ MAX_STOP_IDS = 64
 
 MAX_FORM = 16_384
 """Most characters of a regular expression or grammar: a few hundred kilobytes of them can take
-minutes to compile, and all other requests wait. (JSON schemas have no such worst case.)"""
+minutes to compile, and all forms behind it wait. (JSON schemas have no such worst case.)"""
 
 Form = Annotated[str, Field(max_length=MAX_FORM), AfterValidator(_valid_unicode)]
 

@@ -134,8 +134,8 @@ class Service:
         reservation = self.engine.reserve(asked.n_choices)
         try:
             choices = await self._off_loop(self._prepare, asked)
-            await self._constrain(choices, receive)
-            calls = [choice.call for choice in choices]
+            # The engine alone holds what they follow: a reader may take long after the last token.
+            calls = await self._constrained([choice.call for choice in choices], receive)
             stream = self.engine.submit(calls, reservation, arrived_s)
         finally:
             reservation.release()
@@ -192,20 +192,19 @@ class Service:
         except ValueError as error:
             raise ApiError(400, str(error)) from error
 
-    async def _constrain(self, choices: Sequence[Choice], receive: Receive) -> None:
-        """Hold texts to their form, which is the same for all choices of a reply."""
-        request = choices[0].call.request
+    async def _constrained(self, calls: Sequence[Call], receive: Receive) -> Sequence[Call]:
+        """`calls` held to their form, which is the same for all of a reply."""
+        request = calls[0].request
         form = request.params.structured_output
         if form is None or not request.generate:
-            return
+            return calls
         try:
             grammar = self._forms.find(form)
             if grammar is None:
                 grammar = await until_gone(receive, self._forms.compile(form))
         except ValueError as error:
             raise ApiError(400, str(error)) from error
-        for choice in choices:
-            choice.call = self._intake.constrained(choice.call, grammar)
+        return [self._intake.constrained(call, grammar) for call in calls]
 
     def _prepare(self, asked: Generation) -> list[Choice]:
         choices: list[Choice] = []

@@ -65,6 +65,8 @@ def _read(arguments: str) -> dict[str, Any]:
     """The object that a call's arguments are, also where a model wrote none, or not to its end."""
     try:
         value = json.loads(arguments or "{}")
+        # Python's reader takes NaN, and numbers beyond doubles: no JSON, and no client's would.
+        json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {INVALID: arguments}

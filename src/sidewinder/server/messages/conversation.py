@@ -91,6 +91,9 @@ def _messages(body: CountRequest) -> list[dict[str, Any]]:
     if body.system:
         messages.append({"role": "system", "content": _joined(body.system)})
     for index, message in enumerate(body.messages):
+        if not message.content and message.role != "assistant":
+            where = f"messages.{index}.content"
+            raise ApiError(400, f"{where} is empty; give a text or blocks", where)
         for number, block in enumerate(message.content):
             _check(message, block, f"messages.{index}.content.{number}")
         if message.role == "assistant":
@@ -120,7 +123,7 @@ def _add_answer(messages: list[dict[str, Any]], blocks: Sequence[Block]) -> None
     answer = messages[-1]
     for block in blocks:
         if isinstance(block, TextBlock):
-            answer["content"] += block.text
+            answer["content"] += f"\n\n{block.text}" if answer["content"] else block.text
         elif isinstance(block, ThinkingBlock):
             answer["reasoning_content"] = answer.get("reasoning_content", "") + block.thinking
         elif isinstance(block, ToolUseBlock):
