@@ -130,14 +130,15 @@ def test_a_text(client):
 
 def test_usage_counts_what_was_cached_apart(client):
     long = [{"role": "user", "content": "the def " * 60}]
-    first, second = (message(client, messages=long)["usage"] for _ in range(2))
+    fields = {"messages": long, "ignore_eos": True}
+    first, second = (message(client, **fields)["usage"] for _ in range(2))
     n_prompt = post(client, "/count_tokens", messages=long, max_tokens=...).json()["input_tokens"]
     for usage in (first, second):
         assert usage["input_tokens"] + usage["cache_read_input_tokens"] == n_prompt
         assert usage["cache_creation_input_tokens"] == 0
     assert first["cache_read_input_tokens"] == 0
     assert second["cache_read_input_tokens"] > 0
-    found = events(client, messages=long)
+    found = events(client, **fields)
     assert found[0]["message"]["usage"]["input_tokens"] == n_prompt
     assert found[-2]["usage"] == second
 
@@ -198,6 +199,16 @@ def test_thoughts_text_and_calls(client, monkeypatch, stream):
     for call in calls:
         assert call["input"] == {"city": "Bern", "days": 3}
     assert len({call["id"] for call in calls}) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_text_between_calls_stays_there(client, monkeypatch, stream):
+    call = call_text("hermes")
+    writes(monkeypatch, f"One: {call} Two: {call} So.")
+    fields = {"tools": [TOOL], "max_tokens": 60}
+    told = put_together(events(client, **fields)) if stream else message(client, **fields)
+    content = [block.get("text", block["type"]) for block in told["content"]]
+    assert content == ["One:", "tool_use", "Two:", "tool_use", "So."]
 
 
 @pytest.mark.parametrize("arguments", ['{"a', '{"a": NaN}', '{"a": -1e999}'])

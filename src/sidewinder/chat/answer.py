@@ -84,13 +84,23 @@ class AnswerReader:
 
     def push(self, text: str, last: bool) -> Part:
         """Add text; `last` says that nothing follows. Returns what is certain now."""
+        new = Part()
+        for part in self.parts(text, last):
+            new.reasoning += part.reasoning
+            new.content += part.content
+            new.pieces += part.pieces
+        return new
+
+    def parts(self, text: str, last: bool) -> list[Part]:
+        """As `push`, in the order in which it was written: text behind a call is a later part."""
         self._rest += text
-        part = Part()
+        parts: list[Part] = []
         state = None
         while state != self._state:
             state = self._state
-            state(part, last)
-        return part
+            parts.append(Part())
+            state(parts[-1], last)
+        return parts
 
     # Each state takes what it can from `_rest`, and sets the next state if another one follows.
 

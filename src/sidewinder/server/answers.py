@@ -19,9 +19,9 @@ class Answer:
         self._reader = reader
         self._is_named = is_named
 
-    def read(self, text: str, last: bool) -> Part:
-        """What `text` adds to the answer."""
-        return Part(content=text) if self._reader is None else self._reader.push(text, last)
+    def read(self, text: str, last: bool) -> list[Part]:
+        """What `text` adds to the answer, in its order."""
+        return [Part(content=text)] if self._reader is None else self._reader.parts(text, last)
 
     def message(self, text: str, last: bool) -> dict[str, Any]:
         """The whole message; `text` is all of the answer."""

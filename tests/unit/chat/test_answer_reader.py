@@ -47,6 +47,18 @@ def test_text_around_calls(name):
     assert read(text, name) == ("", "Let me see.So.\n", [BERN, BERN])
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_parts_have_the_order_in_which_they_were_written(name):
+    reader = AnswerReader(FORMATS[name], SCHEMAS, "open")
+    text = f"Hm.</think>See: {call_text(name)} And {call_text(name)}{call_text(name)} so."
+    kinds = [
+        part.reasoning or part.content or [piece.name for piece in part.pieces if piece.name]
+        for part in reader.parts(text, True) if part != Part()
+    ]  # fmt: skip
+    call = ["get_weather"]
+    assert kinds == ["Hm.", "See:", call, "And", call, call, "so."]
+
+
 @pytest.mark.parametrize("name", ["falcon", "jamba", "nemotron"])
 def test_several_calls_in_a_list(name):
     body = '[{"name": "now", "arguments": {}},\n {"name": "now", "arguments": {"a": [1, null]}}]'

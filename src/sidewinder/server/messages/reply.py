@@ -65,7 +65,8 @@ class MessageReply(Reply):
     def _read(self, choice: Choice) -> Iterable[News]:
         delta = choice.new()
         reason = delta.finish_reason
-        yield from self._blocks.add(choice.answer.read(delta.text, reason is not None))
+        for part in choice.answer.read(delta.text, reason is not None):
+            yield from self._blocks.add(part)
         if reason is not None:
             yield from self._blocks.end(reason)
 

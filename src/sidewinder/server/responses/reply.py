@@ -71,7 +71,8 @@ class ResponseReply(Reply):
     def _read(self, choice: Choice) -> Iterable[News]:
         delta = choice.new()
         reason = delta.finish_reason
-        yield from self._items.add(choice.answer.read(delta.text, reason is not None))
+        for part in choice.answer.read(delta.text, reason is not None):
+            yield from self._items.add(part)
         if reason is not None:
             yield from self._items.end(STATUS[reason])
 
