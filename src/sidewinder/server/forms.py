@@ -47,7 +47,8 @@ class FormQueue:
             found = self.find(form)  # Somebody before may have had the same one.
             if found is not None:
                 return found
-            while not self._intake.grammars.cache.make_room(most_bytes(form)):
+            n_bytes = most_bytes(form)
+            while not self._intake.grammars.cache.make_room(n_bytes):
                 await asyncio.sleep(LOOK_S)
                 self._check()
             loop = asyncio.get_running_loop()

@@ -3,8 +3,9 @@
 import pytest
 
 from sidewinder import StructuredOutput
-from sidewinder.sampling.grammar import GrammarCompiler, most_bytes
+from sidewinder.sampling.grammar import KEPT_BYTES, OPTIONAL, GrammarCompiler, most_bytes
 from sidewinder.sampling.grammar_cache import CompiledGrammar, GrammarCache
+from sidewinder.sampling.structured import MAX_TEXT
 from sidewinder.testing import save_tokenizer
 from sidewinder.tokenizer import Tokenizer
 
@@ -76,6 +77,13 @@ def test_what_grammars_take_by_their_text():
     ]:
         assert taken <= most_bytes(StructuredOutput(**given))
     assert most_bytes(StructuredOutput(json_object=True)) < 2_000_000
+
+
+def test_the_largest_form_fits():
+    """It would wait for room for ever."""
+    for sign in OPTIONAL:
+        text = sign * (MAX_TEXT // len(sign))
+        assert most_bytes(StructuredOutput(regex=text, after="</think>")) <= KEPT_BYTES
 
 
 def test_one_of_thousands_of_texts(tmp_path):
