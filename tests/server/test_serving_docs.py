@@ -5,7 +5,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from sidewinder.cli import main
-from sidewinder.cli.serve import _OPTIONS
+from sidewinder.cli.serve import _OPTIONS, EXAMPLES
 from sidewinder.server.messages.schemas import MessagesRequest
 from sidewinder.server.responses.schemas import ResponseRequest
 from sidewinder.server.schemas import ChatRequest, CompletionRequest
@@ -16,6 +16,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="u
 def test_endpoints_and_metrics(client):
     for path in client.get("/openapi.json").json()["paths"]:
         assert f"`{path}`" in TEXT
+        assert path.removesuffix("/{name}") in EXAMPLES.split()
     families = text_string_to_metric_families(client.get("/metrics").text)
     names = {sample.name for family in families for sample in family.samples}
     for name in names:

@@ -1,4 +1,4 @@
-"""`sidewinder serve`: an OpenAI-compatible HTTP server."""
+"""`sidewinder serve`: an HTTP server for clients of OpenAI's and Anthropic's."""
 
 import argparse
 import os
@@ -9,7 +9,8 @@ from sidewinder.cli.options import add_engine_options, engine_options, model_of
 from sidewinder.server.config import ServerConfig
 
 DESCRIPTION = """\
-Serve MODEL over HTTP with OpenAI's endpoints; requests of all clients share its steps."""
+Serve MODEL over HTTP with OpenAI's endpoints and Anthropic's Messages; requests of all clients
+share its steps."""
 
 EXAMPLES = """\
 examples:
@@ -19,7 +20,8 @@ examples:
   python -c 'from openai import OpenAI; client = OpenAI(base_url="http://127.0.0.1:8000/v1",
     api_key="none"); print(client.completions.create(model="models/mamba", prompt="def "))'
 
-endpoints: /v1/models /v1/completions /v1/chat/completions /v1/responses /tokenize /detokenize
+endpoints: /v1/models /v1/completions /v1/chat/completions /v1/responses /v1/messages
+           /v1/messages/count_tokens /tokenize /detokenize
            /health /ready /metrics /status /version /openapi.json
 SIGTERM or Ctrl-C: /ready turns false, open requests finish, then the process ends; a second signal
 ends it at once. The API key is also read from SIDEWINDER_API_KEY, where `ps` does not show it.
@@ -29,7 +31,7 @@ _OPTIONS: list[tuple[str, type, str]] = [
     ("host", str, "address to listen on; 0.0.0.0 is open to the network"),
     ("port", int, "0 takes a free one and logs it"),
     ("served_model_name", str, "what clients call the model (default: MODEL)"),
-    ("api_key", str, "what clients must send as bearer token"),
+    ("api_key", str, "what clients must send as bearer token, or as x-api-key"),
     ("max_queue", int, "requests that may wait for a slot; more are answered 429"),
     ("max_request_bytes", int, "largest body of a request"),
     ("max_choices", int, "most texts one request may ask for: prompts times n"),
@@ -51,7 +53,7 @@ def add_parser(subparsers: Any) -> None:
     """Register the subcommand."""
     parser = subparsers.add_parser(
         "serve",
-        help="serve a model over HTTP, with OpenAI's endpoints",
+        help="serve a model over HTTP, with OpenAI's and Anthropic's endpoints",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

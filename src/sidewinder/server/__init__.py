@@ -1,1 +1,1 @@
-"""The HTTP server: OpenAI's endpoints over one engine (`sidewinder serve`)."""
+"""The HTTP server: OpenAI's and Anthropic's endpoints over one engine (`sidewinder serve`)."""
