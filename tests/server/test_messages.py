@@ -318,6 +318,8 @@ def test_tokens_are_counted(client):
         ({"tools": [TOOL | {"input_schema": {"properties": 3}}]}, "tools.0: parameters"),
         ({"tool_choice": {"type": "any"}}, "tool_choice: 'any' needs tools"),
         ({"tool_choice": {"type": "tool"}, "tools": [TOOL]}, "needs a name"),
+        ({"tool_choice": {"type": "auto", "name": "get_weather"}, "tools": [TOOL]},
+         "tool_choice.name: only type 'tool'"),
         ({"tool_choice": {"type": "tool", "name": "x"}, "tools": [TOOL]}, "'x' is not among tools"),
         ({"stop_sequences": ["a"] * 17}, "stop_sequences"),
         ({"stop_sequences": [""]}, "stop_sequences"),

@@ -73,6 +73,8 @@ def _choice(body: CountRequest) -> dict[str, Any]:
     asked = body.tool_choice
     if asked is None:
         return {}
+    if asked.name is not None and asked.type != "tool":
+        raise ApiError(400, "tool_choice.name: only type 'tool' takes one", "tool_choice.name")
     if not body.tools:
         if asked.type in ("any", "tool"):
             raise ApiError(400, f"tool_choice: {asked.type!r} needs tools", "tool_choice")
