@@ -205,7 +205,7 @@ class LLM:
         return last.output
 
     def release(self, state: ConversationState) -> None:
-        """Free the memory of a kept state.
+        """Free the memory of a kept state, once requests that wait to resume it have begun.
 
         Raises:
             ValueError: for one that was released already, or is another LLM's.

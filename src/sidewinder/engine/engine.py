@@ -107,8 +107,6 @@ class Engine:
             ValueError: if it can never run (KV pages), or resumes a state that is not held.
         """
         assert request.id not in self._live, "request ids are unique"
-        if request.resume is not None:
-            self.cache.check_held(request.resume)
         metrics = Metrics(time.perf_counter(), prompt_tokens=len(request.prompt))
         output = RequestOutput(request.id, prompt, list(request.prompt), metrics)
         if request.params.logprobs is not None:

@@ -70,8 +70,14 @@ class Scheduler:
         return len(self._running)
 
     def add(self, request: Request) -> None:
-        """Put a request in the queue. Raises ValueError if it can never run."""
+        """Put a request in the queue.
+
+        Raises:
+            ValueError: if it can never run, or resumes a state that is not held.
+        """
         self.limits.check(request)
+        if request.resume is not None:
+            self.cache.await_kept(request.resume)
         place = len(self._waiting)
         while place and self._waiting[place - 1].priority > request.priority:
             place -= 1
@@ -89,6 +95,8 @@ class Scheduler:
         for request in self._waiting:
             if request.id == request_id:
                 self._waiting.remove(request)
+                if request.resume is not None:
+                    self.cache.forgo_kept(request.resume)
                 return True
         return False
 

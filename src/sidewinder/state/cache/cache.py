@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from sidewinder.state.cache.boundaries import boundaries
@@ -64,6 +65,7 @@ class StateCache:
         self._disk = disk
         self._ids = itertools.count()
         self._held: dict[int, Kept] = {}
+        self._awaited = Counter[int]()  # by waiting requests: how many resume a held state
         if disk is not None:
             self._take_over(disk)
 
@@ -187,23 +189,43 @@ class StateCache:
         ]
         return kept
 
+    def await_kept(self, kept: Kept) -> None:
+        """A request waits that will resume a caller's state: it stays until `forgo_kept`, even if
+        the caller releases it meanwhile.
+
+        Raises:
+            ValueError: if there is none, as `release` says.
+        """
+        self._check_held(kept)
+        self._awaited[kept.id] += 1
+
+    def forgo_kept(self, kept: Kept) -> None:
+        """A request that waited for a caller's state has resumed it, or does not want it."""
+        self._awaited[kept.id] -= 1
+        self._drop_unwanted(kept)
+
     def resume_kept(self, kept: Kept, slot: int, pages: tuple[int, ...]) -> None:
-        """Load a caller's state into `slot`; `pages` are all new."""
+        """Load a caller's state, which was awaited, into `slot`; `pages` are all new."""
         covering = self._covering(pages, kept.n_tokens)
         self._tiers.ops.append(Restore(kept.id, slot, covering))
+        self.forgo_kept(kept)
 
     def release(self, kept: Kept) -> None:
         """Forget a caller's state.
 
         Raises:
-            ValueError: if there is none, as `check_held` says.
+            ValueError: for one that was released, or that another cache made.
         """
-        self.check_held(kept)
+        self._check_held(kept)
         del self._held[kept.id]
-        self._tiers.ops.append(Drop(kept.id))
+        self._drop_unwanted(kept)
 
-    def check_held(self, kept: Kept) -> None:
-        """Raise ValueError for a state that was released, or that another cache made."""
+    def _drop_unwanted(self, kept: Kept) -> None:
+        if kept.id not in self._held and not self._awaited[kept.id]:
+            self._tiers.ops.append(Drop(kept.id))
+        self._awaited += Counter()  # Forgets those at zero.
+
+    def _check_held(self, kept: Kept) -> None:
         if self._held.get(kept.id) is not kept:
             raise ValueError(
                 f"this state of {kept.n_tokens} tokens was released, or is another LLM's; make it "

@@ -154,8 +154,8 @@ class CacheMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.states)
     @rule()
     def release(self):
-        if not any(request.resume for request in self.asked.values()):
-            self.cache.release(self.states.pop()[1])
+        """Even of a state that requests wait to resume."""
+        self.cache.release(self.states.pop()[1])
 
     @rule()
     def flush(self):
@@ -237,6 +237,23 @@ def entries_of(state_cache):
             assert child.parent is node
             assert child.depth == node.depth + len(child.edge)
             stack.append((child, False))
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+def test_a_released_state_stays_for_who_waits_to_resume_it(aborted):
+    machine = CacheMachine()
+    machine.start(size=next(iter(SIZES)), is_hybrid=True)
+    machine.snapshot(10)
+    machine.step(20)
+    machine.resume(0, [1, 2])
+    machine.resume(0, [3])
+    machine.release()
+    machine.flush()
+    assert machine.ranks.kept
+    if aborted:
+        machine.abort(0)
+        machine.abort(0)
+    machine.teardown()
 
 
 @pytest.mark.filterwarnings("ignore:.*state_cache_dir")
