@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sidewinder.engine.buckets import CHAIN_END, Bucket, Started
+from sidewinder.engine.buckets import CHAIN_END, TOP_K, Bucket, Started
 from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.decode_sizes import LARGEST_BUCKET, StepSize
 from sidewinder.engine.drafts import MOST_ROWS
@@ -61,7 +61,7 @@ class DecodeGraphs:
 
     def serves(self, sequences: Sequence[SequenceStep]) -> bool:
         """Whether a step is one that graphs can run: it only decodes."""
-        n_rows = sum(len(part.slots) for part in sequences)
+        n_rows = sum(part.n_rows for part in sequences)
         most = LARGEST_BUCKET if n_rows == len(sequences) else MOST_ROWS
         return 0 < n_rows <= most and all(
             part.sample and part.is_single and not part.score and not part.return_logits
@@ -104,7 +104,7 @@ class DecodeGraphs:
             allowed = [mask for part in sequences for mask in part.masks]
             return sampler.sample(started.logits, drawing_slots(sequences), allowed)
         tokens = started.drawing.tokens(started.n)
-        firsts = list(accumulate((len(part.slots) for part in sequences), initial=0))[:-1]
+        firsts = list(accumulate((part.n_rows for part in sequences), initial=0))[:-1]
         check_drawn(tokens, firsts)
         return tokens
 
@@ -117,38 +117,39 @@ class DecodeGraphs:
         if bucket is None:
             bucket = self._record(size, way)
             self._buckets[size, way] = bucket
-        bucket.fill(*self._rows(sequences, draws, size))
+        at_random = draws if draws is not None and way == "random" else []
+        bucket.fill(*self._rows(sequences, at_random, size))
         bucket.recorded.repeat()
         self._counter.calls += bucket.recorded.calls
         return bucket
 
     def _rows(
-        self, sequences: Sequence[SequenceStep], draws: list[Draw] | None, size: StepSize
+        self, sequences: Sequence[SequenceStep], draws: Sequence[Draw], size: StepSize
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """What the buffers get: a row of every token, then padding, the last chain's end."""
-        rows = [
-            (token, slot, part.start + depth, part.pages)
-            for part in sequences
-            for depth, (token, slot) in enumerate(zip(part.tokens, part.slots, strict=True))
-        ]
-        rows += [(0, self._spare.slot, 0, ())] * (size.rows - len(rows))
-        chain_ends = list(accumulate(len(part.slots) for part in sequences[:-1]))
-        chain_ends += [size.rows] * (size.rows - len(chain_ends))
-        integers, numbers = [], []
-        for index, (token, slot, start, pages) in enumerate(rows):
-            drawing, number = [0, 0, 0], [1.0, 0.0, 1.0]
-            if draws is not None and index < len(draws) and not draws[index].params.greedy:
-                top_k, number = draws[index].limits(self._model.config.vocab_size)
-                drawing = [top_k, *split_bits(draws[index].bits)]
-            places = [*pages[: size.pages], *[self._spare.page] * (size.pages - len(pages))]
-            integers.append([token, slot, start, *drawing, chain_ends[index], *places])
-            numbers.append(number)
+        """What the buffers get: a row of every token, then padding, the last chain's end. Where
+        nothing is drawn at random there are no `draws`."""
+        spare, integers = self._spare, list[list[int]]()
+        for part in sequences:
+            places = [*part.pages[: size.pages], *[spare.page] * (size.pages - len(part.pages))]
+            for depth, slot in enumerate(part.slots):
+                start = part.start + depth
+                integers.append([part.tokens[depth], slot, start, 0, 0, 0, size.rows, *places])
+        padding = [0, spare.slot, 0, 0, 0, 0, size.rows, *[spare.page] * size.pages]
+        integers += [padding] * (size.rows - len(integers))
+        numbers = [[1.0, 0.0, 1.0]] * size.rows
+        for index, draw in enumerate(draws):
+            if not draw.params.greedy:
+                top_k, numbers[index] = draw.limits(self._model.config.vocab_size)
+                integers[index][TOP_K:CHAIN_END] = top_k, *split_bits(draw.bits)
+        if size.chains:
+            for chain, end in enumerate(accumulate(part.n_rows for part in sequences[:-1])):
+                integers[chain][CHAIN_END] = end
         return integers, numbers
 
     def _record(self, size: StepSize, way: Way) -> Bucket:
         bucket = Bucket.of(size, self._device)
         # While it warms up and records, all rows are padding: no sequence's state changes.
-        bucket.fill(*self._rows([], None, size))
+        bucket.fill(*self._rows([], [], size))
         batch, inputs = bucket.batch(), self._inputs(bucket)
 
         def run() -> None:
@@ -179,7 +180,7 @@ class DecodeGraphs:
     def _inputs(self, bucket: Bucket) -> Callable[[], DrawInputs]:
         def inputs() -> DrawInputs:
             temperature, min_p, top_p = bucket.numbers.unbind(1)
-            top_k, high_bits, low_bits = bucket.integers[:, 3:CHAIN_END].unbind(1)
+            top_k, high_bits, low_bits = bucket.integers[:, TOP_K:CHAIN_END].unbind(1)
             return DrawInputs(temperature.float(), min_p.float(), top_p, top_k, high_bits, low_bits)
 
         return inputs

@@ -44,7 +44,7 @@ class StepSize:
     @staticmethod
     def of(parts: Sequence[SequenceStep], page_size: int = 0) -> "StepSize":
         """The smallest that holds a step that only decodes. A `page_size` is a hybrid's."""
-        pages, n_rows = 0, sum(len(part.slots) for part in parts)
+        pages, n_rows = 0, sum(part.n_rows for part in parts)
         if page_size:
             last = max(part.start + len(part.drafts) for part in parts)
             pages = power_of_two(last // page_size + 1, least=FEWEST_PAGES)

@@ -29,7 +29,7 @@ def pack_step(
     """
     singles = [index for index, part in enumerate(parts) if part.is_single]
     assert singles == list(range(len(singles))), "single tokens come first"
-    n_rows = [len(parts[index].slots) for index in singles]
+    n_rows = [parts[index].n_rows for index in singles]
     order = [(depth, index) for index in singles for depth in range(n_rows[index])]
     if not chained:
         order.sort()
@@ -69,7 +69,7 @@ def _run(part: SequenceStep, depth: int) -> tuple[list[int], int, int, int]:
 
 def drawing_slots(parts: Sequence[SequenceStep]) -> list[int]:
     """Of each part its slot, once for every token that is drawn for it."""
-    return [part.slot for part in parts for _ in part.slots]
+    return [part.slot for part in parts for _ in range(part.n_rows)]
 
 
 def n_accepted(drafts: Sequence[int], drawn: Sequence[int]) -> int:

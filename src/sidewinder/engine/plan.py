@@ -49,6 +49,11 @@ class SequenceStep:
         return (self.slot, *self.draft_slots)
 
     @property
+    def n_rows(self) -> int:
+        """How many tokens are drawn for it, if any: each behind a row of its own."""
+        return 1 + len(self.draft_slots)
+
+    @property
     def drafts(self) -> tuple[int, ...]:
         """The tokens that are drafts."""
         return self.tokens[len(self.tokens) - len(self.draft_slots) :]
@@ -56,12 +61,14 @@ class SequenceStep:
     @property
     def masks(self) -> tuple[bytes, ...]:
         """What may be drawn behind each of its rows that draw."""
+        if not self.draft_slots:  # As in most steps: this is asked for often.
+            return (self.allowed,)
         return (self.allowed, *(self.draft_allowed or (b"",) * len(self.draft_slots)))
 
     @property
     def is_single(self) -> bool:
         """Whether it runs one token, drafts aside."""
-        return len(self.tokens) == len(self.slots)
+        return len(self.tokens) == self.n_rows
 
 
 @dataclass(frozen=True)

@@ -270,6 +270,8 @@ class Sampler:
 
 def _occurrences(slots: Sequence[int]) -> list[int]:
     """How often each slot is among those before it."""
+    if len(set(slots)) == len(slots):
+        return [0] * len(slots)
     seen: Counter[int] = Counter()
     found = []
     for slot in slots:

@@ -101,7 +101,7 @@ def test_what_buffers_hold():
 
 
 def test_while_it_is_recorded_all_rows_are_padding():
-    integers, _ = graphs_of()._rows([], None, StepSize(5, 2))
+    integers, _ = graphs_of()._rows([], [], StepSize(5, 2))
     assert {row[INTEGERS.index("slot")] for row in integers} == {49}
     assert [row[CHAIN_END] for row in integers[:2]] == [5, 5]
 
