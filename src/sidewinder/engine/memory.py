@@ -167,6 +167,8 @@ def gather_integer(value: int, device: torch.device, collectives: Collectives) -
 def free_bytes(device: torch.device) -> int:
     """Memory that can still be allocated on `device`; on the CPU within the cgroup's limit."""
     if device.type == "cuda":
+        # torch keeps what was freed, as weights before they were rounded, and the driver counts it.
+        torch.cuda.empty_cache()
         return int(torch.cuda.mem_get_info(device)[0])
     limits = [_available_of_machine(), _available_of_cgroup(Path("/sys/fs/cgroup"))]
     return min(limit for limit in limits if limit is not None)

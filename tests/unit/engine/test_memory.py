@@ -61,6 +61,14 @@ def test_free_memory_is_plausible():
     assert 2**24 < free_bytes(torch.device("cpu")) < 2**50
 
 
+def test_what_torch_keeps_of_freed_memory_counts_as_free(monkeypatch):
+    """Weights are rounded on the GPU: those that they were made from are gone by then."""
+    kept = [3]
+    monkeypatch.setattr(torch.cuda, "empty_cache", kept.clear)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10 - sum(kept), 24))
+    assert free_bytes(torch.device("cuda")) == 10
+
+
 def test_a_cgroups_cached_files_are_free(tmp_path):
     """Files that were read count as used: a checkpoint's, on the second start in a container."""
     assert memory._available_of_cgroup(tmp_path) is None
