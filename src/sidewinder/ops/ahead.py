@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sidewinder.ops.launching import Launch, is_installed, is_interpreting, settle_key
+from sidewinder.parallel.lifeline import die_with_parent
 
 CACHE_VARIABLE = "TRITON_CACHE_DIR"
 ALIGNMENT = 16
@@ -175,7 +176,9 @@ class _Driver:
 
 
 def _prepare(capability: int, cache: str) -> None:
-    """Make this process one that compiles for `capability` into `cache`."""
+    """Make this process one that compiles for `capability` into `cache`, and ends with its parent:
+    a pool whose owner was killed would wait for work for ever."""
+    die_with_parent()
     os.environ[CACHE_VARIABLE] = cache
     from triton.runtime.driver import driver
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,37 @@ def test_the_command_line_finds_them_too(facts, folder):
     said = facts["command"]
     assert said.pop("found") >= 5
     assert said == {"gpu": "h100", "capability": 90, "compiled": 0, "cache": str(folder.resolve())}
+
+
+POOL = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from sidewinder.ops import ahead
+with ProcessPoolExecutor(1, get_context("spawn"), ahead._prepare, (90, sys.argv[1])) as pool:
+    print(pool.submit(os.getpid).result(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_processes_that_compile_end_with_the_one_that_is_killed(tmp_path):
+    command = [sys.executable, "-c", POOL, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        worker = int(owner.stdout.readline())
+        owner.kill()
+    deadline = time.monotonic() + 30
+    while is_running(worker):
+        assert time.monotonic() < deadline, "it was left behind"
+        time.sleep(0.05)
+
+
+def is_running(process):
+    """Whether it is there, and not only waits for its parent to look."""
+    try:
+        return ") Z " not in Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.usefixtures("facts")
