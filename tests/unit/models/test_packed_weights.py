@@ -8,6 +8,7 @@ from sidewinder.checkpoint.random import random_shard
 from sidewinder.collectives.base import Collectives
 from sidewinder.layers.overlap import OVERLAPS
 from sidewinder.models.registry import build_model
+from sidewinder.ops import native
 from sidewinder.packing import PackedWeight, pack_weights
 from sidewinder.parallel.group import TensorParallel
 from sidewinder.quantise import quantise_weights
@@ -33,6 +34,10 @@ CASES = [
 ]
 
 
+LEVEL = "avx512_bf16"
+
+
+@pytest.mark.skipif(native.isa() != LEVEL, reason=f"only level {LEVEL} reads packed weights")
 @pytest.mark.parametrize("weight_dtype", ["auto", "int8", "int4"])
 @pytest.mark.parametrize("tp", [1, 2, 3])
 @pytest.mark.parametrize(("family", "overrides"), CASES, ids=str)
