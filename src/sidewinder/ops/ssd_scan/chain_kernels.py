@@ -54,23 +54,8 @@ def update_chains(
     wait_for_inputs(EARLY)
     row = begin.to(tl.int64)
     following = load_token(
-        x,
-        x_row,
-        dt,
-        dt_row,
-        B,
-        B_row,
-        C,
-        C_row,
-        row,
-        head,
-        group,
-        n,
-        p,
-        width,
-        states,
-        row < end,
-    )
+        x, x_row, dt, dt_row, B, B_row, C, C_row, row, head, group, n, p, width, states, row < end
+    )  # fmt: skip
     for _ in range(begin, end):
         x_t, dt_t, B_t, C_t = following
         following = load_token(
