@@ -6,9 +6,11 @@ import os
 import sys
 import threading
 import warnings
+from importlib.util import find_spec
 
 import pytest
 import torch
+import triton_interpreter
 from hypothesis import settings
 
 from sidewinder import logs
@@ -20,6 +22,14 @@ settings.load_profile("sidewinder")
 # Without a GPU, Triton's kernels run in its interpreter; it must be on before Triton is imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+    if find_spec("triton") is not None:
+        triton_interpreter.replace_once()
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that several processes end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_runtest_setup():

@@ -157,7 +157,11 @@ def prompts(dtype: torch.dtype, configs: tuple[Config, ...]) -> None:
                 prompt_attention(q, pages.to(dtype), pages.to(dtype), index, 0.1)
 
 
-def experts_of(dtype: torch.dtype, make: Callable[..., Weight] = torch.empty) -> None:
+def experts_of(
+    dtype: torch.dtype,
+    make: Callable[..., Weight] = torch.empty,
+    numbers: tuple[int, ...] = (1, 32, 600),
+) -> None:
     """Sizes of granite-4.0-h-tiny, few rows and many; and experts without gates."""
     for n_experts, k, width, d_ff, gated in ((64, 6, 1536, 512, True), (128, 6, 2688, 1856, False)):
         inner, outer = make(d_ff, width, dtype=dtype), make(width, d_ff, dtype=dtype)
@@ -165,7 +169,7 @@ def experts_of(dtype: torch.dtype, make: Callable[..., Weight] = torch.empty) ->
         matrices = ExpertMatrices(ups if gated else None, ups, (outer,) * n_experts)
         bias = None if gated else torch.empty(n_experts)
         config = RouterConfig(k, scores="softmax" if gated else "sigmoid", has_bias=not gated)
-        for rows in (1, 32, 600):
+        for rows in numbers:
             x = torch.empty(rows, width, dtype=dtype)
             chosen, shares = route(x, torch.empty(n_experts, width), bias, config)
             experts(x, matrices, chosen, shares, "silu" if gated else "relu")
@@ -201,10 +205,12 @@ def integers_of(
     dtype: torch.dtype,
     bits: int,
     group: int | None = None,
-    numbers: tuple[int, ...] = (1, 3, 32, 64, 200, 600),
+    every: bool = False,
+    numbers: tuple[int, ...] = (1, 32, 200),
 ) -> None:
-    """Every candidate, one row and more; narrow ranks' matrices, too."""
-    for outputs, inputs in ((10240, 2560), (2560, 7424 // 4), (2560, 5120)):
+    """One row and more, of a wide matrix and of a narrow rank's; the defaults, or of the wide one
+    every candidate."""
+    for outputs, inputs in ((10240, 2560), (2560, 7424 // 4)):
         weight = empty_weight((outputs, inputs), "cpu", bits, group)
         bias = torch.empty(outputs, dtype=dtype)
         for rows in numbers:
@@ -212,7 +218,7 @@ def integers_of(
                 found = integer.row_candidates(inputs, dtype, bits)
             else:
                 found = integer.candidates(rows, outputs, dtype)
-            for index in range(len(found)):
+            for index in range(len(found) if every and outputs > inputs * 2 else 1):
                 with candidate(index):
                     linear(torch.empty(rows, inputs, dtype=dtype), weight, bias)
 
@@ -293,7 +299,7 @@ def _cases(dtype: torch.dtype, kind: str, capabilities: list[int]) -> dict[str, 
 
 
 AMPERE, HOPPER = 80, 90
-FEW = (1, 32)
+FEW, ALL = (1, 32), (1, 3, 32, 64, 200, 600)
 LARGE_PROMPTS = "prompts in large tiles"
 """The one case that takes more shared memory than workstation cards have."""
 CASES: dict[str, Case] = {
@@ -308,16 +314,18 @@ CASES: dict[str, Case] = {
     "prompts": (partial(prompts, torch.bfloat16, SMALL), [AMPERE, HOPPER]),
     "prompts of f16": (partial(prompts, torch.float16, SMALL[:1]), [HOPPER]),
     LARGE_PROMPTS: (partial(prompts, torch.bfloat16, LARGE), [HOPPER]),
-    "int8 weights": (partial(integers_of, torch.bfloat16, 8), [AMPERE, HOPPER]),
+    "int8 weights": (partial(integers_of, torch.bfloat16, 8), [AMPERE]),
+    "every int8 candidate": (partial(integers_of, torch.bfloat16, 8, None, True, ALL), [HOPPER]),
     "int8 weights for f32": (partial(integers_of, torch.float32, 8), [AMPERE]),
     "int8 weights for f16": (partial(integers_of, torch.float16, 8, 128), [HOPPER]),
     "int8 experts": (partial(experts_of, torch.bfloat16, in_int8), [AMPERE, HOPPER]),
-    "int8 experts for f32": (partial(experts_of, torch.float32, in_int8), [AMPERE]),
-    "int4 weights": (partial(integers_of, torch.bfloat16, 4), [AMPERE, HOPPER]),
-    "int4 weights for f32": (partial(integers_of, torch.float32, 4, None, FEW), [AMPERE]),
-    "int4 weights for f16": (partial(integers_of, torch.float16, 4, 64, FEW), [HOPPER]),
+    "int8 experts for f32": (partial(experts_of, torch.float32, in_int8, FEW), [AMPERE]),
+    "int4 weights": (partial(integers_of, torch.bfloat16, 4), [AMPERE]),
+    "every int4 candidate": (partial(integers_of, torch.bfloat16, 4, None, True, ALL), [HOPPER]),
+    "int4 weights for f32": (partial(integers_of, torch.float32, 4, None, False, FEW), [AMPERE]),
+    "int4 weights for f16": (partial(integers_of, torch.float16, 4, 64, False, FEW), [HOPPER]),
     "int4 experts": (partial(experts_of, torch.bfloat16, in_int4), [AMPERE, HOPPER]),
-    "int4 experts for f32": (partial(experts_of, torch.float32, in_int4), [AMPERE]),
+    "int4 experts for f32": (partial(experts_of, torch.float32, in_int4, FEW), [AMPERE]),
     "few rows": (partial(few_rows, torch.bfloat16), [AMPERE, HOPPER]),
     "started early": (partial(started_early, torch.bfloat16), [HOPPER]),
     "sizes of one": (partial(sizes_of_one, torch.bfloat16), [HOPPER]),

@@ -15,6 +15,8 @@ from sidewinder.state.pool import POISON_VARIABLE
 from sidewinder.state.spec import PAGE_SIZE
 from sidewinder.testing import assert_close, run_ranks
 
+pytestmark = pytest.mark.usefixtures("unchecked_integers")
+
 LOADS = [
     ([37], [0]),
     ([21], [43]),

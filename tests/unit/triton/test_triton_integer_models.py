@@ -13,6 +13,8 @@ from sidewinder.ops.dispatch import forced
 from sidewinder.quantise import BITS, quantise_weights
 from sidewinder.testing import assert_close, run_ranks, tiny_config
 
+pytestmark = pytest.mark.usefixtures("unchecked_integers")
+
 WIDE = {"hidden_size": 72, "intermediate_size": 144}
 """Two groups of inputs, the second one short; two ranks cut the inner width within a group."""
 LARGE = {

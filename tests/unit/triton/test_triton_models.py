@@ -14,6 +14,8 @@ from sidewinder.state.batch import PageTables, pack
 from sidewinder.state.pool import StatePool
 from sidewinder.testing import TINY, run_ranks, tiny_oracle
 
+pytestmark = pytest.mark.usefixtures("unchecked_integers")
+
 LENGTHS, PROMPTS = [11, 6], [9, 4]
 """Two sequences, and how much of each is prefilled at once."""
 

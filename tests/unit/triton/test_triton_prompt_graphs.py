@@ -30,6 +30,8 @@ from sidewinder.state.batch import pack
 from sidewinder.state.pool import StatePool
 from sidewinder.testing import run_ranks, tiny_config
 
+pytestmark = pytest.mark.usefixtures("unchecked_integers")
+
 
 @pytest.mark.parametrize(
     ("family", "tp", "cut"),

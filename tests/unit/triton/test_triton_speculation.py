@@ -12,6 +12,8 @@ from sidewinder.engine.plan import PENDING
 from sidewinder.state.pool import POISON_VARIABLE
 from sidewinder.testing import save_tiny, save_tokenizer, tiny_oracle
 
+pytestmark = pytest.mark.usefixtures("unchecked_integers")
+
 PROMPTS = [[5, 80, 12, 44, 7], [9]]
 GREEDY = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True, logprobs=2)
 RANDOM = SamplingParams(max_tokens=8, temperature=0.9, top_k=20, seed=3, ignore_eos=True)
