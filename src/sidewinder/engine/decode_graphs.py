@@ -16,7 +16,6 @@ from itertools import accumulate
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from sidewinder.engine.buckets import CHAIN_END, TOP_K, Bucket, Started
 from sidewinder.engine.counted import CallCounter
@@ -24,7 +23,7 @@ from sidewinder.engine.decode_sizes import LARGEST_BUCKET, StepSize
 from sidewinder.engine.drafts import MOST_ROWS
 from sidewinder.engine.packing import drawing_slots
 from sidewinder.engine.plan import PENDING, SequenceStep
-from sidewinder.engine.recorders import Recorder, Spare, record_step
+from sidewinder.engine.recorders import Recorder, Spare, StepRecorder
 from sidewinder.models.base import Model
 from sidewinder.sampling.captured import DrawInputs, best_tokens, draw_tokens, split_bits
 from sidewinder.sampling.finite import check_drawn
@@ -50,8 +49,10 @@ class DecodeGraphs:
     def __init__(
         self, model: Model, pool: StatePool, recorder: Recorder, spare: Spare, counter: CallCounter
     ) -> None:
-        self._model, self._pool, self._recorder = model, pool, recorder
+        self._model, self._pool = model, pool
         self._spare, self._counter = spare, counter
+        n_ranks = model.collectives.tp.size
+        self._recorder = StepRecorder(recorder, counter, n_ranks, "decode steps of sizes")
         self._device = pool.conv.device
         self._shard = VocabShard(model.dims.vocab_sizes, model.collectives)
         self._page_size = 0 if pool.kv is None else pool.kv.page_size
@@ -68,24 +69,18 @@ class DecodeGraphs:
             for part in sequences
         )
 
-    def draw(self, sequences: Sequence[SequenceStep], sampler: Sampler) -> tuple[Tensor, list[int]]:
-        """`start`, waited for: its logits, and the tokens drawn.
+    def start(self, sequences: Sequence[SequenceStep], sampler: Sampler) -> Started | None:
+        """Begin a step that `serves`; it may name `PENDING` tokens of the step before. None, and
+        nothing has begun, if there is no memory for its graph.
 
         Raises:
-            RuntimeError: if logits hold NaN or infinity, or a graph cannot be recorded.
-        """
-        started = self.start(sequences, sampler)
-        return started.logits, self.finish(started, sequences, sampler)
-
-    def start(self, sequences: Sequence[SequenceStep], sampler: Sampler) -> Started:
-        """Begin a step that `serves`; it may name `PENDING` tokens of the step before.
-
-        Raises:
-            RuntimeError: if a graph cannot be recorded.
+            RuntimeError: if a graph cannot be recorded; on one rank, not for want of memory.
         """
         slots = drawing_slots(sequences)
         draws = sampler.unadjusted(slots, [mask for part in sequences for mask in part.masks])
         bucket = self._run(sequences, draws)
+        if bucket is None:
+            return None
         drawing = None
         if draws is not None:
             sampler.advance(slots)
@@ -108,7 +103,7 @@ class DecodeGraphs:
         check_drawn(tokens, firsts)
         return tokens
 
-    def _run(self, sequences: Sequence[SequenceStep], draws: list[Draw] | None) -> Bucket:
+    def _run(self, sequences: Sequence[SequenceStep], draws: list[Draw] | None) -> Bucket | None:
         way: Way = "later"
         if draws is not None:
             way = "greedy" if all(draw.params.greedy for draw in draws) else "random"
@@ -116,6 +111,8 @@ class DecodeGraphs:
         bucket = self._buckets.get((size, way))
         if bucket is None:
             bucket = self._record(size, way)
+            if bucket is None:
+                return None
             self._buckets[size, way] = bucket
         at_random = draws if draws is not None and way == "random" else []
         bucket.fill(*self._rows(sequences, at_random, size))
@@ -146,7 +143,10 @@ class DecodeGraphs:
                 integers[chain][CHAIN_END] = end
         return integers, numbers
 
-    def _record(self, size: StepSize, way: Way) -> Bucket:
+    def _record(self, size: StepSize, way: Way) -> Bucket | None:
+        """None if there is no memory for it, or was none for another."""
+        if not self._recorder.has_room:
+            return None
         bucket = Bucket.of(size, self._device)
         # While it warms up and records, all rows are padding: no sequence's state changes.
         bucket.fill(*self._rows([], [], size))
@@ -162,8 +162,10 @@ class DecodeGraphs:
             if way != "later":
                 self._last.index_copy_(0, batch.seqs.slots, bucket.tokens)
 
-        name = f"a decode step of {size.rows} tokens"
-        bucket.recorded = record_step(self._recorder, self._counter, run, name)
+        recorded = self._recorder.record(run, f"a decode step of {size.rows} tokens")
+        if recorded is None:
+            return None
+        bucket.recorded = recorded
         return bucket
 
     def _refresh(self, batch: PackedBatch, bucket: Bucket) -> None:

@@ -7,7 +7,6 @@ with single tokens and an end of the buffer that belong to sequences in a spare 
 nobody reads. A hybrid's page tables are read from the buffer, too; room for pages doubles.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,14 +18,7 @@ from torch import Tensor
 from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.plan import SequenceStep
 from sidewinder.engine.prompt_shapes import StepShape, count_singles, most_rows
-from sidewinder.engine.recorders import (
-    NOT_RECORDED,
-    NoMemoryError,
-    Recorded,
-    Recorder,
-    Spare,
-    record_step,
-)
+from sidewinder.engine.recorders import NOT_RECORDED, Recorded, Recorder, Spare, StepRecorder
 from sidewinder.models.base import Model
 from sidewinder.ops.dispatch import runs_triton
 from sidewinder.ops.prompt_attention import reads_lengths, was_timed
@@ -112,13 +104,14 @@ class PromptGraphs:
     def __init__(
         self, model: Model, pool: StatePool, recorder: Recorder, spare: Spare, counter: CallCounter
     ) -> None:
-        self._model, self._pool, self._recorder = model, pool, recorder
+        self._model, self._pool = model, pool
         self._spare, self._counter = spare, counter
+        n_ranks = model.collectives.tp.size
+        self._recorder = StepRecorder(recorder, counter, n_ranks, "steps with prompts of shapes")
         self._page_size = pool.kv.page_size if pool.kv is not None else 0
         self._most_rows = most_rows(model.config, model.collectives.tp.size)
         self._seen = Counter[StepShape]()
         self._graphs: dict[StepShape, _Graph] = {}
-        self._has_room = True
 
     def last_rows(self, sequences: Sequence[SequenceStep]) -> Tensor | None:
         """Run a step: `[sequences, d_model]`, each one's last row after the final norm. None, and
@@ -149,7 +142,7 @@ class PromptGraphs:
 
     def _record(self, shape: StepShape) -> _Graph | None:
         """None if there is no memory for it, or was none for another."""
-        if not self._has_room:
+        if not self._recorder.has_room:
             return None
         if len(self._graphs) == MOST_GRAPHS:
             oldest = next(iter(self._graphs))
@@ -165,18 +158,10 @@ class PromptGraphs:
             hidden = self._model.forward(inputs.batch, self._pool)
             graph.hidden = hidden.index_select(0, inputs.ends)
 
-        name = f"a step of {shape.tokens} tokens with prompts"
-        try:
-            graph.recorded = record_step(self._recorder, self._counter, run, name)
-        except NoMemoryError as error:
-            if self._model.collectives.tp.size > 1:
-                raise  # All ranks would have to do without it.
-            self._has_room = False
-            logging.getLogger(__name__).warning(
-                "%s; steps with prompts whose shape has no graph yet run without one from here on",
-                error,
-            )
+        recorded = self._recorder.record(run, f"a step of {shape.tokens} tokens with prompts")
+        if recorded is None:
             return None
+        graph.recorded = recorded
         return graph
 
     def _integers(self, shape: StepShape, sequences: Sequence[SequenceStep]) -> list[int]:

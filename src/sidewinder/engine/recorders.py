@@ -1,5 +1,6 @@
 """What makes a step of fixed shape repeatable: CUDA graphs, or running it again."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -99,36 +100,61 @@ class NoMemoryError(RuntimeError):
     """There is too little memory on the GPU to record a step."""
 
 
-def record_step(
-    recorder: Recorder, counter: CallCounter, run: Callable[[], None], name: str
-) -> Recorded:
-    """Record `run`, whose inputs are padding while it is.
+class StepRecorder:
+    """Records steps of one kind, as long as there is memory for it.
 
     Args:
-        recorder: makes it repeatable.
+        recorder: makes them repeatable.
         counter: of the model's collectives; is left as it was.
-        run: the step.
-        name: for the error.
-
-    Raises:
-        NoMemoryError: if memory is too small for it.
-        RuntimeError: if it cannot be recorded for another reason.
+        n_ranks: that record the same steps.
+        kind: of the steps, for the warning.
     """
-    before = counter.calls
-    try:
-        run()  # Counts the collectives of a step.
-        calls = counter.calls - before
-        repeat = recorder.record(run)
-    except RankFailure:
-        raise
-    except RuntimeError as error:
-        kind = NoMemoryError if _wants_memory(error) else RuntimeError
-        raise kind(
-            f"{name} cannot be recorded as a CUDA graph ({error}); use cuda_graphs='off'"
-        ) from error
-    finally:
-        counter.calls = before
-    return Recorded(repeat, calls)
+
+    def __init__(self, recorder: Recorder, counter: CallCounter, n_ranks: int, kind: str) -> None:
+        self.has_room = True
+        self._recorder, self._counter = recorder, counter
+        self._n_ranks, self._kind = n_ranks, kind
+
+    def record(self, run: Callable[[], None], name: str) -> Recorded | None:
+        """Record a step, whose inputs are padding while it is. None if there is no memory for it,
+        or was none for another.
+
+        Args:
+            run: the step.
+            name: for errors.
+
+        Raises:
+            RuntimeError: if it cannot be recorded; on one rank, not for want of memory.
+        """
+        if not self.has_room:
+            return None
+        try:
+            return self._recorded(run, name)
+        except NoMemoryError as error:
+            if self._n_ranks > 1:
+                raise  # All ranks would have to do without it.
+            self.has_room = False
+            logging.getLogger(__name__).warning(
+                "%s; %s that have no graph yet run without one from here on", error, self._kind
+            )
+            return None
+
+    def _recorded(self, run: Callable[[], None], name: str) -> Recorded:
+        before = self._counter.calls
+        try:
+            run()  # Counts the collectives of a step.
+            calls = self._counter.calls - before
+            repeat = self._recorder.record(run)
+        except RankFailure:
+            raise
+        except RuntimeError as error:
+            kind = NoMemoryError if _wants_memory(error) else RuntimeError
+            raise kind(
+                f"{name} cannot be recorded as a CUDA graph ({error}); use cuda_graphs='off'"
+            ) from error
+        finally:
+            self._counter.calls = before
+        return Recorded(repeat, calls)
 
 
 def _wants_memory(error: BaseException | None) -> bool:

@@ -160,7 +160,9 @@ class Runner:
                     self.pool.poison_entered(slot, start=0, pages=())
         results = [SequenceResult() for _ in sequences]
         if self._graphs is not None and self._graphs.serves(sequences):
-            return StepResult(results, failed, self._step_by_graph(self._graphs, plan, results))
+            ahead = self._step_by_graph(self._graphs, plan, results)
+            if ahead is not None:
+                return StepResult(results, failed, ahead)
         rows = None if self._prompts is None else self._prompts.last_rows(sequences)
         if rows is None:
             self._step_plainly(plan, results)
@@ -190,11 +192,14 @@ class Runner:
 
     def _step_by_graph(
         self, graphs: DecodeGraphs, plan: StepPlan, results: list[SequenceResult]
-    ) -> bool:
-        """Results of a step that only decodes; whether the one after it was started before."""
+    ) -> bool | None:
+        """Results of a step that only decodes; whether the one after it was started before. None,
+        and nothing was run, if there is no memory for its graph."""
         sequences, started = plan.sequences, self._started
         if not plan.started:
             started = graphs.start(sequences, self._sampler)
+            if started is None:
+                return None
         assert started is not None, "the plan's step was started"
         self._started = None
         if plan.ahead and started.drawing is not None and graphs.serves(plan.ahead):

@@ -80,7 +80,8 @@ class Rank:
             for slot, token in tokens.items()
         ]  # fmt: skip
         assert self.graphs.serves(parts)
-        return self.graphs.draw(parts, self.sampler)
+        started = self.graphs.start(parts, self.sampler)
+        return started.logits, self.graphs.finish(started, parts, self.sampler)
 
 
 def text_of(rank, decode, params, steps=4):

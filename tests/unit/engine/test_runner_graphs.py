@@ -4,6 +4,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from full_recorder import FullRecorder
 
 from sidewinder.collectives.base import SingleRank
 from sidewinder.config import EngineConfig
@@ -61,6 +62,12 @@ def test_same_answers(family, tp, monkeypatch):
             for (_, ours), (_, theirs) in zip(some, others, strict=True):
                 for one, other in zip(ours, theirs, strict=True):
                     assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
+
+
+def test_ranks_that_would_have_to_agree_end_without_memory(monkeypatch):
+    monkeypatch.setattr(runner_module, "recorder_for", lambda *_: FullRecorder())
+    with pytest.raises(RuntimeError, match=r"a decode step.*cannot be recorded.*cuda_graphs='off'"):
+        run_ranks(2, lambda _, collectives: answers("mamba", collectives))
 
 
 def test_graphs_need_a_gpu_a_transport_the_option_and_operators(monkeypatch):

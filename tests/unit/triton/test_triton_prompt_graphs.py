@@ -6,6 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
+from full_recorder import FullRecorder
 from graph_cases import STEPS, CountingRecorder, answers, assert_same, fixed_shapes, shapes_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,23 +146,6 @@ def test_collectives_are_counted_in_every_replay():
             assert graphs._counter.calls == calls
 
     with_empty_model(check)
-
-
-class FullRecorder:
-    """Has no memory for more; `ended`: which ends the recording with another error."""
-
-    def __init__(self, ended):
-        self.ended, self.tried = ended, 0
-
-    def record(self, run):
-        self.tried += 1
-        run()
-        try:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        except torch.OutOfMemoryError:
-            if self.ended:
-                raise RuntimeError("operation failed due to a previous error") from None
-            raise
 
 
 @pytest.mark.parametrize("ended", [False, True])
