@@ -49,12 +49,14 @@ LinearArgs plain(const View& matrix, const View& scales, int64_t inputs, Groupin
 // 8 int4 plus 8: input k in the lower half of byte k, input 4 + k in the upper one.
 LinearArgs packed(const View& matrix, const View& scales, int64_t outputs, int64_t inputs,
                   Grouping grouping) {
-    if (kernels().linear_packed == nullptr) {
-        throw std::invalid_argument(std::string(kernels().isa) + " has no packed weights");
-    }
     if (scales.present()) grouping.check();
+    const int64_t bits = scales.present() ? grouping.bits : 16;
+    if ((kernels().packed_bits & bits) == 0) {
+        throw std::invalid_argument(std::string(kernels().isa) + " has no packed weights of " +
+                                    std::to_string(bits) + " bits");
+    }
     const int64_t panels = (outputs + kPanel - 1) / kPanel;
-    const int64_t each = scales.present() ? 32 / grouping.bits : 2;
+    const int64_t each = 32 / bits;
     const View& panel = matrix.shaped({panels, (inputs + each - 1) / each, kPanel});
     LinearArgs args{};
     args.outputs = outputs;
@@ -114,7 +116,8 @@ void bind_linear(nb::module_& m) {
         args.group_size = group_size;
         launch(kernels().round_int4, args);
     }, nb::arg("x"), nb::arg("group_size"), nb::arg("integers"), nb::arg("scales"));
-    m.def("has_packed", [] { return kernels().linear_packed != nullptr; });
+    m.def("has_packed", [](int bits) { return (kernels().packed_bits & bits) != 0; },
+          nb::arg("bits"));
 }
 
 // The matrices of a layer's experts, read once: a step has hundreds of them. Keeps the tensors alive.

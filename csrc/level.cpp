@@ -6,6 +6,8 @@
 #include "linear.h"
 #if defined(SW_AVX512_BF16)
 #include "linear_packed_integer.h"
+#elif defined(SW_BYTE_PRODUCTS)
+#include "linear_packed_int4.h"
 #endif
 #include "experts.h"
 #include "norm.h"
@@ -17,7 +19,12 @@
 
 namespace sidewinder::SW_LEVEL {
 
-#if !defined(SW_AVX512_BF16)
+#if defined(SW_AVX512_BF16)
+constexpr int kPackedBits = 16 | 8 | 4;
+#elif defined(SW_BYTE_PRODUCTS)
+constexpr int kPackedBits = 4;
+#else
+constexpr int kPackedBits = 0;
 constexpr void (*linear_packed)(const LinearArgs&) = nullptr;
 #endif
 
@@ -25,7 +32,7 @@ extern const Kernels table;
 const Kernels table{SW_LEVEL_NAME,   causal_conv1d, selective_scan, ssd_scan,
                     rms_norm,        gated_rms_norm, gated_squares, with_scalar,
                     scaled_rows,     add_rows,      gated_activation, rotary,
-                    paged_attention, linear,        linear_packed,  round_int4,
+                    paged_attention, linear,        linear_packed,  kPackedBits,  round_int4,
                     route,           experts,       rank_sum,       codec_encode,
                     codec_reduce,    codec_decode,  codec_decode_norm};
 

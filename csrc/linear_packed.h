@@ -1,8 +1,9 @@
-// Linear map with packed weights, any number of rows, by the processor's own dot products.
+// Linear map with packed weights, any number of rows, by the processor's own products of small numbers.
 //
 // A panel holds 64 outputs: for each unit of inputs, 64 lanes of 32 bits, one lane an output. A unit
-// is two bfloat16 weights (vdpbf16ps), four in int8 or eight in int4 (vpdpbusd). Panels stream through
-// in order, once for all rows of a call (kRowsAtOnce of them at a time).
+// is two bfloat16 weights, four in int8 or eight in int4: linear_packed_bf16.h and
+// linear_packed_integer.h for dot products, linear_packed_int4.h for levels without. Panels stream
+// through in order, once for all rows of a call (kRowsAtOnce of them at a time).
 //
 // An output is one chain of additions along the inputs, whatever the number of rows, threads or
 // blocks, so a row's result is the same in every batch, to the bit.
@@ -15,6 +16,7 @@ namespace sidewinder::SW_LEVEL {
 
 constexpr int kVecsOfPanel = kPanel / kLanes;      // vectors of outputs in a panel
 constexpr int64_t kUnitBytes = kPanel * 4;       // of a panel's unit
+constexpr int64_t kUnitLines = kUnitBytes / 64;
 constexpr int64_t kBlockUnits = 64;              // their weights stay in the first-level cache
 constexpr int64_t kRowsAtOnce = 512;             // their sums stay in the second-level cache
 constexpr int64_t kAheadBytes = 16 * kUnitBytes; // how early a lone tile asks for weights
@@ -45,30 +47,8 @@ template <int Lines>
 SW_INLINE void ask(const char* unit) {
     if constexpr (Lines > 0) {
 #pragma GCC unroll 4
-        for (int i = 0; i < Lines; ++i) __builtin_prefetch(unit + i * (kVecsOfPanel / Lines) * 64);
+        for (int i = 0; i < Lines; ++i) __builtin_prefetch(unit + i * (kUnitLines / Lines) * 64);
     }
-}
-
-template <int M>
-SW_INLINE void load_sums(const float* sums, Vec (&totals)[M][kVecsOfPanel]) {
-#pragma GCC unroll 6
-    for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kVecsOfPanel; ++v) totals[m][v] = load(sums + m * kPanel + v * kLanes);
-    }
-}
-
-template <int M>
-SW_INLINE void store_sums(float* sums, const Vec (&totals)[M][kVecsOfPanel]) {
-#pragma GCC unroll 6
-    for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kVecsOfPanel; ++v) store(sums + m * kPanel + v * kLanes, totals[m][v]);
-    }
-}
-
-SW_INLINE __m512i vector_at(const char* unit, int v) {
-    return _mm512_loadu_si512(unit + v * 64);
 }
 
 // Rows of x as a format wants them, and what of the weights goes with every tile.
@@ -81,49 +61,6 @@ struct PackedRows {
 
 // A format says how many rows a tile may have and how many words a row has for a unit of inputs; it
 // arranges rows of x, and multiplies a tile.
-struct PackedBf16 {
-    static constexpr int kTileRows = 6;
-    static constexpr int64_t kUnitInputs = 2, kUnitWords = 1;
-
-    // Rows are read where they lie, if pairs begin at words and the last one is whole.
-    static PackedRows arrange(const LinearArgs& a) {
-        const bool as_is = a.inputs % 2 == 0 && a.x.stride % 2 == 0 &&
-                           reinterpret_cast<uintptr_t>(a.x.data) % 4 == 0;
-        if (as_is) return {static_cast<const uint32_t*>(a.x.data), a.x.stride / 2, nullptr, 0};
-        const int64_t words = (a.inputs + 1) / 2;
-        auto* rows = static_cast<uint32_t*>(scratch(Scratch::call, a.rows * words * 4));
-        for (int64_t m = 0; m < a.rows; ++m) {
-            rows[m * words + words - 1] = 0;
-            std::memcpy(rows + m * words, at(a.x, m), a.inputs * sizeof(bf16));
-        }
-        return {rows, words, nullptr, 0};
-    }
-
-    template <int M, int Lines>
-    static void multiply(const PackedTile& t) {
-        Vec totals[M][kVecsOfPanel];
-        load_sums(t.sums, totals);
-        for (int64_t j = 0; j < t.units; ++j) {
-            ask<Lines>(t.ahead + j * kUnitBytes);
-            __m512i weights[kVecsOfPanel];
-#pragma GCC unroll 4
-            for (int v = 0; v < kVecsOfPanel; ++v) {
-                weights[v] = vector_at(t.weights + j * kUnitBytes, v);
-            }
-#pragma GCC unroll 6
-            for (int m = 0; m < M; ++m) {
-                const __m512i pair = _mm512_set1_epi32(static_cast<int>(t.x[m * t.x_stride + j]));
-#pragma GCC unroll 4
-                for (int v = 0; v < kVecsOfPanel; ++v) {
-                    totals[m][v] = (Vec)_mm512_dpbf16_ps((__m512)totals[m][v], (__m512bh)weights[v],
-                                                         (__m512bh)pair);
-                }
-            }
-        }
-        store_sums(t.sums, totals);
-    }
-};
-
 template <class Format, int Lines, int M = Format::kTileRows>
 inline void multiply_rows(int64_t rows, const PackedTile& t) {
     if constexpr (M > 1) {

@@ -9,39 +9,26 @@
 // of bytes, its lower and its upper halves, one after the other.
 #pragma once
 
-#include "linear_packed.h"
+#include "linear_packed_bf16.h"
+#include "linear_packed_groups.h"
 
 namespace sidewinder::SW_LEVEL {
 
-// Rounds one group of a row, `n` values of which the last ones may be padding, to signed bytes: a word
-// for four values, or two, of their lower and of their upper bytes. `offset` is the weights'.
-template <int Bytes>
-inline RowGroup round_group(const float* values, int64_t n, int32_t offset, uint32_t* words) {
-    constexpr float kLargest = Bytes == 2 ? 127 * 256 + 127 : 127;  // all bytes at their largest
-    const Vec zeros = splat(0.0f);
-    Vec largest = zeros, poison = zeros;
-    for (int64_t i = 0; i < n; i += kLanes) {
-        const Vec v = load(values + i);
-        largest = max(largest, max(v, zeros - v));
-        poison = fma(v, zeros, poison);  // NaN where v is not finite
-    }
-    const float scale = _mm512_reduce_max_ps((__m512)largest) / kLargest + sum(poison);
+// A group in 16 bits, 127 * 256 + 127 the largest, so that all bytes are signed: a word of four values'
+// lower bytes, then one of their upper bytes. `offset` is the weights'.
+inline RowGroup round_to_pairs(const float* values, int64_t n, int32_t offset, uint32_t* words) {
+    const float scale = largest_magnitude(values, n) / (127 * 256 + 127);
     const Vec inverse = splat(scale > 0.0f ? 1.0f / scale : 0.0f);
     __m512i total = _mm512_setzero_si512();
     for (int64_t i = 0; i < n; i += kLanes) {
         const __m512i integer = _mm512_cvtps_epi32((__m512)(load(values + i) * inverse));
         total = _mm512_add_epi32(total, integer);
-        auto* out = reinterpret_cast<__m128i*>(words + i / 4 * Bytes);
+        auto* out = reinterpret_cast<__m128i*>(words + i / 4 * 2);
         const __m128i lows = _mm512_cvtepi32_epi8(integer);
-        if constexpr (Bytes == 1) {
-            _mm_storeu_si128(out, lows);
-        } else {
-            const __m512i high =
-                _mm512_srai_epi32(_mm512_add_epi32(integer, _mm512_set1_epi32(128)), 8);
-            const __m128i highs = _mm512_cvtepi32_epi8(high);
-            _mm_storeu_si128(out, _mm_unpacklo_epi32(lows, highs));
-            _mm_storeu_si128(out + 1, _mm_unpackhi_epi32(lows, highs));
-        }
+        const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(integer, _mm512_set1_epi32(128)), 8);
+        const __m128i highs = _mm512_cvtepi32_epi8(high);
+        _mm_storeu_si128(out, _mm_unpacklo_epi32(lows, highs));
+        _mm_storeu_si128(out + 1, _mm_unpackhi_epi32(lows, highs));
     }
     // Of what is not finite the sum is anything, and the scale NaN: unsigned numbers may wrap around.
     const uint32_t sum_of_all = static_cast<uint32_t>(_mm512_reduce_add_epi32(total));
@@ -70,25 +57,10 @@ struct PackedInteger {
     static constexpr int64_t kUnitInputs = 4 * kHalves, kUnitWords = kBytes * kHalves;
 
     static PackedRows arrange(const LinearArgs& a) {
-        const int64_t groups = (a.inputs + a.group_size - 1) / a.group_size;
-        const int64_t width = groups * a.group_size, stride = width / 4 * kBytes;
-        const int64_t bytes = a.rows * (stride * sizeof(uint32_t) + groups * sizeof(RowGroup));
-        auto* row_groups = static_cast<RowGroup*>(scratch(Scratch::call, bytes));
-        auto* words = reinterpret_cast<uint32_t*>(row_groups + a.rows * groups);
-        parallel(a.rows, 1 + (1 << 14) / width, [&](int64_t begin, int64_t end) {
-            auto* wide = static_cast<float*>(scratch(Scratch::range, width * sizeof(float)));
-            zero(wide, width);
-            for (int64_t m = begin; m < end; ++m) {
-                load_row(wide, at(a.x, m), a.x.dtype, a.inputs);
-                for (int64_t g = 0; g < groups; ++g) {
-                    const int64_t first = g * a.group_size;
-                    row_groups[m * groups + g] =
-                        round_group<kBytes>(wide + first, a.group_size, 1 << (Bits - 1),
-                                            words + m * stride + first / 4 * kBytes);
-                }
-            }
+        return arrange_groups(a, kBytes, [&](const float* values, uint32_t* words) {
+            constexpr auto round = kBytes == 2 ? round_to_pairs : round_to_bytes;
+            return round(values, a.group_size, 1 << (Bits - 1), words);
         });
-        return {words, stride, row_groups, groups};
     }
 
     template <int M, int Lines>

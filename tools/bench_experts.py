@@ -64,11 +64,12 @@ def sizes() -> dict[str, int]:
 
 def layer(format_: str, n: int, width: int, inner: int) -> tuple[ExpertMatrices, int]:
     """Random matrices, packed where this processor has a kernel for that; an expert's bytes."""
-    packs = native_linear.takes_packed(torch.device("cpu"))
+    packed_bits = native_linear.packed_bits(torch.device("cpu"))
 
     def made(outputs: int, inputs: int) -> tuple[Any, int]:
         plain = torch.randn(outputs, inputs).to(torch.bfloat16)
         weight = plain if format_ == "bfloat16" else quantise(plain.float(), GROUP_SIZE)
+        packs = (16 if format_ == "bfloat16" else 8) in packed_bits
         return pack(weight) if packs else weight, weight.nbytes
 
     parts = [[made(*shape) for _ in range(n)] for shape in ((inner, width),) * 2]

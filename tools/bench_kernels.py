@@ -99,11 +99,12 @@ def linear_rows(junk: Tensor) -> Iterator[Row]:
     """in_proj `[2 d_inner, d_model]` in every format."""
     outputs = 2 * D_INNER
     plain = [torch.randn(outputs, D_MODEL).to(torch.bfloat16) for _ in range(LAYERS)]
-    formats: dict[str, Sequence[Weight]] = {"linear, bfloat16": plain}
-    for name, bits in BITS.items():
-        formats[f"linear, {name}"] = [quantise(weight, bits=bits) for weight in plain]
-    if native_linear.takes_packed(torch.device("cpu")):
-        formats = {name: [pack_weight(each) for each in formats[name]] for name in formats}
+    packed_bits = native_linear.packed_bits(torch.device("cpu"))
+    formats: dict[str, Sequence[Weight]] = {}
+    for name, bits in {"bfloat16": 16, **BITS}.items():
+        weights = plain if bits == 16 else [quantise(weight, bits=bits) for weight in plain]
+        packs = bits in packed_bits
+        formats[f"linear, {name}"] = [pack_weight(each) for each in weights] if packs else weights
     n_bytes = plain[0].nbytes
     for rows in LINEAR_ROWS:
         x = torch.randn(rows, D_MODEL).to(torch.bfloat16)

@@ -12,8 +12,8 @@ def isa() -> str: ...
 def keep_freed_memory() -> None:
     """Let the C library keep what is freed for the next allocation (glibc; nothing elsewhere)."""
 
-def has_packed() -> bool:
-    """Whether the level in use takes packed weights."""
+def has_packed(bits: int) -> bool:
+    """Whether the level in use takes packed weights of 16, 8 or 4 bits."""
 
 def gated_squares(
     x: Tensor, z: Tensor, weight: Tensor, norm_before_gate: bool, u: Tensor, squares: Tensor

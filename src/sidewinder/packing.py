@@ -1,9 +1,11 @@
-"""Weights in the order in which the processor's dot products read them (`csrc/linear_packed.h`).
+"""Weights in the order in which the processor's products read them (`csrc/linear_packed.h`).
 
 Packing moves the weights once, at load; a call then reads memory in order, and needs no sum across
-lanes. Only the native kernels of one instruction-set level take packed weights (`ops.native`).
+lanes. Only native kernels take packed weights: one instruction-set level all of them, two more int4
+(`ops.native_linear.packed_bits`).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -148,21 +150,28 @@ def _in_rows(panels: Tensor, outputs: int) -> Tensor:
 
 
 def pack_weights(
-    weights: dict[str, Tensor | QuantisedWeight], tie_embeddings: bool
+    weights: dict[str, Tensor | QuantisedWeight], tie_embeddings: bool, bits: Collection[int]
 ) -> dict[str, Tensor | QuantisedWeight | PackedWeight]:
     """A rank's weights with the bfloat16, int8 and int4 matrices of `ops.linear` packed.
 
-    The others stay as they are, and float32 matrices too: they have no dot products of their own.
+    The others stay as they are, and float32 matrices too: they have no products of their own.
 
     Args:
         weights: by our names (docs/architecture.md); taken out one by one, so that each is freed
             before the next is packed.
         tie_embeddings: whether the embedding is also the head.
+        bits: of weights that are packed (`ops.native_linear.packed_bits`).
     """
     packed: dict[str, Tensor | QuantisedWeight | PackedWeight] = {}
     for name in list(weights):
         weight = weights.pop(name)
         is_matrix = name.endswith(PACKED_MATRICES) or (tie_embeddings and name == EMBEDDING)
-        packable = isinstance(weight, QuantisedWeight) or weight.dtype == torch.bfloat16
-        packed[name] = pack(weight) if is_matrix and packable else weight
+        packed[name] = pack(weight) if is_matrix and _bits_of(weight) in bits else weight
     return packed
+
+
+def _bits_of(weight: Tensor | QuantisedWeight) -> int:
+    """32 of what cannot be packed."""
+    if isinstance(weight, QuantisedWeight):
+        return weight.bits
+    return 16 if weight.dtype == torch.bfloat16 else 32

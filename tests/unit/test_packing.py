@@ -81,21 +81,27 @@ def test_every_backend_takes_them(linear):
         assert torch.equal(linear(x, pack(rounded), bias), linear(x, rounded, bias))
 
 
+@pytest.mark.parametrize("bits", [(), (4,), (8,), (16,), (16, 8, 4)])
 @pytest.mark.parametrize("tied", [False, True])
-def test_what_is_packed(tied):
+def test_what_is_packed(tied, bits):
     weights = {
         "embedding.weight": matrix(8, 4),
         "final_norm.weight": matrix(1, 4)[0],
         "layers.0.mixer.in_proj.weight": quantise(matrix(8, 4)),
+        "layers.0.mixer.out_proj.weight": quantise(matrix(8, 4), bits=4),
         "layers.0.mixer.x_proj.weight": matrix(8, 4),
         "layers.0.mixer.conv.weight": matrix(8, 4),
-        "layers.0.mixer.out_proj.weight": matrix(8, 4).float(),
+        "layers.1.mixer.out_proj.weight": matrix(8, 4).float(),
     }
     packed = {
         name
-        for name, weight in pack_weights(weights, tied).items()
+        for name, weight in pack_weights(weights, tied, bits).items()
         if isinstance(weight, PackedWeight)
     }
     assert not weights, "nothing is held twice"
-    expected = {"layers.0.mixer.in_proj.weight", "layers.0.mixer.x_proj.weight"}
-    assert packed == expected | ({"embedding.weight"} if tied else set())
+    of_bits = {
+        4: {"layers.0.mixer.out_proj.weight"},
+        8: {"layers.0.mixer.in_proj.weight"},
+        16: {"layers.0.mixer.x_proj.weight", *(["embedding.weight"] if tied else [])},
+    }
+    assert packed == set().union(*(of_bits[each] for each in bits))

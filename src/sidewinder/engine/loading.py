@@ -56,9 +56,7 @@ def load_weights(
         prepared, tied = quantise_weights(parameters, tied, engine.weight_dtype), False
     else:
         prepared = dict(parameters)
-    if native_linear.takes_packed(device):
-        return pack_weights(prepared, tied)
-    return prepared
+    return pack_weights(prepared, tied, native_linear.packed_bits(device))
 
 
 def _parameters(

@@ -32,10 +32,11 @@ _sets: "WeakKeyDictionary[ExpertMatrices, Any]" = WeakKeyDictionary()
 """What the native code knows of matrices, once for each layer."""
 
 
-def takes_packed(device: torch.device) -> bool:
-    """Whether matrices should be packed at load (`packing.pack_weights`)."""
-    ours = device.type == "cpu" and linear_operator.cpu_backend == "native"
-    return ours and bool(_native.has_packed())
+def packed_bits(device: torch.device) -> tuple[int, ...]:
+    """Matrices of how many bits should be packed at load (`packing.pack_weights`): of 16, 8, 4."""
+    if device.type != "cpu" or linear_operator.cpu_backend != "native":
+        return ()
+    return tuple(bits for bits in (16, 8, 4) if _native.has_packed(bits))
 
 
 def linear(

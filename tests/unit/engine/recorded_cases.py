@@ -48,8 +48,8 @@ class Rank:
         weights = random_shard(config, tp, dtype)
         if weight_dtype != "auto":
             weights = quantise_weights(weights, config.tie_embeddings, weight_dtype)
-            if native_linear.takes_packed(torch.device("cpu")):
-                weights = pack_weights(weights, False)
+            bits = native_linear.packed_bits(torch.device("cpu"))
+            weights = pack_weights(weights, False, bits)
         self.model = build_model(config, tp, weights, counted)
         dims = LocalDims.of(config, tp)
         self.pool, self.plain = (

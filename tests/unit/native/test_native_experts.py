@@ -18,10 +18,8 @@ from sidewinder.packing import pack
 from sidewinder.quantise import quantise
 from sidewinder.testing import assert_close
 
-PACKED_LEVEL = "avx512_bf16"
-has_packed = pytest.mark.skipif(
-    not _runs_here(PACKED_LEVEL), reason=f"this processor has no {PACKED_LEVEL}"
-)
+PACKED = {"avx512_bf16": (16, 8, 4), "avx512": (4,), "avx2": (4,)}
+"""By level: bits of the weights that it reads packed."""
 
 
 def each(matrices, change):
@@ -107,15 +105,16 @@ def test_experts_are_the_references(level, dtype, name, rows, threads):
     assert_close("y", reference.experts(**arguments), result, tolerance)
 
 
-@has_packed
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("rows", [1, 5, 70])
-@pytest.mark.parametrize("bits", [16, 8, 4])
-def test_packed_matrices(rows, bits, threads):
+@pytest.mark.parametrize(("level", "bits"), [(each, n) for each in PACKED for n in PACKED[each]])
+def test_packed_matrices(rows, level, bits, threads):
+    if not _runs_here(level):
+        pytest.skip(f"this processor has no {level}")
     arguments = expert_arguments("all", rows, torch.bfloat16)
     rounded = each(arguments["matrices"], lambda w: w if bits == 16 else quantise(w, 32, bits))
     expected = reference.experts(**arguments | {"matrices": rounded})
-    with kernels_of(PACKED_LEVEL, threads):
+    with kernels_of(level, threads):
         result = native_linear.experts(**arguments | {"matrices": each(rounded, pack)})
     # Beside int4 rows have 8 bits: both products add an error of 2^-8 of their largest inputs.
     assert_close("y", expected, result, 2**-5 if bits == 4 else 2**-6)

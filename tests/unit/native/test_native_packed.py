@@ -9,13 +9,16 @@ from ops_cases import make_case
 
 from sidewinder.ops import native_linear
 from sidewinder.packing import pack
-from sidewinder.quantise import GROUP_SIZES, quantise
+from sidewinder.quantise import GROUP_SIZES, QuantisedWeight, quantise
 from sidewinder.testing import assert_close
 
 LEVEL = "avx512_bf16"
 ROWS = st.one_of(st.integers(1, 30), st.sampled_from([63, 130, 512, 513]))
 INPUTS = st.one_of(st.integers(1, 70), st.integers(250, 300))
 OUTPUTS = st.one_of(st.integers(1, 70), st.integers(120, 200))
+
+INT4_LEVELS = [level for level in (LEVEL, "avx512", "avx2") if _runs_here(level)]
+"""That read packed weights in int4; the others, all on one level alone."""
 
 here = pytest.mark.skipif(not _runs_here(LEVEL), reason=f"this processor has no {LEVEL}")
 
@@ -67,14 +70,14 @@ def in_eight_bits(x, group_size):
     return (integers.double() * scales).flatten(1)[:, : x.shape[1]]
 
 
-@here
+@pytest.mark.parametrize("level", INT4_LEVELS)
 @settings(max_examples=40)
 @given(
     ROWS, INPUTS, OUTPUTS, st.booleans(), st.sampled_from(GROUP_SIZES),
     st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 99),
 )  # fmt: skip
 def test_int4_is_the_product_of_rows_in_eight_bits_with_the_dequantised_weight(
-    rows, inputs, outputs, biased, group_size, dtype, seed
+    level, rows, inputs, outputs, biased, group_size, dtype, seed
 ):
     case = make_case([rows], seed)
     x, bias = case.strided(rows, inputs, dtype=dtype), case.randn(outputs) if biased else None
@@ -84,7 +87,7 @@ def test_int4_is_the_product_of_rows_in_eight_bits_with_the_dequantised_weight(
     expected = near @ wide.T
     if bias is not None:
         expected = expected + bias.double()
-    with kernels_of(LEVEL):
+    with kernels_of(level):
         result = native_linear.linear(x, pack(weight), bias)
     magnitude = near.abs() @ wide.T.abs() + (0 if bias is None else bias.double().abs())
     rounding = 0 if dtype == torch.float32 else 2**-8 * expected.abs()
@@ -92,20 +95,23 @@ def test_int4_is_the_product_of_rows_in_eight_bits_with_the_dequantised_weight(
 
 
 KINDS = {"bf16": lambda w: w, "int8": quantise, "int4": lambda w: quantise(w, bits=4)}
-kinds = pytest.mark.parametrize("kind", KINDS)
+kinds = pytest.mark.parametrize(
+    ("level", "kind"),
+    [*((LEVEL, kind) for kind in KINDS if LEVEL in INT4_LEVELS),
+     *((level, "int4") for level in INT4_LEVELS if level != LEVEL)],
+)  # fmt: skip
 
 
-@here
 @kinds
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_a_row_is_the_same_in_every_batch_and_on_any_number_of_threads(kind, threads):
+def test_a_row_is_the_same_in_every_batch_and_on_any_number_of_threads(level, kind, threads):
     case = make_case([1100], seed=0)
     x = case.randn(1100, 301, dtype=torch.bfloat16)
     weight = case.randn(90, 301, dtype=torch.bfloat16)
     packed = pack(KINDS[kind](weight))
-    with kernels_of(LEVEL):
+    with kernels_of(level):
         alone = torch.cat([native_linear.linear(row[None], packed) for row in x[:40]])
-    with kernels_of(LEVEL, threads):
+    with kernels_of(level, threads):
         for rows in (1, 2, 3, 5, 6, 7, 12, 13, 40, 1100):
             result = native_linear.linear(x[:rows], packed)
             n = min(rows, 40)
@@ -125,14 +131,13 @@ def test_parts_give_parts_of_the_result():
         assert torch.equal(part, native_linear.linear(x[:, 32:64], cut))
 
 
-@here
 @kinds
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_what_is_not_finite_stays_in_its_row(kind, bad):
+def test_what_is_not_finite_stays_in_its_row(level, kind, bad):
     case = make_case([7], seed=2)
     x, weight = case.randn(7, 70, dtype=torch.bfloat16), case.randn(65, 70, dtype=torch.bfloat16)
     packed = pack(KINDS[kind](weight))
-    with kernels_of(LEVEL):
+    with kernels_of(level):
         clean = native_linear.linear(x, packed)
         x[3, 69] = bad
         result = native_linear.linear(x, packed)
@@ -162,11 +167,39 @@ def test_wrong_arguments_are_refused():
         _native.linear_packed(x, rounded.data, rounded.scales, None, y, 32, 8)
 
 
+@pytest.mark.skipif(len(INT4_LEVELS) < 2, reason="this processor has one level with packed int4")
+def test_int4_has_the_same_bits_on_all_levels():
+    case, results = make_case([9], seed=3), []
+    x, weight = case.randn(9, 300), pack(quantise(case.randn(100, 300), bits=4))
+    for level in INT4_LEVELS:
+        with kernels_of(level):
+            results.append(native_linear.linear(x, weight))
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("level", INT4_LEVELS)
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+def test_sums_of_the_largest_int4_weights_are_exact(level, group_size):
+    """Alike in sign, so that no sum is smaller than it can be."""
+    integers = torch.full((70, 256), 7, dtype=torch.int8)
+    scales = torch.ones(70, 256 // group_size, dtype=torch.bfloat16)
+    weight = pack(QuantisedWeight.of(integers, scales, group_size, 4))
+    for sign in (1, -1):
+        with kernels_of(level):
+            result = native_linear.linear(torch.full((3, 256), sign * 127.0), weight)
+        assert torch.equal(result, torch.full((3, 70), sign * 127.0 * 7 * 256))
+
+
 @pytest.mark.parametrize("level", [level for level in ALL_LEVELS if _runs_here(level)])
 def test_other_levels_refuse(level):
-    packed, y = pack(torch.ones(3, 4).bfloat16()), torch.empty(2, 3, dtype=torch.bfloat16)
+    bf16, y = pack(torch.ones(3, 4).bfloat16()), torch.empty(2, 3, dtype=torch.bfloat16)
+    packed = {16: bf16, **{bits: pack(quantise(torch.ones(3, 4), bits=bits)) for bits in (8, 4)}}
+    x = torch.ones(2, 4).bfloat16()
     with kernels_of(level):
-        assert _native.has_packed() == (level == LEVEL)
-        if level != LEVEL:
-            with pytest.raises(ValueError, match="has no packed weights"):
-                _native.linear_packed(torch.ones(2, 4).bfloat16(), packed.data, None, None, y)
+        for bits, weight in packed.items():
+            takes = level == LEVEL or (bits == 4 and level in INT4_LEVELS)
+            assert _native.has_packed(bits) == takes
+            if not takes:
+                message = f"{level} has no packed weights of {bits} bits"
+                with pytest.raises(ValueError, match=message):
+                    _native.linear_packed(x, weight.data, weight.scales, None, y, 32, weight.bits)

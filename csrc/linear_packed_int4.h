@@ -1,0 +1,117 @@
+// Packed weights in int4 on levels without dot products of bytes: exact sums of products in 16 bits.
+//
+// x is rounded to signed bytes as beside dot products (linear_packed_integer.h), so that results are
+// theirs. A weight plus 8 is 15 at most and a byte of x 127: eight sums of two such products fit into
+// 16 bits. Those are 32 inputs, a group or a part of one.
+#pragma once
+
+#include "linear_packed_groups.h"
+
+namespace sidewinder::SW_LEVEL {
+
+// 16 bits each of a vector; unlike int16_t they may wrap around, as they do where x is not finite.
+typedef uint16_t UshortVec __attribute__((vector_size(kVecBytes)));
+
+// Four unsigned weights in each lane: the lower halves of bytes, or the upper ones.
+SW_INLINE IntVec half_of(IntVec bytes, int half) {
+    typedef uint32_t UintVec __attribute__((vector_size(kVecBytes)));
+    const UintVec shifted = half == 0 ? (UintVec)bytes : (UintVec)bytes >> 4;
+    return (IntVec)(shifted & 0x0f0f0f0fu);
+}
+
+struct PackedInt4 {
+    static constexpr int kTileRows = 4;
+    static constexpr int64_t kUnitInputs = 8, kUnitWords = 2;
+    static constexpr int64_t kExactUnits = 4;  // whose sums fit into 16 bits
+
+    static PackedRows arrange(const LinearArgs& a) {
+        return arrange_groups(a, 1, [&](const float* values, uint32_t* words) {
+            return round_to_bytes(values, a.group_size, 8, words);
+        });
+    }
+
+    // Vectors of outputs whose sums stay in registers beside one another.
+    static constexpr int vecs_at_once(int rows) {
+#if defined(SW_MANY_REGISTERS)
+        return kVecsOfPanel + 0 * rows;
+#else
+        return rows == 1 ? kVecsOfPanel : rows == 2 ? kVecsOfPanel / 2 : kVecsOfPanel / 4;
+#endif
+    }
+
+    template <int M, int Lines>
+    static void multiply(const PackedTile& t) {
+        constexpr int kVecs = vecs_at_once(M);
+        for (int64_t u = 0, g = 0; u < t.units; u += t.group_units, ++g) {
+            const int64_t units = smaller(t.group_units, t.units - u);
+            multiply_group<M, kVecs, Lines>(t, 0, u, units, g);
+            for (int v = kVecs; v < kVecsOfPanel; v += kVecs) {
+                multiply_group<M, kVecs, 0>(t, v, u, units, g);
+            }
+        }
+    }
+
+    // Some vectors of outputs, from the panel's `first` on.
+    template <int M, int V, int Lines>
+    static SW_INLINE void multiply_group(const PackedTile& t, int first, int64_t u, int64_t units,
+                                         int64_t g) {
+        IntVec totals[M][V];
+        multiply_units<M, V, Lines>(t, first, u, smaller(kExactUnits, units), totals);
+        for (int64_t j = kExactUnits; j < units; j += kExactUnits) {
+            IntVec more[M][V];
+            multiply_units<M, V, Lines>(t, first, u + j, smaller(kExactUnits, units - j), more);
+            for (int m = 0; m < M; ++m) {
+                for (int v = 0; v < V; ++v) totals[m][v] += more[m][v];
+            }
+        }
+        Vec scales[V];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) scales[v] = load(t.scales + g * kPanel + (first + v) * kLanes);
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) {
+            const RowGroup& group = t.row_groups[m * t.row_group_stride + g];
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) {
+                const Vec product = __builtin_convertvector(totals[m][v] - group.bias, Vec);
+                float* place = t.sums + m * kPanel + (first + v) * kLanes;
+                store(place, fma(product, scales[v] * splat(group.scale), load(place)));
+            }
+        }
+    }
+
+    // The exact sums over kExactUnits units at most.
+    template <int M, int V, int Lines>
+    static SW_INLINE void multiply_units(const PackedTile& t, int first, int64_t u, int64_t units,
+                                         IntVec (&totals)[M][V]) {
+        UshortVec sums[M][V] = {};
+        for (int64_t j = u; j < u + units; ++j) {
+            ask<Lines>(t.ahead + j * kUnitBytes);
+            const char* unit = t.weights + j * kUnitBytes + first * kVecBytes;
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) {
+                const IntVec bytes = load_raw(unit + v * kVecBytes);
+#pragma GCC unroll 2
+                for (int half = 0; half < 2; ++half) {
+                    const IntVec weights = half_of(bytes, half);
+#pragma GCC unroll 4
+                    for (int m = 0; m < M; ++m) {
+                        const IntVec x = IntVec{} + static_cast<int32_t>(
+                                                        t.x[m * t.x_stride + j * kUnitWords + half]);
+                        sums[m][v] += (UshortVec)multiply_bytes(weights, x);
+                    }
+                }
+            }
+        }
+        const ShortVec ones = ShortVec{} + int16_t{1};
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) totals[m][v] = multiply_pairs((ShortVec)sums[m][v], ones);
+        }
+    }
+};
+
+// bits is 4: these levels pack no other weights.
+inline void linear_packed(const LinearArgs& a) { linear_packed_as<PackedInt4>(a); }
+
+}  // namespace sidewinder::SW_LEVEL
