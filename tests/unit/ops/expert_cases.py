@@ -28,7 +28,7 @@ SIZES = {
     "gated": (5, 2, 24, 18, True),
     "ungated": (9, 3, 33, 7, False),
     "one-of-one": (1, 1, 5, 1, True),
-    "all": (3, 3, 70, 130, True),
+    "all": (3, 3, 70, 66, True),
 }
 """By name: experts, how many a row has, width, inner width, gates."""
 

@@ -84,11 +84,13 @@ def uncut(dtype: torch.dtype) -> None:
     selective_scan(x, x, torch.empty(n, width), b, b, vector, x, vector, state, seqs)
 
 
-def projected(dtype: torch.dtype, eps: float | None = 1e-6, weighted: bool = False) -> None:
+def projected(
+    dtype: torch.dtype, eps: float | None = 1e-6, weighted: bool = False, every: bool = False
+) -> None:
     seqs, (width, n, rank) = pack([[0], [0]], [2, 0]).seqs, (8192, 16, 256)
     x, low = torch.empty(2, width, dtype=dtype), torch.empty(2, rank + 2 * n, dtype=dtype)
     gain = torch.empty(rank + 2 * n, dtype=dtype) if weighted else None
-    for index in range(len(PROJECTED)):
+    for index in range(len(PROJECTED) if every else 1):
         with candidate(index):
             projected_scan(
                 x, low, torch.empty(width, rank, dtype=dtype), eps, gain, torch.empty(n, width),
@@ -206,7 +208,7 @@ def integers_of(
     bits: int,
     group: int | None = None,
     every: bool = False,
-    numbers: tuple[int, ...] = (1, 32, 200),
+    numbers: tuple[int, ...] = (1, 32, 200, 600),
 ) -> None:
     """One row and more, of a wide matrix and of a narrow rank's; the defaults, or of the wide one
     every candidate."""
@@ -291,7 +293,7 @@ def _cases(dtype: torch.dtype, kind: str, capabilities: list[int]) -> dict[str, 
         "attention": attention,
         "row": row,
         "experts": experts_of,
-        "projected": projected,
+        "projected": partial(projected, every=True),
         "chains": chains,
         "projected, weighted norms": partial(projected, weighted=True),
     }
@@ -311,21 +313,22 @@ CASES: dict[str, Case] = {
     "scan of bf16 states": (partial(scan, torch.bfloat16, torch.bfloat16, gated=False), [HOPPER]),
     "ssd of odd sizes": (partial(ssd, torch.bfloat16, torch.bfloat16, n=7, p=72), [HOPPER]),
     "chains of bf16 states": (partial(chains, torch.bfloat16, torch.bfloat16), [HOPPER]),
-    "prompts": (partial(prompts, torch.bfloat16, SMALL), [AMPERE, HOPPER]),
+    "prompts": (partial(prompts, torch.bfloat16, SMALL), [HOPPER]),
+    "prompts, the default": (partial(prompts, torch.bfloat16, SMALL[:1]), [AMPERE]),
     "prompts of f16": (partial(prompts, torch.float16, SMALL[:1]), [HOPPER]),
     LARGE_PROMPTS: (partial(prompts, torch.bfloat16, LARGE), [HOPPER]),
     "int8 weights": (partial(integers_of, torch.bfloat16, 8), [AMPERE]),
     "every int8 candidate": (partial(integers_of, torch.bfloat16, 8, None, True, ALL), [HOPPER]),
     "int8 weights for f32": (partial(integers_of, torch.float32, 8), [AMPERE]),
     "int8 weights for f16": (partial(integers_of, torch.float16, 8, 128), [HOPPER]),
-    "int8 experts": (partial(experts_of, torch.bfloat16, in_int8), [AMPERE, HOPPER]),
+    "int8 experts": (partial(experts_of, torch.bfloat16, in_int8), [HOPPER]),
     "int8 experts for f32": (partial(experts_of, torch.float32, in_int8, FEW), [AMPERE]),
     "int4 weights": (partial(integers_of, torch.bfloat16, 4), [AMPERE]),
     "every int4 candidate": (partial(integers_of, torch.bfloat16, 4, None, True, ALL), [HOPPER]),
     "int4 weights for f32": (partial(integers_of, torch.float32, 4, None, False, FEW), [AMPERE]),
     "int4 weights for f16": (partial(integers_of, torch.float16, 4, 64, False, FEW), [HOPPER]),
-    "int4 experts": (partial(experts_of, torch.bfloat16, in_int4), [AMPERE, HOPPER]),
-    "int4 experts for f32": (partial(experts_of, torch.float32, in_int4, FEW), [AMPERE]),
+    "int4 experts": (partial(experts_of, torch.bfloat16, in_int4), [HOPPER]),
+    "few rows of int4 experts": (partial(experts_of, torch.bfloat16, in_int4, FEW), [AMPERE]),
     "few rows": (partial(few_rows, torch.bfloat16), [AMPERE, HOPPER]),
     "started early": (partial(started_early, torch.bfloat16), [HOPPER]),
     "sizes of one": (partial(sizes_of_one, torch.bfloat16), [HOPPER]),
