@@ -56,9 +56,9 @@ LARGE_TILES: tuple[tuning.Config, ...] = tuple(
 )
 """Of products by matrix units. Stages are how many tiles of a group of inputs are on their way."""
 
-ROW_BYTES, LARGE_ROW_BYTES, LARGE_ROWS = 64, 32, 64
+ROW_BYTES, LARGE_ROW_BYTES, LARGE_ROWS = 64, 32, {8: 64, 4: 32}
 """Of each output's row that a tile has at least: whole sectors of memory; fewer beside so many rows
-of inputs, whose sums take the registers."""
+of inputs, by bits, whose sums take the registers."""
 
 FEW_ROWS = 64
 """Up to so many a product is bound by its weight's bytes. From `MANY_ROWS` on, moving a matrix once
@@ -115,7 +115,9 @@ def tile_groups(weight: QuantisedWeight, rows: int, dtype: torch.dtype) -> int:
     if dtype == torch.float32:
         return 1
     group_bytes = weight.group_size if weight.bits == 8 else BLOCK // 2
-    return max(1, (LARGE_ROW_BYTES if rows >= LARGE_ROWS else ROW_BYTES) // group_bytes)
+    return max(
+        1, (LARGE_ROW_BYTES if rows >= LARGE_ROWS[weight.bits] else ROW_BYTES) // group_bytes
+    )
 
 
 def _one_row(
