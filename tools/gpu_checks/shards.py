@@ -137,4 +137,10 @@ def decode_step(context: Context, built: Model, pool: StatePool, n: int) -> Call
         )
         for slot in range(n)
     ]  # fmt: skip
-    return lambda: graphs.draw(parts, sampler)
+
+    def step() -> None:
+        started = graphs.start(parts, sampler)
+        assert started is not None, "there is memory for its graph"
+        graphs.finish(started, parts, sampler)
+
+    return step
