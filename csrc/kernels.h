@@ -208,8 +208,8 @@ struct Kernels {
     void (*rotary)(const RotaryArgs&);
     void (*paged_attention)(const AttentionArgs&);
     void (*linear)(const LinearArgs&);
-    // Weights in panels: `weight` and `scales` have one row per panel. Null where a level has none; of
-    // 16, 8 and 4 bits, each a bit of packed_bits.
+    // Weights in panels: `weight` and `scales` have one row per panel. Null where a level has none.
+    // packed_bits is the sum of those of 16, 8 and 4 whose weights it takes.
     void (*linear_packed)(const LinearArgs&);
     int packed_bits;
     void (*round_int4)(const RoundArgs&);

@@ -6,7 +6,7 @@
 #include "linear.h"
 #if defined(SW_AVX512_BF16)
 #include "linear_packed_integer.h"
-#elif defined(SW_BYTE_PRODUCTS)
+#elif defined(SW_AVX512) || defined(SW_AVX2)
 #include "linear_packed_int4.h"
 #endif
 #include "experts.h"
@@ -21,7 +21,7 @@ namespace sidewinder::SW_LEVEL {
 
 #if defined(SW_AVX512_BF16)
 constexpr int kPackedBits = 16 | 8 | 4;
-#elif defined(SW_BYTE_PRODUCTS)
+#elif defined(SW_AVX512) || defined(SW_AVX2)
 constexpr int kPackedBits = 4;
 #else
 constexpr int kPackedBits = 0;
@@ -32,8 +32,8 @@ extern const Kernels table;
 const Kernels table{SW_LEVEL_NAME,   causal_conv1d, selective_scan, ssd_scan,
                     rms_norm,        gated_rms_norm, gated_squares, with_scalar,
                     scaled_rows,     add_rows,      gated_activation, rotary,
-                    paged_attention, linear,        linear_packed,  kPackedBits,  round_int4,
-                    route,           experts,       rank_sum,       codec_encode,
-                    codec_reduce,    codec_decode,  codec_decode_norm};
+                    paged_attention, linear,        linear_packed,  kPackedBits,
+                    round_int4,      route,         experts,        rank_sum,
+                    codec_encode,    codec_reduce,  codec_decode,   codec_decode_norm};
 
 }  // namespace sidewinder::SW_LEVEL

@@ -3,6 +3,7 @@
 
 #include "linear_integer.h"
 #include "linear_packed.h"
+#include "simd_bytes.h"
 
 namespace sidewinder::SW_LEVEL {
 

@@ -31,9 +31,9 @@ struct PackedInt4 {
     }
 
     // Vectors of outputs whose sums stay in registers beside one another.
-    static constexpr int vecs_at_once(int rows) {
+    static constexpr int vecs_at_once([[maybe_unused]] int rows) {
 #if defined(SW_MANY_REGISTERS)
-        return kVecsOfPanel + 0 * rows;
+        return kVecsOfPanel;
 #else
         return rows == 1 ? kVecsOfPanel : rows == 2 ? kVecsOfPanel / 2 : kVecsOfPanel / 4;
 #endif

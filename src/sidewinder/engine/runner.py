@@ -195,12 +195,11 @@ class Runner:
     ) -> bool | None:
         """Results of a step that only decodes; whether the one after it was started before. None,
         and nothing was run, if there is no memory for its graph."""
-        sequences, started = plan.sequences, self._started
-        if not plan.started:
-            started = graphs.start(sequences, self._sampler)
-            if started is None:
-                return None
-        assert started is not None, "the plan's step was started"
+        sequences = plan.sequences
+        started = self._started if plan.started else graphs.start(sequences, self._sampler)
+        if started is None:
+            assert not plan.started, "the plan's step was started"
+            return None
         self._started = None
         if plan.ahead and started.drawing is not None and graphs.serves(plan.ahead):
             self._started = graphs.start(plan.ahead, self._sampler)

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 from ahead_chains import chains, chains_of_one_channel
+from ahead_integers import in_int4, in_int8, integers_of
 from torch import Tensor
 
 from sidewinder.activations import ACTIVATIONS
@@ -22,7 +23,6 @@ from sidewinder.ops.gated_activation.triton import gated_activation
 from sidewinder.ops.gated_rms_norm.triton import gated_rms_norm
 from sidewinder.ops.gated_squares.triton import gated_squares
 from sidewinder.ops.launching import EARLY_VARIABLE, slots_at_rest
-from sidewinder.ops.linear import integer
 from sidewinder.ops.linear.triton import FEW_ROWS, TORCH, candidates, linear
 from sidewinder.ops.paged_attention.triton import paged_attention
 from sidewinder.ops.projected_scan.triton import CANDIDATES as PROJECTED
@@ -38,7 +38,6 @@ from sidewinder.ops.ssd_scan.triton import ssd_scan
 from sidewinder.ops.store_kv.triton import store_kv
 from sidewinder.ops.tuning import Config, candidate
 from sidewinder.ops.with_scalar.triton import with_scalar
-from sidewinder.quantise import QuantisedWeight, empty_weight
 from sidewinder.state.batch import pack
 from sidewinder.state.kv_index import KVIndex
 
@@ -193,36 +192,6 @@ def few_rows(dtype: torch.dtype) -> None:
             for rows in (3, 32, 64):
                 x, weight = torch.empty(rows, 2560, dtype=dtype), torch.empty(10240, 2560)
                 linear(x, weight.to(dtype), torch.empty(10240, dtype=dtype))
-
-
-def in_int8(outputs: int, inputs: int, **_: object) -> QuantisedWeight:
-    return empty_weight((outputs, inputs), "cpu", 8)
-
-
-def in_int4(outputs: int, inputs: int, **_: object) -> QuantisedWeight:
-    return empty_weight((outputs, inputs), "cpu", 4)
-
-
-def integers_of(
-    dtype: torch.dtype,
-    bits: int,
-    group: int | None = None,
-    every: bool = False,
-    numbers: tuple[int, ...] = (1, 32, 200, 600),
-) -> None:
-    """One row and more, of a wide matrix and of a narrow rank's; the defaults, or of the wide one
-    every candidate."""
-    for outputs, inputs in ((10240, 2560), (2560, 7424 // 4)):
-        weight = empty_weight((outputs, inputs), "cpu", bits, group)
-        bias = torch.empty(outputs, dtype=dtype)
-        for rows in numbers:
-            if rows == 1:
-                found = integer.row_candidates(inputs, dtype, bits)
-            else:
-                found = integer.candidates(rows, outputs, dtype)
-            for index in range(len(found) if every and outputs > inputs * 2 else 1):
-                with candidate(index):
-                    linear(torch.empty(rows, inputs, dtype=dtype), weight, bias)
 
 
 def started_early(dtype: torch.dtype) -> None:

@@ -115,9 +115,8 @@ def tile_groups(weight: QuantisedWeight, rows: int, dtype: torch.dtype) -> int:
     if dtype == torch.float32:
         return 1
     group_bytes = weight.group_size if weight.bits == 8 else BLOCK // 2
-    return max(
-        1, (LARGE_ROW_BYTES if rows >= LARGE_ROWS[weight.bits] else ROW_BYTES) // group_bytes
-    )
+    row_bytes = LARGE_ROW_BYTES if rows >= LARGE_ROWS[weight.bits] else ROW_BYTES
+    return max(1, row_bytes // group_bytes)
 
 
 def _one_row(
