@@ -12,8 +12,10 @@ import pytest
 import torch
 import triton_interpreter
 from hypothesis import settings
+from rank_template import RankTemplate
 
 from sidewinder import logs
+from sidewinder.parallel import spawn
 
 # Other processes share the cores of a test machine, so one example's time says nothing.
 settings.register_profile("sidewinder", deadline=None)
@@ -35,6 +37,20 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_setup():
     """Every test draws the same numbers in every run: what fails once fails again."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def forked_ranks():
+    """Starts ranks of this process's tests by forks."""
+    return RankTemplate().start
+
+
+@pytest.fixture(autouse=True)
+def quick_ranks(request, forked_ranks, monkeypatch):
+    """Ranks are forked in all tests but those marked `fresh_ranks`, and not where CUDA is."""
+    fresh = request.node.get_closest_marker("fresh_ranks") or torch.cuda.is_available()
+    if not fresh:
+        monkeypatch.setattr(spawn, "start_process", forked_ranks)
 
 
 @pytest.fixture

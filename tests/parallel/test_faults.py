@@ -44,6 +44,7 @@ def start_caller(*call: object) -> tuple[subprocess.Popen, list[int]]:
 
 
 @pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.fresh_ranks
 def test_killed_rank_ends_the_others(start, size):
     executor = start(size)
     pids = executor.pids
@@ -61,11 +62,13 @@ def test_rank_killed_between_calls(start):
         executor.call("ping")
 
 
+@pytest.mark.fresh_ranks
 def test_rank_that_exits(start):
     with pytest.raises(RankFailure, match="rank 1 of 3 exited with status 7"):
         start(3).call("leave", 1, 7)
 
 
+@pytest.mark.fresh_ranks
 def test_stopped_rank_counts_as_hung(start):
     executor = start(2, timeout_s=2.0)
     pids = executor.pids

@@ -39,6 +39,7 @@ def test_ranks_write_json_where_their_caller_does(start, capfd):
     assert [line["message"] for line in said] == ["what a rank has to say"] * 2
 
 
+@pytest.mark.fresh_ranks
 def test_threads_are_the_setting_not_the_environment(start, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert start(1, threads=2).call("who")[3] == 2
@@ -122,6 +123,7 @@ def test_unknown_target_is_reported():
         ProcessExecutor(2, "no_such_module:build", None, None)
 
 
+@pytest.mark.fresh_ranks
 def test_setup_that_cannot_be_pickled_leaves_no_worker():
     before = children()
     with pytest.raises((pickle.PicklingError, AttributeError)):
@@ -143,6 +145,7 @@ def temporary_files() -> set[str]:
     }
 
 
+@pytest.mark.fresh_ranks
 def test_close_leaves_nothing_and_can_be_repeated(start):
     before = open_files(), temporary_files(), children()
     executor = start(3)
@@ -156,6 +159,7 @@ def test_close_leaves_nothing_and_can_be_repeated(start):
         executor.call("ping")
 
 
+@pytest.mark.fresh_ranks
 def test_forgotten_executor_ends_its_ranks():
     executor = ProcessExecutor(2, "rank_toys:build_toy", None, None)
     pids = executor.pids
@@ -223,6 +227,7 @@ def test_a_pause_of_the_caller_is_not_the_ranks_silence(start):
     assert executor.call("ping") == 0
 
 
+@pytest.mark.fresh_ranks
 def test_a_rank_that_ended_between_calls_is_found(start):
     executor = start(2)
     executor.check()

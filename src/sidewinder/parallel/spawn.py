@@ -46,25 +46,38 @@ def spawn_worker(rank: int, threads: int, timeout_s: float, fds: Sequence[int]) 
     ours, theirs = socket.socketpair()
     lifeline, their_lifeline = socket.socketpair()
     ours.settimeout(timeout_s)
-    command = [
-        *(sys.executable, "-P", "-m", "sidewinder.parallel.worker"),
+    arguments = [
         *("--channel", str(theirs.fileno()), "--lifeline", str(their_lifeline.fileno())),
         *("--heartbeat", str(beat_s(timeout_s)), "--parent", str(os.getpid())),
     ]
     if threading.current_thread() is threading.main_thread():
-        command.append("--die-with-parent")
+        arguments.append("--die-with-parent")
     if writes_json():
-        command.append("--log-json")
+        arguments.append("--log-json")
     with theirs, their_lifeline:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=2,
-            env=_environment(threads),
-            pass_fds=[theirs.fileno(), their_lifeline.fileno(), *fds],
-            start_new_session=True,
-        )
+        inherited = (theirs.fileno(), their_lifeline.fileno(), *fds)
+        process = start_process(arguments, _environment(threads), inherited)
     return Worker(rank, process, Channel(ours), lifeline)
+
+
+def start_process(
+    arguments: Sequence[str], environment: dict[str, str], fds: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    """The worker's process itself.
+
+    Args:
+        arguments: of `sidewinder.parallel.worker`.
+        environment: all of its variables.
+        fds: as `spawn_worker`.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "sidewinder.parallel.worker", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=2,
+        env=environment,
+        pass_fds=fds,
+        start_new_session=True,
+    )
 
 
 def beat_s(timeout_s: float) -> float:

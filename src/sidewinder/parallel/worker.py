@@ -9,6 +9,7 @@ import socket
 import sys
 from importlib import import_module
 from types import ModuleType
+from typing import NoReturn
 
 from sidewinder.logs import start_logging
 from sidewinder.parallel.channel import Channel
@@ -92,9 +93,14 @@ def _answer(runner: object, message: bytes | bytearray, is_first: bool) -> bytes
         return pickle.dumps(Raised.of(error))
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """`main`, and the end of this process."""
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
     # All is released; the interpreter's teardown of torch would only keep the caller waiting.
     os._exit(status)
+
+
+if __name__ == "__main__":
+    run()
