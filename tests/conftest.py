@@ -25,7 +25,7 @@ settings.load_profile("sidewinder")
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     if find_spec("triton") is not None:
-        triton_interpreter.replace_once()
+        triton_interpreter.quicken()
 
 
 def pytest_collection_modifyitems(items):
