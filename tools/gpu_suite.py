@@ -181,7 +181,7 @@ def _summary(section: dict[str, Any]) -> str:
     if "error" in section:
         return f"FAILED: {section['error']}"
     rows = section.get("rows", [])
-    failed = sum("error" in row or row.get("passed") is False for row in rows)
+    failed = sum("error" in row or "errors" in row or row.get("passed") is False for row in rows)
     skipped = sum("skipped" in row for row in rows)
     return f"{len(rows)} rows, {failed} failed, {skipped} skipped, {section['wall_s']:.0f} s"
 

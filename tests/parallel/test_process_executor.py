@@ -240,3 +240,23 @@ def test_a_rank_that_ended_between_calls_is_found(start):
     assert all(map(gone, pids))
     with pytest.raises(RuntimeError, match="the executor is closed: rank 1 of 2 died"):
         executor.call("ping")
+
+
+def test_a_fork_of_the_caller_is_refused_and_does_no_harm(start):
+    """It has the caller's sockets, and would take its answers."""
+    executor = start(2)
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        for use in (lambda: executor.call("ping"), executor.check):
+            try:
+                use()
+            except RuntimeError as error:
+                os.write(theirs, f"{error}\n".encode())
+        os._exit(0)
+    assert os.waitpid(child, 0) == (child, 0)
+    said = os.read(ours, 1 << 12).decode().splitlines()
+    os.close(ours), os.close(theirs)
+    assert len(said) == 2
+    assert all(f"belong to process {os.getpid()}" in line and "spawn" in line for line in said)
+    assert executor.call("ping") == 0

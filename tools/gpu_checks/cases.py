@@ -36,7 +36,8 @@ PREFILL, DECODES = 8192, (1, 32)
 
 def all_cases(context: Context) -> Iterator[tuple[str, Case]]:
     """Every model's, those of int8 and int4 weights, then the codecs', then experts', then hybrids'
-    but for their matrices."""
+    but for their matrices; drafts' last, whose kernels no card has run: a fault of one would be all
+    others' too."""
     for model in MODELS:
         for case in cases(context, context.config(model)):
             yield model, case
@@ -50,6 +51,11 @@ def all_cases(context: Context) -> Iterator[tuple[str, Case]]:
         yield "granite-4.0-h-tiny", case
     for model in HYBRIDS:
         for case in operator_cases(context, context.config(model)):
+            yield model, case
+    for model in (*MODELS, *HYBRIDS):
+        config = context.config(model)
+        scans = (ssd_case,) if config.is_mamba2 else (scan_case, projected_case)
+        for case in draft_cases(context, config, (conv_case, *scans)):
             yield model, case
 
 
@@ -82,8 +88,6 @@ def operator_cases(context: Context, config: ModelConfig) -> Iterator[Case]:
     if not config.is_mamba2:
         n = context.pick(16, 4)
         yield scan_case(context, config, f"{n} prompts", sequences(context, tokens, n))
-    scans = (ssd_case,) if config.is_mamba2 else (scan_case, projected_case)
-    yield from draft_cases(context, config, (conv_case, *scans))
     if config.attention is not None:
         yield attention_case(context, config)
         yield prompt_attention_case(context, config, "prefill", tokens, tokens)

@@ -5,6 +5,9 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +29,47 @@ SHORT = 256
 REPEATS = {"short prompt": 7}
 """Where not two: its graph is recorded in the second."""
 
+Extra = Callable[[Context, dict[str, Any], float], dict[str, Any]]
+"""Measures something else of a row's model; its figures."""
+
 
 def run(context: Context) -> dict[str, Any]:
-    """Every model: latency at batch 1, throughput at batch 32, graphs on; and off for one."""
+    """Every model: latency at batch 1, throughput at batch 32, graphs on; and off for one. Then
+    what has other kernels, so that one of them that faults costs none of those figures."""
     read, rate = read_rate(context), gemm_rate(context)
-    rows = []
-    for model in (*MODELS, *HYBRIDS):
+    rows: list[dict[str, Any]] = [{"model": model} for model in (*MODELS, *HYBRIDS)]
+    result = {"read_bytes_per_s": read, "gemm_flops_per_s": rate, "rows": rows}
+    for row in rows:
         if not context.has(15):
-            rows.append({"model": model, "skipped": "out of time"})
+            row["skipped"] = "out of time"
             continue
         try:
-            rows.append(measured(context, model, read))
+            measure_plainly(context, row, read)
         except Exception as error:
-            rows.append({"model": model, "error": f"{type(error).__name__}: {error}"})
-        context.keep({"read_bytes_per_s": read, "gemm_flops_per_s": rate, "rows": rows})
+            row["error"] = f"{type(error).__name__}: {error}"
+        context.keep(result)
         release()
-    return {"read_bytes_per_s": read, "gemm_flops_per_s": rate, "rows": rows}
+    for row in rows:
+        for name, seconds, extra in extras_of(row["model"]):
+            if "decode_percent" not in row or not context.has(seconds):
+                continue
+            try:
+                row |= extra(context, row, read)
+            except Exception as error:
+                row.setdefault("errors", {})[name] = f"{type(error).__name__}: {error}"
+            context.keep(result)
+            release()
+    return result
+
+
+def extras_of(model: str) -> Iterator[tuple[str, float, Extra]]:
+    """What else is measured of a model: a name, the seconds that it wants, and how."""
+    if model in MODELS[:2]:
+        yield "kernels that wait", 12, waiting
+    if model in DRAFT_MODELS:
+        yield "wrong drafts", 12, with_wrong_drafts
+    for kind in BITS if model in INTEGER_MODELS else ():
+        yield kind, 15, partial(in_integers, kind=kind)
 
 
 def loads(context: Context) -> dict[str, Load]:
@@ -53,11 +81,9 @@ def loads(context: Context) -> dict[str, Load]:
     }
 
 
-def measured(context: Context, model: str, read: float) -> dict[str, Any]:
-    """One model's figures beside its floors."""
-    row: dict[str, Any] = {"model": model}
-    with tempfile.TemporaryDirectory() as folder:
-        write_config(context, model, Path(folder))
+def measure_plainly(context: Context, row: dict[str, Any], read: float) -> None:
+    """One model's figures beside its floors, into its row."""
+    with config_folder(context, row) as folder:
         for graphs in ("auto", "off"):
             with engine(context, folder, graphs) as llm:
                 row.setdefault("engine", llm.report())
@@ -66,57 +92,54 @@ def measured(context: Context, model: str, read: float) -> dict[str, Any]:
                         repeats = context.pick(REPEATS.get(name, 2), 1)
                         row[f"{name}, graphs {graphs}"] = measure(llm, load, repeats)
             release()
-            if model != MODELS[0]:
+            if row["model"] != MODELS[0]:
                 break
-        if context.has(12) and model in MODELS[:2]:
-            row["latency, kernels that wait"] = waiting(context, folder)
-            release()
-        if context.has(12) and model in DRAFT_MODELS:
-            row |= with_wrong_drafts(context, folder, row)
-            release()
-        for weight_dtype in BITS if model in INTEGER_MODELS else ():
-            if context.has(15):
-                row |= in_integers(context, model, folder, read, weight_dtype)
-                release()
-    return row | floors(context, model, loads(context)["latency"], row, read)
+    row |= floors(context, row["model"], loads(context)["latency"], row, read)
 
 
-def in_integers(
-    context: Context, model: str, folder: str, read: float, kind: str
-) -> dict[str, Any]:
+def in_integers(context: Context, row: dict[str, Any], read: float, *, kind: str) -> dict[str, Any]:
     """The same with rounded weights: latency and a batch, and the floor of a decode step. How long
     their rounding takes shows in the seconds until the engine is there."""
-    row: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     began = time.monotonic()
-    with engine(context, folder, "auto", weight_dtype=kind) as llm:
-        row[f"{kind}_start_s"] = time.monotonic() - began
+    with (
+        config_folder(context, row) as folder,
+        engine(context, folder, "auto", weight_dtype=kind) as llm,
+    ):
+        found[f"{kind}_start_s"] = time.monotonic() - began
         for name in ("latency", "batch 32"):
             load = loads(context)[name]
-            row[f"{name}, {kind}"] = measure(llm, load, context.pick(2, 1))
-    rank = plan_report(context.config(model), 1, context.dtype, weight_dtype=kind)["ranks"][0]
+            found[f"{name}, {kind}"] = measure(llm, load, context.pick(2, 1))
+    config = context.config(row["model"])
+    rank = plan_report(config, 1, context.dtype, weight_dtype=kind)["ranks"][0]
     moved = rank["decode_weight_bytes"] + 2 * rank["state_bytes_per_sequence"]
-    percent = 100 * moved / read / row[f"latency, {kind}"]["tpot_s"]["median"]
-    return row | {f"{kind}_decode_bytes": moved, f"{kind}_decode_percent": percent}
+    percent = 100 * moved / read / found[f"latency, {kind}"]["tpot_s"]["median"]
+    return found | {f"{kind}_decode_bytes": moved, f"{kind}_decode_percent": percent}
 
 
-def with_wrong_drafts(context: Context, folder: str, row: dict[str, Any]) -> dict[str, Any]:
+def with_wrong_drafts(context: Context, row: dict[str, Any], _: float) -> dict[str, Any]:
     """Latency of steps with drafts none of which is accepted, so that each gives one token; over
     steps without, which start before the host has seen the tokens of those before them."""
-    with wrong_drafts(), engine(context, folder, "auto", speculate=WRONG_DRAFTS) as llm:
+    with (
+        config_folder(context, row) as folder,
+        wrong_drafts(),
+        engine(context, folder, "auto", speculate=WRONG_DRAFTS) as llm,
+    ):
         found = measure(llm, loads(context)["latency"], context.pick(2, 1))
     plain = row["latency, graphs auto"]["tpot_s"]["median"]
     name = f"latency, {WRONG_DRAFTS} wrong drafts"
     return {name: found, "wrong_drafts_ratio": found["tpot_s"]["median"] / plain}
 
 
-def waiting(context: Context, folder: str) -> dict[str, Any]:
+def waiting(context: Context, row: dict[str, Any], _: float) -> dict[str, Any]:
     """Latency without kernels that start while those before them end."""
     os.environ[EARLY_VARIABLE] = "0"
     try:
-        with engine(context, folder, "auto") as llm:
-            return measure(llm, loads(context)["latency"], context.pick(2, 1))
+        with config_folder(context, row) as folder, engine(context, folder, "auto") as llm:
+            found = measure(llm, loads(context)["latency"], context.pick(2, 1))
     finally:
         del os.environ[EARLY_VARIABLE]
+    return {"latency, kernels that wait": found}
 
 
 def release() -> None:
@@ -139,6 +162,14 @@ def engine(context: Context, folder: str, graphs: str, **options: Any) -> LLM:
         state_cache_host_bytes=0,
         **options,
     )
+
+
+@contextmanager
+def config_folder(context: Context, row: dict[str, Any]) -> Iterator[str]:
+    """With config.json of the row's model, for an engine that draws its weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_config(context, row["model"], Path(folder))
+        yield folder
 
 
 def write_config(context: Context, model: str, folder: Path) -> None:

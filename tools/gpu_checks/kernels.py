@@ -34,8 +34,23 @@ def run(context: Context) -> dict[str, Any]:
             row |= tuned(context, case, read, rate)
         rows.append(row)
         context.keep({"read_bytes_per_s": read, "gemm_flops_per_s": rate, "rows": rows})
+        if any(name.endswith("error") and value for name, value in row.items()):
+            check_that_the_gpu_lives(context, case)
     rows += mamba_ssm_rows(context)
     return report(context, read, rate, rows)
+
+
+def check_that_the_gpu_lives(context: Context, case: Case) -> None:
+    """After a fault nothing more runs in this process.
+
+    Raises:
+        RuntimeError: then, so that the cause stands there and not its echo in every later row.
+    """
+    if context.device.type == "cuda":
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            raise RuntimeError(f"no case after {case.name!r} could run: {error}") from error
 
 
 def timed(context: Context, case: Case, read: float, rate: float) -> dict[str, Any]:

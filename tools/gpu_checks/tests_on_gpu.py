@@ -18,6 +18,7 @@ PATHS = [
         for name in (
             "shared_card",
             "prompt_graphs_on_card",
+            "speculation_on_card",
             "decode_graphs",
             "engine_on_card",
             "parity_on_card",

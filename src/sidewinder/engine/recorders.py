@@ -19,6 +19,10 @@ WARM_UPS = 2
 """Runs before a recording: kernels are tuned and workspaces allocated in them."""
 
 
+FULL = ("out of memory", "ALLOC_FAILED")
+"""What the driver, Triton and cuBLAS say then; torch's own allocator has an error for it."""
+
+
 class Recorder(Protocol):
     """Makes something repeatable."""
 
@@ -34,20 +38,33 @@ class CudaRecorder:
         self._memory = cuda.graph_pool_handle()
         # One for all: torch keeps 32 MiB for cuBLAS on a Hopper for every stream that it ran on.
         self._warm_up = cuda.Stream()
+        # torch takes no second graph into a pool whose first could not be recorded.
+        self._smallest = self._captured(lambda: torch.zeros(1, device="cuda"))
 
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
-        self._warm_up.wait_stream(cuda.current_stream())
-        with cuda.stream(self._warm_up):
-            for _ in range(WARM_UPS):
-                run()
-        cuda.current_stream().wait_stream(self._warm_up)
-        cuda.synchronize()
+        before = cuda.current_stream()
+        try:
+            self._warm_up.wait_stream(before)
+            with cuda.stream(self._warm_up):
+                for _ in range(WARM_UPS):
+                    run()
+            before.wait_stream(self._warm_up)
+            cuda.synchronize()
+            replay: Callable[[], None] = self._captured(run).replay
+        except BaseException:
+            # torch leaves its own stream the current one if a recording cannot even be ended, and
+            # the warm-ups' kernels may still use what the caller is about to free.
+            cuda.set_stream(before)
+            cuda.synchronize()
+            raise
+        return replay
+
+    def _captured(self, run: Callable[[], object]) -> Any:
         graph = cuda.CUDAGraph()
         # Other threads (NCCL's watchdog) go on asking the driver while this one records.
         with cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
             run()
-        replay: Callable[[], None] = graph.replay
-        return replay
+        return graph
 
 
 class EagerRecorder:
@@ -158,7 +175,9 @@ class StepRecorder:
 
 
 def _wants_memory(error: BaseException | None) -> bool:
-    """Whether it is torch's error for that, or came while that one ended a recording."""
-    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+    """Whether it is for want of memory, or came while such an error ended a recording."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in FULL):
+            return True
         error = error.__context__
-    return error is not None
+    return False

@@ -59,8 +59,9 @@ def choose(
     if found not in candidates:  # Nothing, or what another version of the kernel took.
         found = None
     if found is None and _measuring and not torch.cuda.is_current_stream_capturing():
-        found = min(candidates, key=lambda config: _time(run, config, in_place))
-        _keep(key, found)
+        found = _fastest(candidates, run, in_place)
+        if found is not None:
+            _keep(key, found)
     return candidates[0] if found is None else found
 
 
@@ -145,6 +146,15 @@ def table() -> dict[str, Config]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} does not hold a JSON object; delete it to use the defaults")
     return content
+
+
+def _fastest(
+    candidates: Sequence[Config], run: Callable[[Config], object], in_place: Sequence[Tensor]
+) -> Config | None:
+    """None if no candidate can run: the table says which kernels have."""
+    times = [_time(run, config, in_place) for config in candidates]
+    best = min(times)
+    return candidates[times.index(best)] if best < math.inf else None
 
 
 def _keep(key: str, config: Config) -> None:

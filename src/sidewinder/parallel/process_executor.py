@@ -55,6 +55,7 @@ class ProcessExecutor:
         timeout_s: float = 60.0,
     ) -> None:
         self._timeout_s = timeout_s
+        self._owner = os.getpid()
         self._doing = "start"
         self._over: str | None = None
         self._silence: Silence | None = None
@@ -92,6 +93,7 @@ class ProcessExecutor:
     def call(self, method: str, *args: object) -> Any:
         if self._over is not None:
             raise RuntimeError(f"the executor is closed: {self._over}")
+        self._check_owner()
         message = encode_call(method, args)
         self._doing, self._silence = method, None
         try:
@@ -103,6 +105,7 @@ class ProcessExecutor:
         return self._settle(answers)
 
     def check(self) -> None:
+        self._check_owner()
         self._doing = "a pause"
         if self._silence is None:
             self._silence = Silence([worker.lifeline for worker in self._workers])
@@ -125,6 +128,14 @@ class ProcessExecutor:
     def pids(self) -> list[int]:
         """Process ids of the workers, in rank order."""
         return [worker.process.pid for worker in self._workers]
+
+    def _check_owner(self) -> None:
+        """A fork of the caller shares its sockets: the two would take each other's answers."""
+        if os.getpid() != self._owner:
+            raise RuntimeError(
+                f"these ranks belong to process {self._owner}, of which this one ({os.getpid()}) is "
+                "a fork; make an LLM of its own in each process, or start processes by 'spawn'"
+            )
 
     def _start(self, setups: Sequence[WorkerSetup], fds: Sequence[int]) -> None:
         for setup in setups:

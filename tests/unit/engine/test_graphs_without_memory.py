@@ -5,7 +5,9 @@ from full_recorder import FullRecorder
 
 from sidewinder import LLM, SamplingParams
 from sidewinder.engine import runner as runner_module
+from sidewinder.engine.counted import CallCounter
 from sidewinder.engine.decode_graphs import DecodeGraphs
+from sidewinder.engine.recorders import StepRecorder
 from sidewinder.testing import save_tiny
 
 PROMPTS = [[5, 80, 12, 44, 7], [9], list(range(30, 50)), [3, 3]]
@@ -51,3 +53,29 @@ def test_texts_are_the_same(family, n_graphs, ended, tmp_path, monkeypatch, capl
     assert (
         "decode steps of sizes that have no graph yet run without one from here on" in warnings[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("says", "wants"),
+    [
+        ("CUDA error: out of memory", True),
+        ("Triton Error [CUDA]: out of memory", True),
+        ("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_whoever_has_no_memory_says_so(says, wants):
+    """Torch's allocator alone has an error of its own for it."""
+    counter = CallCounter()
+
+    class Failing:
+        def record(self, _):
+            raise RuntimeError(says)
+
+    steps = StepRecorder(Failing(), counter, 1, "steps")
+    if wants:
+        assert steps.record(lambda: None, "a step") is None
+        assert not steps.has_room
+    else:
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            steps.record(lambda: None, "a step")

@@ -12,13 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 TOOLS = Path(__file__).parents[3] / "tools"
 sys.path.insert(0, str(TOOLS))
 
 import gpu_suite  # noqa: E402
 from gpu_checks import compile as compile_section  # noqa: E402
-from gpu_checks import kernels, outcomes, sharing, tests_on_gpu  # noqa: E402
+from gpu_checks import end_to_end, kernels, outcomes, sharing, tests_on_gpu  # noqa: E402
 from gpu_checks.case import Case  # noqa: E402
 from gpu_checks.context import Context  # noqa: E402
 from gpu_checks.processes import Ended, run_for  # noqa: E402
@@ -155,6 +156,34 @@ def test_what_became_of_each_test_is_known_though_one_hangs(tmp_path, monkeypatc
     assert "ValueError: no" in texts["test_broken"]
 
 
+def test_what_faults_costs_a_model_no_figure_that_was_there(monkeypatch):
+    monkeypatch.setattr(end_to_end, "MODELS", end_to_end.MODELS[:1])
+    monkeypatch.setattr(end_to_end, "HYBRIDS", ())
+
+    def fault(*_):
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setattr(end_to_end, "with_wrong_drafts", fault)
+    (row,) = end_to_end.run(Context(True, 600.0))["rows"]
+    assert row["errors"] == {"wrong drafts": "RuntimeError: an illegal memory access"}
+    assert "error" not in row
+    plain = {"latency, graphs auto", "batch 32, graphs auto", "decode_percent", "prefill_percent"}
+    assert plain | {"latency, int8", "latency, int4", "latency, kernels that wait"} <= row.keys()
+
+
+def test_after_a_fault_no_kernel_is_timed(monkeypatch):
+    """Every later row would have its echo for an error."""
+
+    def fault():
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", fault)
+    case = Case("memory", "the guilty one", lambda: None, 1.0)
+    kernels.check_that_the_gpu_lives(Context(True, 1.0), case)
+    with pytest.raises(RuntimeError, match=r"after 'the guilty one'.*illegal memory access"):
+        kernels.check_that_the_gpu_lives(Context(False, 1.0), case)
+
+
 LINES = [
     '["collected", 3]', '["begun", "a"]', '["begun", "b"]', '["ended", "a", "passed", 0.5, ""]'
 ]  # fmt: skip
@@ -177,6 +206,8 @@ def test_what_pytest_said():
 def test_tests_that_are_run_exist():
     root = TOOLS.parent
     assert all((root / path).exists() for path in tests_on_gpu.PATHS)
+    on_card = {str(path.relative_to(root)) for path in (root / "tests/gpu").glob("test_*.py")}
+    assert on_card <= set(tests_on_gpu.PATHS), "all of them are run"
     for name in tests_on_gpu.WITHOUT_A_CARD:
         assert (root / f"tests/unit/triton/test_triton_{name}.py").is_file()
 

@@ -143,6 +143,15 @@ def test_measured_sizes_are_kept_for_later_processes(table, monkeypatch):
     assert _choose(sizes=(6,)) == {"block": 1}
 
 
+def test_a_kernel_that_cannot_run_is_not_in_the_table(table, monkeypatch):
+    """Which says what has run: some kernels are in no step before."""
+    monkeypatch.setattr(tuning, "_time", lambda *_: float("inf"))
+    with tuning.measuring():
+        assert _choose() == {"block": 1}
+    assert not table.exists()
+    assert not tuning.was_measured("probe")
+
+
 def test_sizes_that_another_version_measured_are_not_used(table, monkeypatch):
     table.parent.mkdir()
     table.write_text(json.dumps({"GPU|probe|5": {"block": 2, "gone": 1}}))

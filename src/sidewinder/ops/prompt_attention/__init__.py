@@ -24,5 +24,6 @@ def reads_lengths(dtype: torch.dtype) -> bool:
 def was_timed() -> bool:
     """Whether Triton's kernels have run on this GPU, as far as tuned block sizes tell (or there is
     none, and they are interpreted or only recorded). None is known to have: until then they are in
-    no step by default."""
-    return serves_any_device() or tuning.was_measured("prompt_attention")
+    no step by default. Those of fixed shapes have no other operator beside them that could have
+    been the fastest."""
+    return serves_any_device() or tuning.was_measured("prompt_attention_fixed")
