@@ -133,8 +133,8 @@ class ProcessExecutor:
         """A fork of the caller shares its sockets: the two would take each other's answers."""
         if os.getpid() != self._owner:
             raise RuntimeError(
-                f"these ranks belong to process {self._owner}, of which this one ({os.getpid()}) is "
-                "a fork; make an LLM of its own in each process, or start processes by 'spawn'"
+                f"these ranks belong to process {self._owner}, and this one ({os.getpid()}) is a "
+                "fork of it; make an LLM of its own in each process, or start processes by 'spawn'"
             )
 
     def _start(self, setups: Sequence[WorkerSetup], fds: Sequence[int]) -> None:
