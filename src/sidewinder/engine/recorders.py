@@ -32,14 +32,18 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs; they share memory, so only the last one replayed has valid results."""
+    """Records CUDA graphs; they share memory, so only the last one replayed has valid results.
 
-    def __init__(self) -> None:
+    Args:
+        device: of the steps' tensors; "cuda" is the current GPU.
+    """
+
+    def __init__(self, device: str = "cuda") -> None:
         self._memory = cuda.graph_pool_handle()
         # One for all: torch keeps 32 MiB for cuBLAS on a Hopper for every stream that it ran on.
         self._warm_up = cuda.Stream()
         # torch takes no second graph into a pool whose first could not be recorded.
-        self._smallest = self._captured(lambda: torch.zeros(1, device="cuda"))
+        self._smallest = self._captured(lambda: torch.zeros(1, device=device))
 
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
         before = cuda.current_stream()

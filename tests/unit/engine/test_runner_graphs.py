@@ -90,7 +90,7 @@ def test_graphs_need_a_gpu_a_transport_the_option_and_operators(monkeypatch):
 def test_all_recordings_warm_up_on_one_stream(monkeypatch):
     """torch keeps memory for cuBLAS for every stream that it has run on."""
     monkeypatch.setattr(recorders, "cuda", MagicMock())
-    recorder, runs = CudaRecorder(), []
+    recorder, runs = CudaRecorder("cpu"), []
     for number in range(3):
         recorder.record(lambda number=number: runs.append(number))
     assert runs == [0, 0, 0, 1, 1, 1, 2, 2, 2]
