@@ -37,16 +37,16 @@ def run(context: Context) -> dict[str, Any]:
     """Every model: latency at batch 1, throughput at batch 32, graphs on; and off for one. Then
     what has other kernels, so that one of them that faults costs none of those figures."""
     read, rate = read_rate(context), gemm_rate(context)
-    rows: list[dict[str, Any]] = [{"model": model} for model in (*MODELS, *HYBRIDS)]
+    rows: list[dict[str, Any]] = []
     result = {"read_bytes_per_s": read, "gemm_flops_per_s": rate, "rows": rows}
-    for row in rows:
+    for model in (*MODELS, *HYBRIDS):
         if not context.has(15):
-            row["skipped"] = "out of time"
+            rows.append({"model": model, "skipped": "out of time"})
             continue
         try:
-            measure_plainly(context, row, read)
+            rows.append(measured_plainly(context, model, read))
         except Exception as error:
-            row["error"] = f"{type(error).__name__}: {error}"
+            rows.append({"model": model, "error": f"{type(error).__name__}: {error}"})
         context.keep(result)
         release()
     for row in rows:
@@ -81,8 +81,9 @@ def loads(context: Context) -> dict[str, Load]:
     }
 
 
-def measure_plainly(context: Context, row: dict[str, Any], read: float) -> None:
-    """One model's figures beside its floors, into its row."""
+def measured_plainly(context: Context, model: str, read: float) -> dict[str, Any]:
+    """One model's figures beside its floors."""
+    row: dict[str, Any] = {"model": model}
     with config_folder(context, row) as folder:
         for graphs in ("auto", "off"):
             with engine(context, folder, graphs) as llm:
@@ -92,9 +93,9 @@ def measure_plainly(context: Context, row: dict[str, Any], read: float) -> None:
                         repeats = context.pick(REPEATS.get(name, 2), 1)
                         row[f"{name}, graphs {graphs}"] = measure(llm, load, repeats)
             release()
-            if row["model"] != MODELS[0]:
+            if model != MODELS[0]:
                 break
-    row |= floors(context, row["model"], loads(context)["latency"], row, read)
+    return row | floors(context, model, loads(context)["latency"], row, read)
 
 
 def in_integers(context: Context, row: dict[str, Any], read: float, *, kind: str) -> dict[str, Any]:
