@@ -7,6 +7,7 @@ from typing import Any
 
 from sidewinder.elsewhere import meant_keyword
 from sidewinder.model_config import ModelConfig
+from sidewinder.plain import make_plain
 
 __all__ = ["CHOICES", "EngineConfig", "ModelConfig", "engine_config", "load_model_config"]
 
@@ -40,6 +41,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "scheduling": ("throughput", "latency"),
     "launch": ("process", "torchrun"),
     "load_format": ("auto", "random"),
+    "generation_config": ("auto", "none"),
 }
 """Values of the options that are one of a few words."""
 
@@ -108,6 +110,8 @@ class EngineConfig:
         launch: "process" (fresh worker processes; tp=1 runs in this one) or "torchrun".
         timeout_s: seconds after which a silent rank is declared dead.
         load_format: "auto" (the checkpoint's files) or "random" (config only; for benchmarks).
+        generation_config: "auto" takes what requests leave open of how a token is drawn from the
+            model's `generation_config.json`, "none" only its end-of-text ids.
         seed: default seed of sampling; None draws one.
         progress: show progress bars on standard error.
     """
@@ -142,10 +146,12 @@ class EngineConfig:
     launch: str = "process"
     timeout_s: float = 60.0
     load_format: str = "auto"
+    generation_config: str = "auto"
     seed: int | None = None
     progress: bool = False
 
     def __post_init__(self) -> None:
+        make_plain(self)
         self._check_text("model", required=True)
         self._check_text("revision")
         self._check_text("tokenizer")

@@ -58,14 +58,15 @@ class LLM:
     """
 
     def __init__(self, model: str | Path, **options: Any) -> None:
-        config = engine_config(model=str(model), **options)
+        config = engine_config(model=model, **options)
         named_tokenizer = check_early(config)
-        folder = resolve_model(model, config.revision, weights=config.load_format != "random")
+        folder = resolve_model(config.model, config.revision, config.load_format != "random")
         self.model_config = load_model_config(folder)
         check_tp(self.model_config, config.tp)
         self.config = replace(config, model=str(folder))
         self.tokenizer = named_tokenizer or Tokenizer(str(folder))
-        defaults = generation_defaults(folder, self.model_config)
+        samples = config.generation_config == "auto"
+        defaults = generation_defaults(folder, self.model_config, samples)
         self._threads = torch.get_num_threads()
         self._executor = self._start()
         self.runner_report: RunnerReport = self._executor.call("report")

@@ -8,6 +8,7 @@ from typing import Any
 from sidewinder.checkpoint.gguf_files import find_gguf
 from sidewinder.checkpoint.gguf_tokenizer import load_gguf_tokenizer
 from sidewinder.checkpoint.hub import resolve_model
+from sidewinder.messages import template_messages
 
 REPLACEMENT = "\ufffd"
 """What decoders write for bytes that are no character, or not one yet."""
@@ -135,7 +136,8 @@ class Tokenizer:
         """A conversation through the chat template, ready for the answer.
 
         Args:
-            messages: {"role": str, "content": str}, and whatever else the template reads.
+            messages: {"role": str, "content": str}, and whatever else the template reads; also as
+                OpenAI's clients have them (`template_messages`).
             tools: functions in OpenAI's form.
             options: further variables of the template.
 
@@ -143,10 +145,10 @@ class Tokenizer:
             ValueError: if there is no template, or it does not accept these messages.
         """
         self.chat_template()
-        check_messages(messages)
+        shown = template_messages(messages)
         try:
             text: str = self._inner.apply_chat_template(
-                list(messages),
+                shown,
                 tools=list(tools) or None,
                 tokenize=False,
                 add_generation_prompt=True,
@@ -169,18 +171,3 @@ class Tokenizer:
 
 def _has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
-
-
-def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ValueError unless `messages` is a list of {"role": str, "content": str}."""
-    example = '[{"role": "user", "content": "Hello"}]'
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise ValueError(f"messages={messages!r} is not a list of messages; use {example}")
-    for message in messages:
-        parts = [message.get(key) for key in ("role", "content")] if _is_dict(message) else []
-        if not parts or not all(isinstance(part, str) for part in parts):
-            raise ValueError(f"{message!r} is not a message with role and content; use {example}")
-
-
-def _is_dict(value: object) -> bool:
-    return isinstance(value, dict)

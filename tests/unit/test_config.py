@@ -2,8 +2,11 @@
 
 import math
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from sidewinder.config import EngineConfig, engine_config
 
@@ -19,6 +22,8 @@ def test_defaults_are_valid():
     [
         ({"model": ""}, ["model=''", "folder"]),
         ({"model": 3}, ["model=3"]),
+        ({"model": None}, ["model=None", "hub id"]),
+        ({"generation_config": "vllm"}, ["auto or none"]),
         ({"revision": ""}, ["revision=''"]),
         ({"tokenizer": ""}, ["tokenizer=''"]),
         ({"tp": 0}, ["tp=0", "at least 1"]),
@@ -82,3 +87,26 @@ def test_unknown_keyword_lists_the_known_ones():
 def test_unknown_keywords_say_what_is_meant(name, hint):
     with pytest.raises(ValueError, match=rf"unknown option {name}; .*{hint} known: model, tp"):
         engine_config(model="folder", **{name: 2})
+
+
+def test_values_of_numpy_pathlib_and_torch():
+    given = engine_config(
+        model=Path("folder"),
+        tokenizer=Path("words"),
+        state_cache_dir=Path("states"),
+        all_reduce=Path("policy.json"),
+        max_batch_size=np.int32(4),
+        timeout_s=np.float32(2.5),
+        dtype=torch.bfloat16,
+    )
+    assert repr(given) == repr(
+        engine_config(
+            model="folder",
+            tokenizer="words",
+            state_cache_dir="states",
+            all_reduce="policy.json",
+            max_batch_size=4,
+            timeout_s=2.5,
+            dtype="bfloat16",
+        )
+    )

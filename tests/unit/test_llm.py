@@ -8,7 +8,7 @@ import pytest
 import torch
 from llm_cases import GREEDY, PROMPTS, sampled
 
-from sidewinder import LLM
+from sidewinder import LLM, SamplingParams
 from sidewinder.testing import save_tokenizer
 
 
@@ -85,16 +85,31 @@ def test_chat_continues_the_template(llm):
     assert answer.token_ids == llm.generate("user: the\nassistant:", GREEDY)[0].token_ids
 
 
-def test_default_temperature_is_the_generation_configs(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "neutral"),
+    [
+        ({"temperature": 0.3}, {"temperature": 1.0}),
+        ({"top_k": 3}, {"top_k": 0}),
+        ({"top_p": 0.2}, {"top_p": 1.0}),
+        ({"min_p": 0.6}, {"min_p": 0.0}),
+        ({"repetition_penalty": 50.0}, {"repetition_penalty": 1.0}),
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_what_is_left_open_is_the_generation_configs(folder, tmp_path, settings, neutral):
     other = shutil.copytree(folder, tmp_path / "other")
-    (other / "generation_config.json").write_text('{"temperature": 0.3}')
-    with LLM(folder, dtype="float32") as llm, LLM(other, dtype="float32") as cooler:
-        prompt, free = [5, 6, 7], {"temperature": None, "seed": 9}
-        one = llm.generate([prompt], sampled(temperature=1.0, seed=9))[0].token_ids
-        low = llm.generate([prompt], sampled(temperature=0.3, seed=9))[0].token_ids
-        assert one != low
-        assert llm.generate([prompt], sampled(**free))[0].token_ids == one
-        assert cooler.generate([prompt], sampled(**free))[0].token_ids == low
+    (other / "generation_config.json").write_text(json.dumps(settings))
+
+    def text(llm, **given):
+        params = SamplingParams(max_tokens=16, seed=9, ignore_eos=True, **given)
+        return llm.generate([[5, 6, 7]], params)[0].token_ids
+
+    with LLM(folder, dtype="float32") as llm, LLM(other, dtype="float32") as narrower:
+        assert text(llm) == text(llm, **neutral) == text(narrower, **neutral)
+        assert text(narrower) == text(narrower, **settings) == text(llm, **settings)
+        assert text(narrower) != text(llm)
+    with LLM(other, dtype="float32", generation_config="none") as unset:
+        assert text(unset) == text(unset, **neutral)
 
 
 def test_engine_seed_repeats_a_run(folder):

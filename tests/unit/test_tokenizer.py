@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidewinder.detokenizer import Detokenizer, StopStrings
+from sidewinder.messages import template_messages
 from sidewinder.testing import save_tokenizer
 from sidewinder.tokenizer import REPLACEMENT, Tokenizer
 
@@ -193,6 +194,37 @@ def test_chat_goes_through_the_template(tokenizer):
 def test_chat_rejects_what_is_no_conversation(tokenizer, messages):
     with pytest.raises(ValueError, match="role"):
         tokenizer.chat(messages)
+
+
+def test_messages_as_openais_clients_have_them():
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    cut = {"type": "function", "function": {"name": "add", "arguments": '{"a": '}}
+    given = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call, cut]},
+        {"role": "tool", "content": "3", "tool_call_id": "1"},
+    ]
+    user, assistant, tool = template_messages(given)
+    assert user == {"role": "user", "content": "ab"}
+    assert assistant["content"] == ""
+    functions = [made["function"] for made in assistant["tool_calls"]]
+    assert [function["arguments"] for function in functions] == [{"a": 1}, '{"a": ']
+    assert tool == given[2]
+    assert template_messages([user, assistant, tool]) == [user, assistant, tool]
+    assert call["function"]["arguments"] == '{"a": 1}', "the caller's own stays as it is"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]},
+    ],
+    ids=["image", "arguments"],
+)
+def test_messages_that_no_template_reads(message):
+    with pytest.raises(ValueError, match=r"every part must be|not the JSON text of an object"):
+        template_messages([message])
 
 
 @pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages.none.at }}", "{% for"])

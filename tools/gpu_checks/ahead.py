@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from gpu_checks.cases import PREFILL, all_cases
+from gpu_checks.cases import all_cases
 from gpu_checks.compile import MOST_CANDIDATES
-from gpu_checks.context import HYBRIDS, INTEGER_MODELS, MODELS, Context
+from gpu_checks.context import HYBRIDS, INTEGER_MODELS, MODELS, PREFILL, Context
 from gpu_checks.draft_cases import DRAFT_MODELS, WRONG_DRAFTS
 from sidewinder.config import EngineConfig
 from sidewinder.engine.ahead import launched_by, target_of

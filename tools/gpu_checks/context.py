@@ -24,6 +24,10 @@ HYBRIDS = ("zamba2-1.2b", "falcon-h1-1.5b", "jamba-reasoning-3b")
 
 INTEGER_MODELS = MODELS[:2]
 """Those that are also run with int8 and int4 weights."""
+
+PREFILL, DECODES = 8192, (1, 32)
+"""Tokens of a step with a prompt; sequences of steps without."""
+
 DRY_MODELS = {"mamba-2.8b": "mamba", "falcon-mamba-7b": "falcon_mamba", "zamba-7b": "zamba",
               "mamba2-2.7b": "mamba2", "zamba2-1.2b": "zamba2", "falcon-h1-1.5b": "falcon_h1",
               "jamba-reasoning-3b": "jamba"}  # fmt: skip

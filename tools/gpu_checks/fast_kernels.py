@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from gpu_checks.cases import PREFILL
-from gpu_checks.context import Context
+from gpu_checks.context import PREFILL, Context
 
 MODELS = ("mamba-2.8b", "falcon-mamba-7b")
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from gpu_checks.case import Case
-from gpu_checks.cases import PREFILL, all_cases
-from gpu_checks.context import HYBRIDS, Context
+from gpu_checks.cases import all_cases
+from gpu_checks.context import HYBRIDS, PREFILL, Context
 from gpu_checks.fast_kernels import mamba_ssm_rows
 from sidewinder.bench.roofline import model_work
 from sidewinder.config import ModelConfig

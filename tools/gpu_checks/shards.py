@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpu_checks.cases import PREFILL
-from gpu_checks.context import MODELS, Context
+from gpu_checks.context import MODELS, PREFILL, Context
 from sidewinder.checkpoint.random import random_shard
 from sidewinder.collectives.absent import AbsentRanks
 from sidewinder.collectives.base import Collectives, SingleRank

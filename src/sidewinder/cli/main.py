@@ -1,6 +1,8 @@
 """Entry point: parses the command line, runs one subcommand, turns failures into exit statuses."""
 
 import argparse
+import codecs
+import io
 import os
 import sys
 import warnings
@@ -51,9 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit status."""
+    speak_utf8()
+    argv = [as_utf8(text) for text in (sys.argv[1:] if argv is None else argv)]
     try:
         parser = build_parser()
-        if not (sys.argv[1:] if argv is None else argv):
+        if not argv:
             parser.print_help(sys.stderr)
             return BAD_USAGE
         args, unknown = parser.parse_known_args(argv)
@@ -74,6 +78,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(f"error: {error}", BAD_USAGE)
     except (RuntimeError, OSError) as error:
         return _report(f"failed: {error}", FAILED)
+
+
+def speak_utf8() -> None:
+    """Python takes the terminal for ASCII where the locale is C and its UTF-8 mode is off; texts
+    are not."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
+            stream.reconfigure(encoding="utf-8")
+
+
+def as_utf8(argument: str) -> str:
+    """An argument of the command line whose bytes Python, in such a locale, did not decode."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(argument).decode("utf-8", "surrogateescape")
+    return argument
 
 
 def _one_line(message: Warning | str, *_where: object, **_line: object) -> str:

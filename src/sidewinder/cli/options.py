@@ -55,14 +55,15 @@ _ENGINE_OPTIONS: list[tuple[str, type, str]] = [
     ("launch", str, "process (start the ranks) or torchrun (be one of them)"),
     ("timeout_s", float, "seconds after which a silent rank is declared dead"),
     ("load_format", str, "auto (weights of the checkpoint) or random (config only)"),
+    ("generation_config", str, "auto (its sampling where requests leave it open) or none"),
 ]
 
 _SAMPLING_OPTIONS: list[tuple[str, type, str]] = [
     ("max_tokens", int, "most new tokens"),
     ("min_tokens", int, "new tokens before the text may end"),
-    ("temperature", float, "0 is greedy (default: the model's generation config, else 1.0)"),
-    ("top_k", int, "sample among the k likeliest tokens"),
-    ("top_p", float, "sample among the likeliest tokens that hold this probability"),
+    ("temperature", float, "0 is greedy (default: the model's generation config, else 1)"),
+    ("top_k", int, "sample among the k likeliest tokens; 0: all (default: the model's, too)"),
+    ("top_p", float, "among the likeliest that hold this probability (default: the model's, too)"),
     ("min_p", float, "drop tokens below this fraction of the likeliest one's probability"),
     ("repetition_penalty", float, "above 1 discourages tokens seen in prompt or output"),
     ("presence_penalty", float, "subtracted once from tokens seen in the output"),

@@ -1,7 +1,7 @@
 """What callers may pass as prompts and params; everything is checked before anything runs."""
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -92,11 +92,18 @@ def params_list(params: Any, n_prompts: int) -> list[SamplingParams]:
 def resolve_params(
     params: SamplingParams,
     n_prompt: int,
-    temperature: float,
+    defaults: Mapping[str, Any],
     vocab_size: int,
     max_model_len: int | None,
 ) -> SamplingParams:
-    """`params` with temperature and max_tokens filled in, checked against the model.
+    """`params` with max_tokens and what else is open filled in, checked against the model.
+
+    Args:
+        params: as a caller gave them.
+        n_prompt: tokens of the prompt.
+        defaults: values of fields of `params` that are None.
+        vocab_size: the model's.
+        max_model_len: the engine's.
 
     Raises:
         ValueError: if prompt and output together exceed `max_model_len`, `max_tokens=None` has no
@@ -116,8 +123,8 @@ def resolve_params(
             )
         max_tokens = max(1, max_model_len - n_prompt, params.min_tokens)
     check_length(n_prompt, max_tokens, max_model_len)
-    chosen = temperature if params.temperature is None else params.temperature
-    return replace(params, max_tokens=max_tokens, temperature=chosen)
+    missing = {name: value for name, value in defaults.items() if getattr(params, name) is None}
+    return replace(params, **missing, max_tokens=max_tokens)
 
 
 def check_length(n_prompt: int, max_tokens: int, max_model_len: int | None) -> None:

@@ -50,7 +50,7 @@ class Intake:
     Args:
         engine: `max_model_len`.
         model: vocabulary.
-        defaults: temperature and end-of-text ids where requests leave them open.
+        defaults: how to draw where requests leave it open, and end-of-text ids.
         tokenizer: for text, loaded when first needed.
         limits: what can ever run.
         seed: of the stream that gives requests without a seed theirs.
@@ -99,7 +99,7 @@ class Intake:
         params = resolve_params(
             params,
             len(tokens),
-            self._defaults.temperature,
+            self._defaults.sampling,
             self._vocab_size,
             self._max_model_len,
         )

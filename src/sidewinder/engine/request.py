@@ -213,7 +213,7 @@ class Sequence:
     def admission(self) -> Admission:
         """What the ranks' samplers must know before this sequence's first token."""
         request = self.request
-        needs_prompt = request.params.repetition_penalty != 1
+        needs_prompt = request.params.penalises_repetition
         return Admission(
             slot=self.slot,
             params=request.params,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sidewinder.collectives.base import Collectives
+from sidewinder.parallel.forks import own_threads
 
 
 class Executor(Protocol):
@@ -39,15 +40,18 @@ class InlineExecutor:
     Args:
         runner: the object whose methods are called.
         collectives: closed together with the executor.
+        threads: that the runner computes on.
     """
 
-    def __init__(self, runner: object, collectives: Collectives) -> None:
+    def __init__(self, runner: object, collectives: Collectives, threads: int = 1) -> None:
         self._runner: object | None = runner
         self.collectives = collectives
+        self._threads = threads
 
     def call(self, method: str, *args: object) -> Any:
         if self._runner is None:
             raise RuntimeError("the executor is closed")
+        own_threads(self._threads)
         return getattr(self._runner, method)(*args)
 
     def check(self) -> None:

@@ -15,6 +15,7 @@ from sidewinder.config import EngineConfig, ModelConfig
 from sidewinder.parallel.cores import advise_on_nodes, threads_per_rank, use_threads
 from sidewinder.parallel.devices import resolve_device, resolve_dtype
 from sidewinder.parallel.executor import Executor, InlineExecutor, resolve_target
+from sidewinder.parallel.forks import own_threads
 from sidewinder.parallel.gpu_group import gpu_transport
 from sidewinder.parallel.process_executor import ProcessExecutor
 from sidewinder.parallel.protocol import Transport
@@ -39,6 +40,7 @@ def start_executor(engine: EngineConfig, model: ModelConfig, target: str = RUNNE
     Raises:
         ValueError: if the device cannot be had, or torchrun's variables do not fit.
         RankFailure: if a rank fails while it starts.
+        RuntimeError: in a fork of a process that computed, for ranks in this process.
     """
     if engine.launch == "torchrun":
         return _start_in_torchrun(engine, model, target)
@@ -130,6 +132,7 @@ def _start_inline(
     device: torch.device,
 ) -> InlineExecutor:
     assert engine.threads is not None
+    own_threads(engine.threads)
     use_threads(engine.threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -138,7 +141,7 @@ def _start_inline(
     except BaseException:
         collectives.close()
         raise
-    return InlineExecutor(runner, collectives)
+    return InlineExecutor(runner, collectives, engine.threads)
 
 
 def _start_in_torchrun(engine: EngineConfig, model: ModelConfig, target: str) -> InlineExecutor:

@@ -1,6 +1,5 @@
 """TTFT, TPOT and throughput of a load, from the work, the sums and what they cost."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,6 +15,9 @@ from sidewinder.projection.links import Link
 from sidewinder.projection.sums import EXACT, SumTime, Wire, sum_times
 from sidewinder.projection.work import Step, Work
 from sidewinder.sharding.dims import LocalDims
+
+MOST = 10**12
+"""Of anything that a load counts."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,11 @@ class Load:
 
     def __post_init__(self) -> None:
         for name in ("batch", "prompt", "output", "max_step_tokens"):
+            option = "--" + name.replace("_", "-")
             if getattr(self, name) < 1:
-                option = "--" + name.replace("_", "-")
                 raise ValueError(f"{option} {getattr(self, name)} is not a count; use 1 or more")
+            if getattr(self, name) > MOST:
+                raise ValueError(f"{option} {getattr(self, name)} is too large; use at most {MOST}")
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,9 @@ def project(setting: Setting, load: Load, policy: PhaseCodecs = EXACT) -> Speed:
     Raises:
         ValueError: if the model cannot be split over `tp` ranks; names the valid sizes.
     """
-    steps = list(prefill_steps(load))
-    ttft = sum(step_time(setting, step, policy).total for step in steps)
+    steps = prefill_steps(load)
+    times = [step_time(setting, step, policy) for _, step in steps]
+    ttft = sum(count * time.total for (count, _), time in zip(steps, times, strict=True))
     middle = load.prompt + load.output / 2
     one_token = Step(load.batch, load.batch, load.batch, middle)
     decode = step_time(setting, one_token, policy)
@@ -122,19 +127,20 @@ def project(setting: Setting, load: Load, policy: PhaseCodecs = EXACT) -> Speed:
         ttft=ttft,
         tpot=decode.total,
         output_tokens_per_s=load.batch * load.output / total,
-        prefill=step_time(setting, steps[0], policy),
+        prefill=times[0],
         decode=decode,
     )
 
 
-def prefill_steps(load: Load) -> Iterator[Step]:
-    """The steps that prefill all prompts, none above `max_step_tokens`."""
-    left = load.batch * load.prompt
-    while left > 0:
-        tokens = min(left, load.max_step_tokens)
-        sequences = min(load.batch, -(-tokens // load.prompt))
-        left -= tokens
-        yield Step(tokens, sequences, sequences, load.prompt / 2)
+def prefill_steps(load: Load) -> list[tuple[int, Step]]:
+    """How often which step prefills all prompts, none above `max_step_tokens`; full ones first."""
+    n_full, rest = divmod(load.batch * load.prompt, load.max_step_tokens)
+    steps = []
+    for count, tokens in ((n_full, load.max_step_tokens), (1, rest)):
+        if count and tokens:
+            sequences = min(load.batch, -(-tokens // load.prompt))
+            steps.append((count, Step(tokens, sequences, sequences, load.prompt / 2)))
+    return steps
 
 
 def step_time(setting: Setting, step: Step, policy: PhaseCodecs) -> StepTime:

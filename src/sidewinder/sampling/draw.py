@@ -95,9 +95,9 @@ class Rows:
             logits,
             best,
             column(temperatures),
-            column([each.min_p for each in params]),
+            column([each.min_p or 0.0 for each in params]),
             column([float(k) for k in top_k], torch.int64),
-            column([each.top_p for each in params], torch.float64),
+            column([each.top_p or 1.0 for each in params], torch.float64),
             list(bits),
         )
 

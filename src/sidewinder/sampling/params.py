@@ -1,9 +1,11 @@
 """What a caller asks of one generation (`SamplingParams`) and what is reported of one token."""
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from sidewinder.plain import make_plain, plain
 from sidewinder.sampling.structured import StructuredOutput
 
 MAX_TOP_LOGPROBS = 128
@@ -25,13 +27,17 @@ class SamplingParams:
     what the one before it left, as in transformers); then one uniform number picks from the
     cumulative distribution.
 
+    Of temperature, top_k, top_p, min_p and repetition_penalty, None is the model's setting (its
+    `generation_config.json`'s), which the engine fills in; where that has none, it is 1 for
+    temperature, and off for the others. Numbers may be NumPy's.
+
     Attributes:
         max_tokens: most tokens to generate; None continues to the engine's `max_model_len`.
         min_tokens: no ending (end-of-text id, stop id, stop string) before this many tokens.
-        temperature: 0 is greedy (ties go to the lowest id); None is the model's setting, else 1.
-        top_k: keep the k most likely tokens (and ties of the last); None keeps all.
-        top_p: keep the fewest most likely tokens whose probabilities reach top_p.
-        min_p: keep tokens at least min_p times as likely as the most likely.
+        temperature: 0 is greedy (ties go to the lowest id).
+        top_k: keep the k most likely tokens (and ties of the last); 0 or -1 keeps all.
+        top_p: keep the fewest most likely tokens whose probabilities reach top_p; 1 keeps all.
+        min_p: keep tokens at least min_p times as likely as the most likely; 0 keeps all.
         repetition_penalty: divides positive logits and multiplies negative ones of every token in
             prompt or output (Keskar et al. 2019); from 0.01 to 100, 1 is off.
         presence_penalty: subtracted from logits of tokens in the output; 0 is off.
@@ -59,9 +65,9 @@ class SamplingParams:
     min_tokens: int = 0
     temperature: float | None = None
     top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
@@ -78,6 +84,9 @@ class SamplingParams:
     prediction: str | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
+        if self.top_k == -1:
+            object.__setattr__(self, "top_k", 0)
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop
         object.__setattr__(self, "stop", _tuple("stop", stop))
         object.__setattr__(self, "stop_token_ids", _tuple("stop_token_ids", self.stop_token_ids))
@@ -100,7 +109,12 @@ class SamplingParams:
     @property
     def has_penalties(self) -> bool:
         """Whether drawing needs to know the tokens so far."""
-        return self.repetition_penalty != 1 or self.counts_output
+        return self.penalises_repetition or self.counts_output
+
+    @property
+    def penalises_repetition(self) -> bool:
+        """Whether drawing needs to know which tokens prompt and output have."""
+        return self.repetition_penalty not in (None, 1)
 
     @property
     def counts_output(self) -> bool:
@@ -124,11 +138,14 @@ class SamplingParams:
         if self.temperature is not None:
             _check_number("temperature", self.temperature, 0)
         if self.top_k is not None:
-            _check_integer("top_k", self.top_k, 1)
-        _check_number("top_p", self.top_p, 0, 1, open_low=True)
-        _check_number("min_p", self.min_p, 0, 1)
-        # Beyond these a penalty overflows float32, or makes all logits equal.
-        _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100)
+            _check_integer("top_k", self.top_k, 0)
+        if self.top_p is not None:
+            _check_number("top_p", self.top_p, 0, 1, open_low=True)
+        if self.min_p is not None:
+            _check_number("min_p", self.min_p, 0, 1)
+        if self.repetition_penalty is not None:
+            # Beyond these a penalty overflows float32, or makes all logits equal.
+            _check_number("repetition_penalty", self.repetition_penalty, 0.01, 100)
         _check_number("presence_penalty", self.presence_penalty, -2, 2)
         _check_number("frequency_penalty", self.frequency_penalty, -2, 2)
         if self.seed is not None:
@@ -191,7 +208,7 @@ class TokenLogprobs:
 def _tuple(name: str, values: object) -> tuple[object, ...]:
     if not isinstance(values, tuple | list | set | frozenset):
         raise ValueError(f"{name}={values!r} is not a list; give a list of values")
-    return tuple(values)
+    return tuple(plain(value) for value in values)
 
 
 def _pairs(biases: object) -> tuple[tuple[int, float], ...]:
@@ -199,7 +216,7 @@ def _pairs(biases: object) -> tuple[tuple[int, float], ...]:
     pairs = _tuple("logit_bias", list(given)) if isinstance(given, Iterable) else (given,)
     if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
         raise ValueError(f"logit_bias={biases!r} is not {{token id: number}}")
-    return tuple((pair[0], pair[1]) for pair in pairs if isinstance(pair, tuple))
+    return tuple((plain(pair[0]), plain(pair[1])) for pair in pairs if isinstance(pair, tuple))
 
 
 def _limits(low: float | None, high: float | None, open_low: bool = False) -> str:
@@ -219,12 +236,14 @@ def _check_number(
     name: str, value: object, low: float, high: float | None = None, open_low: bool = False
 ) -> None:
     limits = _limits(low, high, open_low)
-    if isinstance(value, bool) or not isinstance(value, int | float) or _is_endless(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or _is_endless(value, high):
         raise ValueError(f"{name}={value!r} is not a finite number; use a value {limits}")
     if value < low or (open_low and value == low) or (high is not None and value > high):
         raise ValueError(f"{name}={value} is out of range; use a value {limits}")
 
 
-def _is_endless(value: float) -> bool:
-    """Of integers false without `isfinite`, which makes floats of them that may not be."""
-    return isinstance(value, float) and not math.isfinite(value)
+def _is_endless(value: float, high: float | None) -> bool:
+    """Of integers without `isfinite`, which makes floats of them that may not be."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return high is None and value > sys.float_info.max

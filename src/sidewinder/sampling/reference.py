@@ -20,14 +20,15 @@ def kept_weights(logits: Tensor, params: SamplingParams) -> dict[int, int]:
     """
     values = logits.tolist()
     order = sorted(range(len(values)), key=lambda token: (-values[token], token))
-    if params.top_k is not None and params.top_k < len(order):
+    if params.top_k and params.top_k < len(order):
         last = values[order[params.top_k - 1]]
         order = [token for token in order if values[token] >= last]
-    plain, filtered = _weights(logits, params, 0.0), _weights(logits, params, params.min_p)
-    reach = params.top_p * float(sum(plain[token] for token in order))
+    plain, filtered = _weights(logits, params, 0.0), _weights(logits, params, params.min_p or 0.0)
+    top_p = params.top_p or 1.0
+    reach = top_p * float(sum(plain[token] for token in order))
     kept, before = {}, 0
     for token in order:
-        if params.top_p < 1 and float(before) >= reach:
+        if top_p < 1 and float(before) >= reach:
             break
         before += plain[token]
         kept[token] = filtered[token]

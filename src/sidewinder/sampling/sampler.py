@@ -60,7 +60,7 @@ class Draw:
         params = self.params
         assert params.temperature is not None, "the engine resolves the default temperature"
         top_k = min(params.top_k or vocab_size, vocab_size)
-        return top_k, [params.temperature, params.min_p, params.top_p]
+        return top_k, [params.temperature, params.min_p or 0.0, params.top_p or 1.0]
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Sampler:
             bias = torch.zeros(self._shard.size, device=self._device)
             for token, value in params.logit_bias:
                 bias[self._own([token])] = value
-        if params.repetition_penalty != 1:
+        if params.penalises_repetition:
             seen = torch.zeros(self._shard.size, dtype=torch.bool, device=self._device)
             seen[self._own(admission.prompt_tokens)] = True
         if params.counts_output:
@@ -289,7 +289,7 @@ def _adjust(row: Tensor, state: _Slot) -> None:
         row += state.bias
     if state.seen is not None:
         columns = select.positions_of(state.seen)
-        row[columns] = filters.repetition_penalty(row[columns], params.repetition_penalty)
+        row[columns] = filters.repetition_penalty(row[columns], params.repetition_penalty or 1.0)
     if state.counts is not None:
         columns = select.positions_of(state.counts > 0)
         row[columns] = filters.output_penalties(

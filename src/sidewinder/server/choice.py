@@ -7,6 +7,7 @@ from sidewinder.engine.outputs import Increment
 from sidewinder.engine.request import FinishReason
 from sidewinder.sampling import TokenLogprobs
 from sidewinder.server.answers import Answer
+from sidewinder.server.offsets import Offsets
 
 
 @dataclass
@@ -50,7 +51,8 @@ class Choice:
         self.finish_reason: FinishReason | None = None
         self.stop_string: str | None = None
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]
-        self.n_characters = 0
+        self.opening = opening
+        self.offsets: Offsets | None = None
         self._delta = Delta(opening)
         self._echo = echo
         self._started = False

@@ -1,9 +1,9 @@
 """From the messages and tools of a body to a `Conversation`."""
 
-import json
 from typing import Any
 
 from sidewinder.chat import Conversation, Tool, ToolChoice
+from sidewinder.messages import call_arguments
 from sidewinder.server.errors import ApiError
 from sidewinder.server.schemas import (
     ConversationFields,
@@ -112,13 +112,8 @@ def _check(message: Message, where: str) -> None:
 
 def _made_call(call: MadeCall, where: str) -> dict[str, Any]:
     try:
-        arguments = json.loads(call.function.arguments or "{}")
-        is_object = isinstance(arguments, dict)
-    except (ValueError, RecursionError):
-        # Of a call that was cut, which clients send back as it came: the template has its text.
-        arguments, is_object = call.function.arguments, True
-    if not is_object:
-        message = f"{where}.function.arguments is not the JSON text of an object"
-        raise ApiError(400, message, where)
+        arguments = call_arguments(call.function.arguments)
+    except ValueError as error:
+        raise ApiError(400, f"{where}.{error}", where) from error
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": call.type, "function": function}

@@ -5,6 +5,7 @@ from typing import Any
 
 from sidewinder.sampling import TokenLogprobs
 from sidewinder.server.choice import Choice
+from sidewinder.server.offsets import Offsets
 from sidewinder.tokenizer import REPLACEMENT, Tokenizer
 
 
@@ -23,18 +24,15 @@ class Writer:
         self, choice: Choice, entries: Sequence[TokenLogprobs | None]
     ) -> dict[str, Any]:
         """`logprobs` of a completion's choice; `None` is the first token of an echoed prompt."""
-        tokens, offsets = [], []
-        for entry in entries:
-            token = choice.call.request.prompt[0] if entry is None else entry.token_id
-            name = self.name(token)
-            tokens.append(name)
-            offsets.append(choice.n_characters)
-            choice.n_characters += len(name)
+        if choice.offsets is None:
+            choice.offsets = Offsets(self._tokenizer, choice.call, choice.opening)
+        first = choice.call.request.prompt[0]
+        tokens = [first if entry is None else entry.token_id for entry in entries]
         return {
-            "tokens": tokens,
+            "tokens": [self.name(token) for token in tokens],
             "token_logprobs": [None if entry is None else entry.logprob for entry in entries],
             "top_logprobs": [None if entry is None else self._top(entry) for entry in entries],
-            "text_offset": offsets,
+            "text_offset": [choice.offsets.next(token) for token in tokens],
         }
 
     def chat_logprobs(self, entries: Iterable[TokenLogprobs | None]) -> dict[str, Any]:

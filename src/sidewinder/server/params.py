@@ -136,8 +136,6 @@ def _params(
         "logprobs": logprobs,
         "prompt_logprobs": prompt_logprobs,
     }
-    if given.get("top_k") in (0, -1):  # other servers' ways to say "all"
-        given["top_k"] = None
     given["prediction"] = None if body.prediction is None else body.prediction.content
     given["logit_bias"] = _biases(body.logit_bias or {})
     try:

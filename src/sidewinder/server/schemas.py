@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from sidewinder.chat.tools import MAX_TOOLS
+from sidewinder.messages import joined_parts
 from sidewinder.sampling.params import MAX_BIASES
 
 Int = Annotated[int, Strict()]
@@ -118,18 +119,6 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _joined(value: Any) -> Any:
-    """The text of a message whose content comes in parts."""
-    if not isinstance(value, list):
-        return value
-    parts = [part if isinstance(part, dict) else {} for part in value]
-    if any(part.get("type") != "text" or set(part) != {"type", "text"} for part in parts):
-        raise ValueError('every part must be {"type": "text", "text": ...}; no other is supported')
-    if not all(isinstance(part["text"], str) for part in parts):
-        raise ValueError("the text of a part must be a string")
-    return "".join(part["text"] for part in parts)
-
-
 Prompts = Annotated[
     list[Text | TokenIds],
     BeforeValidator(
@@ -141,7 +130,9 @@ Stops = Annotated[
     BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
     Field(max_length=MAX_STOPS),
 ]
-Content = Annotated[Text, BeforeValidator(_joined, json_schema_input_type=str | list[TextPart])]
+Content = Annotated[
+    Text, BeforeValidator(joined_parts, json_schema_input_type=str | list[TextPart])
+]
 
 
 class Prediction(Body):

@@ -1,5 +1,7 @@
 """A wrong SIDEWINDER_OPS or SIDEWINDER_ISA, which are read while modules are imported."""
 
+import io
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidewinder.cli.main import BAD_USAGE, INTERRUPTED
+from sidewinder.cli.main import BAD_USAGE, INTERRUPTED, speak_utf8
 from sidewinder.ops import native
 
 INSTALLED = [str(Path(sys.executable).with_name("sidewinder"))]
@@ -67,3 +69,28 @@ def test_ctrl_c_ends_the_command_while_torch_is_imported(tmp_path):
         timeout=120,
     )
     assert (done.returncode, done.stderr) == (INTERRUPTED, "sidewinder: interrupted\n")
+
+
+@pytest.mark.parametrize("prompt", ["na\u00efve", b"caf\xe9"], ids=["text", "bytes"])
+def test_texts_where_the_locale_is_c(prompt):
+    """Without Python's UTF-8 mode, which C locales switch on."""
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [*MODULE, "generate", "models/mamba", "--prompt", prompt]
+    short = ["--max-tokens", "2", "--threads", "1", "--json"]
+    done = subprocess.run(
+        [*command, *short], env=os.environ | plain, capture_output=True, timeout=120
+    )
+    if isinstance(prompt, bytes):
+        assert done.returncode == BAD_USAGE
+        assert b"not valid Unicode: '\\udce9' at character 3" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["prompt_tokens"] > 0
+
+
+def test_texts_on_a_terminal_that_python_takes_for_ascii(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    speak_utf8()
+    print("na\u00efve", flush=True)
+    assert written.getvalue().decode() == "na\u00efve\n"

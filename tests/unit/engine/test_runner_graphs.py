@@ -1,6 +1,6 @@
 """The runner gives the same answers with decode steps of fixed shape as with plain ones."""
 
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, call
 
 import pytest
 import torch
@@ -95,3 +95,25 @@ def test_all_recordings_warm_up_on_one_stream(monkeypatch):
         recorder.record(lambda number=number: runs.append(number))
     assert runs == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert recorders.cuda.Stream.call_count == 1
+
+
+def test_a_recording_that_fails_leaves_the_callers_stream(monkeypatch):
+    """torch leaves its own stream the current one then, and kernels under way use what we free."""
+    monkeypatch.setattr(recorders, "cuda", MagicMock())
+    recorder = CudaRecorder("cpu")
+    before = recorders.cuda.current_stream()
+    recorders.cuda.graph.side_effect = RuntimeError("the recording cannot be ended")
+    recorders.cuda.reset_mock(side_effect=False)
+    with pytest.raises(RuntimeError, match="cannot be ended"):
+        recorder.record(lambda: None)
+    assert recorders.cuda.mock_calls[-2:] == [call.set_stream(before), call.synchronize()]
+
+
+def test_a_smallest_graph_comes_first_into_the_pool(monkeypatch):
+    """torch takes no second graph into a pool whose first could not be recorded."""
+    monkeypatch.setattr(recorders, "cuda", MagicMock())
+    recorder = CudaRecorder("cpu")
+    (first,) = recorders.cuda.graph.call_args_list
+    recorder.record(lambda: None)
+    second = recorders.cuda.graph.call_args_list[-1]
+    assert first.kwargs["pool"] is second.kwargs["pool"] is recorders.cuda.graph_pool_handle()

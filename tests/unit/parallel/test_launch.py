@@ -45,6 +45,24 @@ def test_one_rank_runs_in_this_process_with_settings_resolved():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_forks_of_a_process_that_computed_on_several_threads_are_refused(monkeypatch, threads):
+    monkeypatch.setattr("sidewinder.parallel.forks._owner", None)
+    before, target = torch.get_num_threads(), f"{__name__}:Recorder"
+    executor = start_executor(engine(dtype="float32", threads=threads), MODEL, target)
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    if threads == 1:
+        assert executor.call("get")
+    else:
+        with pytest.raises(RuntimeError, match=r"process 1 is a fork of .*spawn"):
+            executor.call("get")
+        with pytest.raises(RuntimeError, match="threads=1"):
+            start_executor(engine(dtype="float32", threads=2), MODEL, target)
+    start_executor(engine(dtype="float32", threads=1), MODEL, target).close()
+    executor.close()
+    torch.set_num_threads(before)
+
+
 def test_error_of_the_target_travels():
     with pytest.raises(ValueError, match="no weights"):
         start_executor(engine(dtype="float32", threads=1), MODEL, f"{__name__}:refuse")

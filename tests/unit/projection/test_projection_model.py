@@ -14,7 +14,7 @@ from sidewinder.projection.calibration import Calibration, read_calibration
 from sidewinder.projection.devices import device_of
 from sidewinder.projection.links import Link, fitted_link, link_of
 from sidewinder.projection.memory import project_memory
-from sidewinder.projection.model import Load, project, step_time
+from sidewinder.projection.model import Load, prefill_steps, project, step_time
 from sidewinder.projection.report import format_projection, projection_report
 from sidewinder.projection.sums import EXACT, Wire, policies, sum_times
 from sidewinder.projection.timed_kernels import EFFICIENCIES
@@ -122,6 +122,20 @@ def test_prefill_goes_in_steps():
     whole = project(setting(2), Load(prompt=8192, max_step_tokens=8192)).ttft
     parts = project(setting(2), Load(prompt=8192, max_step_tokens=3000)).ttft
     assert whole < parts < 1.2 * whole
+
+
+def test_every_token_of_many_prompts_is_in_a_step():
+    for batch, prompt, most in ((1, 1, 8192), (1, 8192, 8192), (7, 1000, 3000), (3, 100, 64)):
+        steps = prefill_steps(Load(batch=batch, prompt=prompt, max_step_tokens=most))
+        assert sum(count * step.tokens for count, step in steps) == batch * prompt
+        assert all(step.tokens <= most for _, step in steps)
+
+
+def test_a_load_of_any_size_takes_no_longer():
+    many, one = (project(setting(2), Load(batch=n * 2**20, prompt=8192)).ttft for n in (1000, 1))
+    assert many == pytest.approx(1000 * one, rel=1e-3)
+    with pytest.raises(ValueError, match="--prompt 10000000000000 is too large; use at most"):
+        Load(prompt=10**13)
 
 
 def test_memory_of_the_fullest_rank():

@@ -34,8 +34,8 @@ def inputs_of(params, bits, vocab):
     halves = [split_bits(each) for each in bits]
     return DrawInputs(
         temperature=torch.tensor([1.0 if p.greedy else p.temperature for p in params]),
-        min_p=torch.tensor([p.min_p for p in params]),
-        top_p=torch.tensor([p.top_p for p in params], dtype=torch.float64),
+        min_p=torch.tensor([p.min_p or 0.0 for p in params]),
+        top_p=torch.tensor([p.top_p or 1.0 for p in params], dtype=torch.float64),
         top_k=torch.tensor([0 if p.greedy else p.top_k or vocab for p in params]),
         high_bits=torch.tensor([high for high, _ in halves]),
         low_bits=torch.tensor([low for _, low in halves]),

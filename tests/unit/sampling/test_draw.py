@@ -47,9 +47,9 @@ def reference_tokens(logits, params, seed=11, step=0):
 some_params = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.0, 1e-5, 0.3, 1.0, 4.0]),
-    top_k=st.sampled_from([None, 1, 2, 7, 50, 10_000]),
-    top_p=st.sampled_from([1.0, 1e-9, 0.3, 0.9, 0.9999]),
-    min_p=st.sampled_from([0.0, 0.05, 1.0]),
+    top_k=st.sampled_from([None, 0, 1, 2, 7, 50, 10_000]),
+    top_p=st.sampled_from([None, 1.0, 1e-9, 0.3, 0.9, 0.9999]),
+    min_p=st.sampled_from([None, 0.0, 0.05, 1.0]),
 )
 
 
@@ -151,9 +151,9 @@ def kept_by_transformers(logits, params):
     warpers = [TemperatureLogitsWarper(params.temperature)]
     if params.top_k is not None:
         warpers.append(TopKLogitsWarper(params.top_k))
-    if params.top_p < 1:
+    if params.top_p is not None:
         warpers.append(TopPLogitsWarper(params.top_p))
-    if params.min_p > 0:
+    if params.min_p is not None:
         warpers.append(MinPLogitsWarper(params.min_p))
     row = logits[None].clone()
     for warper in warpers:

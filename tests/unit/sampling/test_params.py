@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sidewinder.sampling import SamplingParams, StructuredOutput
@@ -25,7 +26,8 @@ from sidewinder.sampling import SamplingParams, StructuredOutput
         ({"temperature": math.inf}, "temperature=inf"),
         ({"temperature": "hot"}, "temperature='hot'"),
         ({"top_p": 10**400}, "top_p=10.*is out of range"),
-        ({"top_k": 0}, "top_k=0"),
+        ({"top_k": -2}, "top_k=-2"),
+        ({"temperature": 10**400}, "temperature=10.*not a finite number"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"top_p": 1.1}, "top_p=1.1"),
         ({"min_p": -0.5}, "min_p=-0.5"),
@@ -62,6 +64,31 @@ def test_params_reject(values, message):
 def test_params_accept_one_stop_string():
     assert SamplingParams(stop="end").stop == ("end",)
     assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
+
+
+def test_both_words_for_all_tokens():
+    assert SamplingParams(top_k=-1) == SamplingParams(top_k=0) != SamplingParams()
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = SamplingParams(
+        max_tokens=np.int64(5),
+        temperature=np.float32(0.5),
+        seed=np.uint64(2**64 - 1),
+        stop_token_ids=[np.int32(3)],
+        logit_bias={np.int64(4): np.float64(2.0)},
+        prediction=list(np.arange(3)),
+    )
+    plain = SamplingParams(
+        max_tokens=5,
+        temperature=0.5,
+        seed=2**64 - 1,
+        stop_token_ids=[3],
+        logit_bias={4: 2.0},
+        prediction=[0, 1, 2],
+    )
+    assert given == plain
+    assert repr(given) == repr(plain), "and Python's own from here on"
 
 
 def test_every_option_is_documented():
