@@ -24,24 +24,29 @@ class ThreadRanks:
 
     def __init__(self, engine, model):
         group = ThreadGroup(engine.tp, 60.0)
+        self._turns = group.turns
         self._threads = ThreadPoolExecutor(engine.tp)
         alone = [SingleRank()]
         ranks = [ThreadCollectives(group, rank) for rank in range(engine.tp)]
-        self._ranks = alone if engine.tp == 1 else ranks
-        self.runners = self._on_all(lambda ranks: build_runner(engine, model, ranks.tp, ranks))
+
+        def build(own):
+            return build_runner(engine, model, own.tp, own)
+
+        self.runners = self._on_all(build, alone if engine.tp == 1 else ranks)
 
     def call(self, method, *args):
-        runners = iter(self.runners)
-        calls = [(getattr(runner, method), args) for runner in runners]
-        futures = [self._threads.submit(function, *args) for function, args in calls]
-        first, *_ = [future.result() for future in futures]
+        first, *_ = self._on_all(lambda runner: getattr(runner, method)(*args), self.runners)
         return first
 
     def close(self):
         self._threads.shutdown()
 
-    def _on_all(self, function):
-        return [f.result() for f in [self._threads.submit(function, r) for r in self._ranks]]
+    def _on_all(self, function, ranks):
+        def run(rank):
+            with self._turns.taken():
+                return function(rank)
+
+        return [future.result() for future in [self._threads.submit(run, rank) for rank in ranks]]
 
 
 @contextmanager

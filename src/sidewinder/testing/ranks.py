@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from threading import BrokenBarrierError
 from typing import TypeVar
 
@@ -13,7 +14,10 @@ Result = TypeVar("Result")
 
 
 def run_ranks(
-    tp: int, function: Callable[[TensorParallel, Collectives], Result], timeout_s: float = 60.0
+    tp: int,
+    function: Callable[[TensorParallel, Collectives], Result],
+    timeout_s: float = 60.0,
+    in_turns: bool = True,
 ) -> list[Result]:
     """Run `function(tp, collectives)` once per rank, each in a thread, and return their results.
 
@@ -21,6 +25,8 @@ def run_ranks(
         tp: number of ranks.
         function: what a rank does; it may use `collectives` with the others.
         timeout_s: seconds after which a rank that waits for the others gives up.
+        in_turns: one rank runs at a time, until it waits in `collectives`. False where ranks wait
+            for each other in other ways.
 
     Raises:
         Exception: the first rank's that failed on its own; the others are released, so none hangs.
@@ -30,7 +36,8 @@ def run_ranks(
     def run(rank: int) -> Result:
         collectives = ThreadCollectives(group, rank) if tp > 1 else SingleRank()
         try:
-            return function(collectives.tp, collectives)
+            with group.turns.taken() if in_turns else nullcontext():
+                return function(collectives.tp, collectives)
         except BaseException:
             group.abort()
             raise

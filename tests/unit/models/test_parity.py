@@ -1,5 +1,6 @@
 """Our logits against transformers' whole, uncached float32 forward, for every way of running."""
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from random_cases import random_case
 
 from sidewinder.checkpoint.reader import load_shard
 from sidewinder.collectives.base import SingleRank
+from sidewinder.config import load_model_config
 from sidewinder.models.registry import build_model
 from sidewinder.ops.dispatch import forced
 from sidewinder.parallel.group import TensorParallel
@@ -125,15 +127,26 @@ def test_neighbours_do_not_matter(checkpoint_of, family, tp):
     assert_close("logits", alone, among, 1e-5)
 
 
-@pytest.mark.parametrize("tp", [1, 2, 3])
-@pytest.mark.parametrize("checkpoint", CASES, indirect=True)
-def test_bfloat16_is_as_close_as_the_oracles_own(checkpoint, tp):
+@pytest.fixture(scope="session")
+def bfloat16_logits():
+    """The oracle's own logits of a checkpoint in bfloat16, once per session."""
     from transformers import AutoModelForCausalLM
 
-    oracle = AutoModelForCausalLM.from_pretrained(
-        checkpoint.folder, dtype=torch.bfloat16, experts_implementation="eager"
-    )
-    own = oracle_logits(oracle, checkpoint.sequences)
+    @functools.cache
+    def get(folder):
+        oracle = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.bfloat16, experts_implementation="eager"
+        )
+        config = load_model_config(folder)
+        return oracle_logits(oracle, random_tokens(config.vocab_size, LENGTHS))
+
+    return get
+
+
+@pytest.mark.parametrize("tp", [1, 2, 3])
+@pytest.mark.parametrize("checkpoint", CASES, indirect=True)
+def test_bfloat16_is_as_close_as_the_oracles_own(checkpoint, bfloat16_logits, tp):
+    own = bfloat16_logits(checkpoint.folder)
     ours = run_sharded(checkpoint, tp, MIXED, dtype=torch.bfloat16)
     assert all(result.dtype == torch.float32 for result in ours)
     reference, own, ours = (torch.cat(part) for part in (checkpoint.logits, own, ours))

@@ -48,17 +48,23 @@ class ThreadExecutor:
 
     def __init__(self, engine, model):
         group = ThreadGroup(engine.tp, timeout_s=300.0)
+        self._turns = group.turns
         self._pool = ThreadPoolExecutor(engine.tp)
 
         def build(rank):
             collectives = ThreadCollectives(group, rank)
-            return runner.build_runner(engine, model, collectives.tp, collectives)
+            with self._turns.taken():
+                return runner.build_runner(engine, model, collectives.tp, collectives)
 
         self.runners = list(self._pool.map(build, range(engine.tp)))
 
     def call(self, method, *args):
-        results = list(self._pool.map(lambda own: getattr(own, method)(*args), self.runners))
-        return results[0]
+        def run(own):
+            with self._turns.taken():
+                return getattr(own, method)(*args)
+
+        first, *_ = self._pool.map(run, self.runners)
+        return first
 
     def check(self):
         pass
