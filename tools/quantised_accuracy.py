@@ -58,7 +58,7 @@ def compare(
             comparer.run(tokens)
         return comparer.result()
 
-    return run_ranks(engine.tp, rank, timeout_s=600)[0]
+    return run_ranks(engine.tp, rank, timeout_s=600, in_turns=False)[0]
 
 
 def measure(engine: EngineConfig, model: ModelConfig, token_ids: list[int]) -> Sensitivity:

@@ -143,7 +143,7 @@ class LLM:
         """Answer a conversation of {"role": ..., "content": ...} through the chat template.
 
         Args:
-            messages: and whatever else than role and content the template reads.
+            messages: as OpenAI's clients have them, and whatever else the template reads.
             params: how to continue.
             cache_salt: states of prefixes are shared only among requests with the same one.
             tools: functions that the model is shown, in OpenAI's form; `sidewinder.chat` reads the

@@ -16,7 +16,7 @@ def plain(value: Any) -> Any:
         return float(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if str(value).startswith("torch.") and type(value).__name__ == "dtype":
+    if (type(value).__module__, type(value).__name__) == ("torch", "dtype"):
         return str(value).removeprefix("torch.")
     return value
 

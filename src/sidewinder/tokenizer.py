@@ -144,8 +144,8 @@ class Tokenizer:
         Raises:
             ValueError: if there is no template, or it does not accept these messages.
         """
-        self.chat_template()
-        shown = template_messages(messages)
+        knows_developers = "developer" in self.chat_template(bool(tools))
+        shown = template_messages(messages, knows_developers)
         try:
             text: str = self._inner.apply_chat_template(
                 shown,

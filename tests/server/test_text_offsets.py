@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidewinder.sampling import SamplingParams
-from sidewinder.server.offsets import Offsets
+from sidewinder.server.offsets import Offsets, prompt_starts
 from sidewinder.testing import save_tokenizer
 from sidewinder.tokenizer import REPLACEMENT, Tokenizer
 
@@ -21,7 +21,8 @@ def tokenizer(tmp_path_factory):
 
 def offsets(tokenizer, prompt, tokens, opening=""):
     request = SimpleNamespace(prompt=tuple(prompt), params=SamplingParams())
-    found = Offsets(tokenizer, SimpleNamespace(request=request), opening)
+    echoed = prompt_starts(tokenizer, prompt, opening) if opening else ()
+    found = Offsets(tokenizer, SimpleNamespace(request=request), echoed, opening)
     return [found.next(token) for token in tokens]
 
 

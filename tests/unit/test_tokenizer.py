@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.chat import ChatCompletionMessage
 
 from sidewinder.detokenizer import Detokenizer, StopStrings
 from sidewinder.messages import template_messages
@@ -199,18 +200,23 @@ def test_chat_rejects_what_is_no_conversation(tokenizer, messages):
 def test_messages_as_openais_clients_have_them():
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
     cut = {"type": "function", "function": {"name": "add", "arguments": '{"a": '}}
+    part = {"type": "text", "text": "a"}
     given = [
-        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-        {"role": "assistant", "content": None, "tool_calls": [call, cut]},
+        {"role": "user", "content": [part, part | {"text": "b", "cache_control": {}}]},
+        {"role": "assistant", "content": None, "tool_calls": [call, cut], "reasoning": "hm"},
         {"role": "tool", "content": "3", "tool_call_id": "1"},
     ]
     user, assistant, tool = template_messages(given)
     assert user == {"role": "user", "content": "ab"}
     assert assistant["content"] == ""
+    assert assistant["reasoning_content"] == "hm"
     functions = [made["function"] for made in assistant["tool_calls"]]
     assert [function["arguments"] for function in functions] == [{"a": 1}, '{"a": ']
     assert tool == given[2]
     assert template_messages([user, assistant, tool]) == [user, assistant, tool]
+    answer = ChatCompletionMessage(role="assistant", content="yes")
+    assert answer.model_dump()["tool_calls"] is None
+    assert template_messages([answer]) == [{"role": "assistant", "content": "yes"}]
     assert call["function"]["arguments"] == '{"a": 1}', "the caller's own stays as it is"
 
 
@@ -219,12 +225,21 @@ def test_messages_as_openais_clients_have_them():
     [
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]},
+        {"role": "assistant", "tool_calls": 5},
     ],
-    ids=["image", "arguments"],
+    ids=["image", "arguments", "calls"],
 )
 def test_messages_that_no_template_reads(message):
-    with pytest.raises(ValueError, match=r"every part must be|not the JSON text of an object"):
-        template_messages([message])
+    words = r"every part must be|tool_calls.0.function.arguments is not|tool_calls=5"
+    with pytest.raises(ValueError, match=rf"^messages.1: ({words})"):
+        template_messages([{"role": "user", "content": "a"}, message])
+
+
+def test_developers_are_the_system_where_the_template_does_not_know_them(folder):
+    tokenizer = Tokenizer(str(folder))
+    assert tokenizer.chat_text([{"role": "developer", "content": "a"}]).startswith("system: a")
+    tokenizer.inner.chat_template = "{% if messages[0].role == 'developer' %}known{% endif %}"
+    assert tokenizer.chat_text([{"role": "developer", "content": "a"}]) == "known"
 
 
 @pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages.none.at }}", "{% for"])

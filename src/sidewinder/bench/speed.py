@@ -67,7 +67,10 @@ def run_once(llm: LLM, load: Load, number: int) -> dict[str, float | None]:
         load: what to run.
         number: of the run; each has prompts of its own, so that no kept state serves them.
     """
-    params = SamplingParams(max_tokens=load.output_tokens, temperature=0.0, ignore_eos=True)
+    # Whatever the model's settings are: a penalty would keep steps out of graphs.
+    params = SamplingParams(
+        max_tokens=load.output_tokens, temperature=0.0, repetition_penalty=1.0, ignore_eos=True
+    )
     prompts = [_prompt(load.prompt_tokens, number * load.batch + i) for i in range(load.batch)]
     started = time.perf_counter()
     outputs = llm.generate(prompts, params)

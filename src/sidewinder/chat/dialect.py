@@ -77,10 +77,9 @@ class Dialect:
                 f"chat_template_kwargs: {', '.join(taken)} is set by the server; leave it out"
             )
         tools = [tool.for_template() for tool in conversation.tools]
-        messages = conversation.messages
-        if "developer" not in self._tokenizer.chat_template(bool(tools)):
-            messages = [_as_system(message) for message in messages]
-        return self._tokenizer.chat_text(messages, tools, conversation.template_options)
+        return self._tokenizer.chat_text(
+            conversation.messages, tools, conversation.template_options
+        )
 
     def reader(self, conversation: Conversation, prompt: str) -> AnswerReader | None:
         """What reads the answer to `prompt`; None if it is text and nothing else."""
@@ -137,11 +136,6 @@ class Dialect:
                 f"how the model of {self._tokenizer.source!r} writes calls is not known; start "
                 f"the server with --tool-call-parser, one of {', '.join(FORMATS)}"
             )
-
-
-def _as_system(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """OpenAI's newer name for system messages, which most templates do not know."""
-    return {**message, "role": "system"} if message.get("role") == "developer" else message
 
 
 @cache

@@ -12,6 +12,7 @@ from sidewinder.cli.options import (
     engine_options,
     sampling_params,
     tokenizer_of,
+    utf8,
 )
 from sidewinder.llm import LLM
 from sidewinder.sampling import SamplingParams
@@ -30,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
     """Register the subcommand."""
     parser = subparsers.add_parser("chat", help="talk with a model", description=DESCRIPTION)
     add_engine_options(parser)
-    parser.add_argument("--system", metavar="TEXT", help="system message")
+    parser.add_argument("--system", type=utf8, metavar="TEXT", help="system message")
     add_sampling_options(parser, max_tokens=512)
     parser.set_defaults(run=run)
 

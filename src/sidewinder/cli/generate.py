@@ -18,6 +18,7 @@ from sidewinder.cli.options import (
     print_json,
     sampling_params,
     tokenizer_of,
+    utf8,
 )
 from sidewinder.engine.inputs import Prompt
 from sidewinder.llm import LLM, Increment, RequestOutput
@@ -35,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("generate", help="continue a prompt", description=DESCRIPTION)
     add_engine_options(parser)
     prompt = parser.add_mutually_exclusive_group(required=True)
-    prompt.add_argument("--prompt", metavar="TEXT", help="the text to continue")
+    prompt.add_argument("--prompt", type=utf8, metavar="TEXT", help="the text to continue")
     prompt.add_argument(
         "--prompt-file", metavar="FILE", help="read it from a UTF-8 file; - for stdin"
     )

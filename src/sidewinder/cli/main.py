@@ -54,10 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return its exit status."""
     speak_utf8()
-    argv = [as_utf8(text) for text in (sys.argv[1:] if argv is None else argv)]
     try:
         parser = build_parser()
-        if not argv:
+        if not (sys.argv[1:] if argv is None else argv):
             parser.print_help(sys.stderr)
             return BAD_USAGE
         args, unknown = parser.parse_known_args(argv)
@@ -83,18 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def speak_utf8() -> None:
     """Python takes the terminal for ASCII where the locale is C and its UTF-8 mode is off; texts
     are not."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
-            stream.reconfigure(encoding="utf-8")
-
-
-def as_utf8(argument: str) -> str:
-    """An argument of the command line whose bytes Python, in such a locale, did not decode."""
-    try:
-        argument.encode()
-    except UnicodeEncodeError:
-        return os.fsencode(argument).decode("utf-8", "surrogateescape")
-    return argument
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
 
 
 def _one_line(message: Warning | str, *_where: object, **_line: object) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -64,12 +65,22 @@ _SAMPLING_OPTIONS: list[tuple[str, type, str]] = [
     ("temperature", float, "0 is greedy (default: the model's generation config, else 1)"),
     ("top_k", int, "sample among the k likeliest tokens; 0: all (default: the model's, too)"),
     ("top_p", float, "among the likeliest that hold this probability (default: the model's, too)"),
-    ("min_p", float, "drop tokens below this fraction of the likeliest one's probability"),
-    ("repetition_penalty", float, "above 1 discourages tokens seen in prompt or output"),
+    ("min_p", float, "at least so likely, next to the likeliest one (default: the model's, too)"),
+    ("repetition_penalty", float, "above 1 makes seen tokens rarer (default: the model's, too)"),
     ("presence_penalty", float, "subtracted once from tokens seen in the output"),
     ("frequency_penalty", float, "subtracted per occurrence in the output"),
     ("seed", int, "same seed, same text, whatever the batch around it"),
 ]
+
+
+def utf8(argument: str) -> str:
+    """A text from the command line, whose bytes Python does not decode where the locale is C; not
+    for names of files, which it reads as it has them."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(argument).decode("utf-8", "surrogateescape")
+    return argument
 
 
 def _flag(name: str) -> str:
@@ -106,9 +117,8 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int) -> No
     defaults = {field.name: field.default for field in fields(SamplingParams)}
     group = parser.add_argument_group("sampling")
     _add(group, _SAMPLING_OPTIONS, defaults | {"max_tokens": max_tokens})
-    group.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end before this text (repeatable)"
-    )
+    stop = group.add_argument("--stop", action="append", type=utf8, metavar="TEXT")
+    stop.help = "end before this text (repeatable)"
     group.add_argument("--ignore-eos", action="store_true", help="go on after the end token")
     parser.set_defaults(default_max_tokens=max_tokens)
 

@@ -15,21 +15,28 @@ NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetiti
 
 IGNORED = {
     "bad_words_ids": None,
+    "constraints": None,
+    "dola_layers": None,
+    "encoder_no_repeat_ngram_size": 0,
     "encoder_repetition_penalty": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
     "exponential_decay_length_penalty": None,
     "forced_bos_token_id": None,
     "forced_eos_token_id": None,
+    "force_words_ids": None,
     "guidance_scale": 1.0,
     "no_repeat_ngram_size": 0,
     "num_beams": 1,
     "penalty_alpha": 0.0,
     "sequence_bias": None,
+    "stop_strings": None,
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
     "top_h": None,
+    "token_healing": False,
     "typical_p": 1.0,
+    "watermarking_config": None,
 }
 """Settings that would change the text and that nothing here does: a file that sets one to another
 value than this gets a warning."""

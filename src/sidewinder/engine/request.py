@@ -22,7 +22,7 @@ class Request:
     Attributes:
         id: names the request in results.
         prompt: token ids, at least one.
-        params: how to continue, with temperature and max_tokens resolved; `prompt_logprobs` scores
+        params: how to continue, with all that was left open resolved; `prompt_logprobs` scores
             the prompt.
         seed: of its random stream.
         eos_token_ids: ids that end the text, unless `params.ignore_eos`.

@@ -148,6 +148,8 @@ def _start_in_torchrun(engine: EngineConfig, model: ModelConfig, target: str) ->
     place = TorchrunPlace.read(os.environ, engine.tp)
     device = resolve_device(engine.device, place.local_rank, place.local_size)
     engine = _resolved(engine, model, device, place.local_size)
+    assert engine.threads is not None
+    own_threads(engine.threads)  # Before anything is shared that would have to be closed.
     forced = forced_transport(os.environ)
     # Every rank launches the same executors in the same order, so the count names the group.
     name = f"sidewinder-{next(_launches)}"

@@ -1,5 +1,6 @@
 """One choice of a reply while it grows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sidewinder.engine.intake import Call
@@ -31,6 +32,7 @@ class Choice:
         call: its request.
         opening: text to begin with: the prompt, for `echo`.
         echo: begin with the prompt's logprobs too.
+        opening_starts: where in the opening each token of the prompt begins.
         answer: of a chat.
     """
 
@@ -41,6 +43,7 @@ class Choice:
         opening: str = "",
         echo: bool = False,
         answer: Answer | None = None,
+        opening_starts: Sequence[int] = (),
     ) -> None:
         self.index = index
         self.call = call
@@ -51,7 +54,7 @@ class Choice:
         self.finish_reason: FinishReason | None = None
         self.stop_string: str | None = None
         self.prompt_logprobs: list[TokenLogprobs | None] = [None]
-        self.opening = opening
+        self.opening, self.opening_starts = opening, opening_starts
         self.offsets: Offsets | None = None
         self._delta = Delta(opening)
         self._echo = echo

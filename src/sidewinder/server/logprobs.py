@@ -25,7 +25,8 @@ class Writer:
     ) -> dict[str, Any]:
         """`logprobs` of a completion's choice; `None` is the first token of an echoed prompt."""
         if choice.offsets is None:
-            choice.offsets = Offsets(self._tokenizer, choice.call, choice.opening)
+            opening, echoed = choice.opening, choice.opening_starts
+            choice.offsets = Offsets(self._tokenizer, choice.call, echoed, opening)
         first = choice.call.request.prompt[0]
         tokens = [first if entry is None else entry.token_id for entry in entries]
         return {

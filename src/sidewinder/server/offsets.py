@@ -1,5 +1,7 @@
 """Where in a completion's text its tokens begin."""
 
+from collections.abc import Sequence
+
 from sidewinder.detokenizer import Detokenizer
 from sidewinder.engine.intake import Call
 from sidewinder.tokenizer import REPLACEMENT, Tokenizer
@@ -14,22 +16,24 @@ class Offsets:
     Args:
         tokenizer: decodes token ids.
         call: the request: its prompt, and which special tokens its text has.
+        echoed: where each token of the prompt begins, if the text does with it (`prompt_starts`).
         opening: what the text begins with: the prompt, for `echo`; else nothing.
     """
 
-    def __init__(self, tokenizer: Tokenizer, call: Call, opening: str = "") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, call: Call, echoed: Sequence[int] = (), opening: str = ""
+    ) -> None:
         request = call.request
-        self._prompt = _starts(tokenizer, request.prompt, opening) if opening else []
-        self._n_prompt_told = 0
+        self._echoed = iter(echoed)
         self._n_characters = len(opening)
         skip, kept = request.params.skip_special_tokens, request.params.kept_special_tokens
         self._detokenizer = Detokenizer(tokenizer, request.prompt, skip, kept)
 
     def next(self, token: int) -> int:
         """Where `token`, the next one, begins; those of an echoed prompt come first."""
-        if self._n_prompt_told < len(self._prompt):
-            self._n_prompt_told += 1
-            return self._prompt[self._n_prompt_told - 1]
+        echoed = next(self._echoed, None)
+        if echoed is not None:
+            return echoed
         piece = self._detokenizer.push(token)
         start = self._n_characters + _n_held(piece)
         self._n_characters += len(piece)
@@ -42,7 +46,7 @@ def _n_held(piece: str) -> int:
     return piece.rfind(REPLACEMENT) + 1
 
 
-def _starts(tokenizer: Tokenizer, prompt: tuple[int, ...], text: str) -> list[int]:
+def prompt_starts(tokenizer: Tokenizer, prompt: Sequence[int], text: str) -> list[int]:
     """Where in `text` each token of `prompt` begins. BOS may be before it."""
     detokenizer, starts, end = Detokenizer(tokenizer, skip_special_tokens=False), [], 0
     for token in prompt:

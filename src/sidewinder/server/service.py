@@ -25,6 +25,7 @@ from sidewinder.server.forms import FormQueue
 from sidewinder.server.logprobs import Writer
 from sidewinder.server.messages.reply import MessageReply
 from sidewinder.server.messages.schemas import MessagesRequest
+from sidewinder.server.offsets import prompt_starts
 from sidewinder.server.params import Generation
 from sidewinder.server.replies import CompletionReply, Reply
 from sidewinder.server.responses.reply import ResponseReply
@@ -212,10 +213,14 @@ class Service:
             if isinstance(prompt, Conversation):
                 return self._answers(prompt, asked)
             given = prompt if isinstance(prompt, str) else self._token_ids(prompt)
-            opening = self._text(given) if asked.echo else ""
+            opening, starts = self._text(given) if asked.echo else "", None
             for number in range(asked.n):
                 call = self._call(given, asked, number)
-                choices.append(Choice(len(choices), call, opening, asked.echo))
+                if starts is None:
+                    starts = self._starts(call, opening)
+                choices.append(
+                    Choice(len(choices), call, opening, asked.echo, opening_starts=starts)
+                )
         return choices
 
     def _answers(self, conversation: Conversation, asked: Generation) -> list[Choice]:
@@ -259,6 +264,13 @@ class Service:
 
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode(text, special=False)) if text else 0
+
+    def _starts(self, call: Call, opening: str) -> list[int]:
+        """Where the tokens of an echoed prompt begin; of many this takes long: not with replies."""
+        request = call.request
+        if not opening or request.params.prompt_logprobs is None:
+            return []
+        return prompt_starts(self._tokenizer, request.prompt, opening)
 
     def _text(self, prompt: Prompt) -> str:
         if isinstance(prompt, str):

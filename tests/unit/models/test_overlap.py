@@ -1,5 +1,6 @@
 """Sums hidden behind computation: the values of the plain order, whatever the batch."""
 
+import functools
 from itertools import pairwise
 
 import pytest
@@ -24,6 +25,19 @@ MIXED_POLICY = Policy(PhaseCodecs(prefill=CODECS["int8"], decode=CODECS["bf16"])
 MIXED = [1, 1, 9, 20, 1, 2, 64, 1, 3]
 
 
+@pytest.fixture(scope="module")
+def checkpoint_of(tmp_path_factory):
+    """A checkpoint of `CASES` and its oracle's logits, made once."""
+
+    @functools.cache
+    def get(name):
+        family, overrides = CASES[name]
+        oracle = tiny_oracle(family, **overrides)
+        return make_checkpoint(tmp_path_factory.mktemp("checkpoint"), oracle, [1, 70, 2, 33, 5])
+
+    return get
+
+
 @pytest.fixture
 def small_halves(monkeypatch):
     monkeypatch.setattr(overlap_module, "LEAST_ROWS", 2)
@@ -33,9 +47,8 @@ def small_halves(monkeypatch):
 @pytest.mark.usefixtures("small_halves")
 @pytest.mark.parametrize("tp", [2, 3, 4])
 @pytest.mark.parametrize("name", CASES)
-def test_parity_with_everything_hidden(tmp_path, name, tp):
-    family, overrides = CASES[name]
-    checkpoint = make_checkpoint(tmp_path, tiny_oracle(family, **overrides), [1, 70, 2, 33, 5])
+def test_parity_with_everything_hidden(checkpoint_of, name, tp):
+    checkpoint = checkpoint_of(name)
     for chunks in (MIXED, [1000]):
         plain = run_sharded(checkpoint, tp, chunks)
         results = run_sharded(checkpoint, tp, chunks, overlap=OVERLAPS["both"])

@@ -15,6 +15,7 @@ HARMLESS = frozenset({
     "max_step_tokens", "kv_cache_tokens", "state_cache_bytes", "state_cache_host_bytes",
     "state_cache_dir", "state_cache_disk_bytes", "state_cache_interval", "launch", "timeout_s",
     "seed", "progress", "scheduling", "overlap", "cuda_graphs", "thresholds", "speculate",
+    "generation_config",
 })  # fmt: skip
 """Options that do not change a state, or by rounding only. Every other one counts, new ones too."""
 

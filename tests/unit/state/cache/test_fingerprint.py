@@ -34,7 +34,8 @@ def test_what_changes_a_state_counts(folder, options):
     "options",
     [{"tp": 2}, {"threads": 1}, {"max_batch_size": 3}, {"max_step_tokens": 100}, {"seed": 5},
      {"state_cache_dir": "x"}, {"state_cache_bytes": 10}, {"state_cache_interval": 64},
-     {"scheduling": "latency"}, {"overlap": "none"}, {"timeout_s": 5.0}],
+     {"scheduling": "latency"}, {"overlap": "none"}, {"timeout_s": 5.0},
+     {"generation_config": "none"}],
     ids=str,
 )  # fmt: skip
 def test_what_changes_none_does_not(folder, options):
