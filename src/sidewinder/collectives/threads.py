@@ -16,8 +16,8 @@ from sidewinder.parallel.group import TensorParallel
 class Turns:
     """Of several threads one runs at a time, until it waits for the others.
 
-    Threads that all compute hand Python's global lock around at every operation; so they do not,
-    and take two thirds of the processor's time.
+    Threads that compute at the same time hand Python's global lock around at every operation: in
+    turns they take a third less of the processor's time.
     """
 
     def __init__(self) -> None:
