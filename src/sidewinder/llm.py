@@ -20,7 +20,7 @@ from sidewinder.engine.defaults import generation_defaults
 from sidewinder.engine.dispatch import Dispatcher
 from sidewinder.engine.engine import Counters, Engine
 from sidewinder.engine.inputs import Prompt, params_list, prompt_list
-from sidewinder.engine.intake import Call, ConversationState, Intake
+from sidewinder.engine.intake import Call, ConversationState, Intake, check_state
 from sidewinder.engine.outputs import Increment, Metrics, RequestOutput, Score
 from sidewinder.engine.pacing import Pacer
 from sidewinder.engine.reading import join_logits, join_logprobs
@@ -211,6 +211,7 @@ class LLM:
         Raises:
             ValueError: for one that was released already, or is another LLM's.
         """
+        check_state(state)
         kept = state.kept
         if kept is not None:
             self._dispatcher.with_cache(lambda own: own.release(kept))

@@ -25,6 +25,7 @@ def refused(response, status, *words):
         ({"top_k": -5}, ["top_k=-5"]),
         ({"min_p": 1.5}, ["min_p=1.5"]),
         ({"seed": 2**70}, ["seed"]),
+        ({"seed": 2**64 - 1, "n": 3}, ["seed=18446744073709551615 with n=3"]),
         ({"seed": 1.5}, ["seed"]),
         ({"n": 0}, ["n:"]),
         ({"n": 33}, ["at most 32"]),
@@ -155,6 +156,16 @@ def test_extreme_values_that_are_allowed(client, fields):
     response = client.post("/v1/completions", json=body | fields)
     assert response.status_code == 200 or "seed" in response.json()["error"]["message"]
     assert client.get("/ready").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", b"[" * 100_000, b'"\xff"'],
+    ids=["long number", "deep", "no UTF-8"],
+)  # fmt: skip
+def test_bodies_that_python_does_not_read(client, body):
+    headers = {"Content-Type": "application/json"}
+    reply = client.post("/v1/completions", content=body, headers=headers)
+    assert refused(reply, 400, "cannot be read as JSON")["code"] == "invalid_json"
 
 
 def test_unknown_model_path_and_method(client):

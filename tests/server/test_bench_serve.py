@@ -76,6 +76,22 @@ def test_failures_are_reported(server, capsys):
     assert main(["bench", "serve", "--url", server.url, "--model", "other"]) == 2
 
 
+def test_the_key_is_not_in_the_result(server, capsys, monkeypatch):
+    for key in (["--api-key", "secret"], ["--api-key=secret"]):
+        options = ["--url", server.url + "/v1", *SMALL, *key, "--json"]
+        monkeypatch.setattr("sys.argv", ["sidewinder", "bench", "serve", *options])
+        assert main(["bench", "serve", *options]) == 0
+        told = capsys.readouterr().out
+        assert "--api-key" in told
+        assert "secret" not in told
+
+
+def test_a_plot_is_svg(server, capsys, tmp_path):
+    command = ["bench", "serve", "--url", server.url, "--plot", str(tmp_path / "plot.png")]
+    assert main(command) == 2
+    assert "end the name in .svg" in capsys.readouterr().err
+
+
 def test_shared_beginnings_and_seeds():
     load = ServeLoad(requests=6, prompt_tokens=20, prefix_tokens=15, prefixes=2)
     prompts = [ask.prompt for ask in synthetic(load)]

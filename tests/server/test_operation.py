@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running_server import serving, wait_for
 
 from sidewinder import __version__
+from sidewinder.cli import main
 from sidewinder.server import run
 from sidewinder.server.config import ServerConfig
 
@@ -145,7 +146,7 @@ def test_options_out_of_range(options):
         ServerConfig(**options)
 
 
-def test_api_key(llm_of_its_own):
+def test_api_key(llm_of_its_own, capsys):
     with serving(llm_of_its_own, api_key="sésame") as server, server.client() as client:
         for path in ("/health", "/ready", "/metrics", "/version"):
             assert client.get(path).status_code == 200
@@ -164,3 +165,6 @@ def test_api_key(llm_of_its_own):
         assert client.get("/v1/models", headers=right).status_code == 200
         assert client.post("/v1/completions", json=BODY, headers=right).status_code == 200
         assert client.post("/v1/completions", json=BODY).status_code == 401
+        for key in ([], ["--api-key", "wrong"]):
+            assert main(["bench", "serve", "--url", server.url, *key]) == 2
+            assert "needs its API key: give --api-key" in capsys.readouterr().err

@@ -110,6 +110,7 @@ def test_what_was_answered_is_kept(batch, capsys):
         ([line("1", TEXT), line("1", TEXT)], "line 2: custom_id '1' is there twice"),
         ([line("", TEXT)], "custom_id"),
         ([line(3, TEXT)], "custom_id"),
+        ([line("a\ud83d", TEXT)], "not valid Unicode"),
         ([line("1", TEXT, "/v1/embeddings")], "/v1/chat/completions"),
         ([line("1", TEXT, method="GET")], "POST"),
         ([line("1", "text")], "body"),
@@ -135,3 +136,58 @@ def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ValueError, match="no answer"):
         answered(tmp_path / "other")
     assert answered(tmp_path / "none") == set()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["notes", '{"custom_id": "1"}', '{"id": "batch_req_1", "custom_id": "1"}', '{"id": "other'],
+)
+def test_resuming_leaves_other_files_as_they_are(tmp_path, text):
+    answer = '{"id": "batch_req_1", "custom_id": "1", "response": {}}\n'
+    for before in ("", answer):
+        for end in ("", "\n"):
+            file = tmp_path / "precious"
+            file.write_text(before + text + end)
+            with pytest.raises(ValueError, match=rf"line {1 + bool(before)} is no answer"):
+                answered(file)
+            assert file.read_text() == before + text + end
+
+
+@pytest.mark.parametrize("n_bytes", [1, 15, 30])
+def test_what_a_killed_run_left_is_cut(tmp_path, n_bytes):
+    file = tmp_path / "out.jsonl"
+    answer = '{"id": "batch_req_1", "custom_id": "1", "response": {"é": 1}}'
+    file.write_text(f"{answer}\n{answer[:n_bytes]}")
+    assert answered(file) == {"1"}
+    assert file.read_text() == answer + "\n"
+    file.write_text(answer)
+    assert answered(file) == {"1"}
+    assert file.read_text() == answer + "\n", "only the end of its line was missing"
+
+
+def test_input_and_output_are_two_files(tmp_path, capsys):
+    file = tmp_path / "in.jsonl"
+    file.write_text(line("1", TEXT))
+    for options in ([], ["--resume"]):
+        command = ["run-batch", "no model", "-i", str(file), "-o", str(file), *options]
+        assert main(command) == 2
+        assert "is the file of requests" in capsys.readouterr().err
+    assert file.read_text() == line("1", TEXT)
+
+
+def test_nothing_is_loaded_for_nothing(tmp_path):
+    given, told = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    given.write_bytes(b"\xef\xbb\xbf" + line("1", TEXT).encode())
+    told.write_text('{"id": "batch_req_1", "custom_id": "1", "response": {}}\n')
+    assert main(["run-batch", "no model", "-i", str(given), "-o", str(told), "--resume"]) == 0
+
+
+def test_a_body_that_no_client_could_send_is_refused_alone(batch):
+    status, answers = batch(
+        line("good", TEXT),
+        line("half a character", TEXT | {"prompt": "a\ud83d"}),
+        line("no number", TEXT | {"temperature": float("nan")}),
+    )
+    assert status == 1
+    codes = {name: answer["response"]["status_code"] for name, answer in answers.items()}
+    assert codes == {"good": 200, "half a character": 400, "no number": 400}

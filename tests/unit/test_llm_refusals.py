@@ -158,3 +158,13 @@ def test_random_weights_need_only_a_config(folder, tmp_path):
     save_tokenizer(tmp_path)
     with LLM(tmp_path, dtype="bfloat16", load_format="random") as llm:
         assert len(llm.generate("the", GREEDY)[0].token_ids) == GREEDY.max_tokens
+
+
+def test_what_is_no_kept_state(llm):
+    for call in (llm.release, lambda state: llm.resume(state, [1])):
+        with pytest.raises(ValueError, match=r"'x' is no kept state; give what snapshot"):
+            call("x")
+    state = llm.snapshot([1, 2, 3])
+    with pytest.raises(ValueError, match="type SamplingParams"):
+        llm.resume(state, SamplingParams())
+    llm.release(state)

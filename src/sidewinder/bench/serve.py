@@ -58,7 +58,7 @@ async def bench_serve(
     """Run the same requests `passes` times against a server; the first time finds it cold.
 
     Args:
-        url: of the server, without `/v1`.
+        url: of the server; a `/v1` at its end means nothing.
         load: what to send, and when.
         objectives: for goodput.
         passes: the second and later ones find what the first left in the server's cache.
@@ -73,7 +73,7 @@ async def bench_serve(
         ValueError: if the server or the dataset cannot be used.
     """
     pairs = None if dataset is None else read_conversations(dataset)
-    target = Target(url, model or "", api_key)
+    target = Target(url.rstrip("/").removesuffix("/v1"), model or "", api_key)
     async with target.client:
         served = await _models(target)
         if model is None:
@@ -148,6 +148,10 @@ async def _models(target: Target) -> list[str]:
         reply.raise_for_status()
         return [str(card["id"]) for card in reply.json()["data"]]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, httpx.HTTPStatusError) and error.response.status_code == 401:
+            raise ValueError(
+                f"{target.url} needs its API key: give --api-key, or set SIDEWINDER_API_KEY"
+            ) from error
         raise ValueError(
             f"{target.url} is not a server that answers: {error}; start one with "
             "`sidewinder serve MODEL`, or name it with --url"

@@ -3,7 +3,9 @@
 import argparse
 import asyncio
 import os
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     check_output(args)
     if args.plot:
         check_file(args.plot, "--plot")
+        if args.plot.suffix != ".svg":
+            raise ValueError(f"--plot {args.plot}: the plot is SVG; end the name in .svg")
     limits = [getattr(args, f"slo_{name}_ms") for name in ("ttft", "tpot", "e2e")]
     objectives = Objectives(*(None if limit is None else limit / 1e3 for limit in limits))
     result = asyncio.run(
@@ -85,12 +89,21 @@ def run(args: argparse.Namespace) -> int:
             api_key=args.api_key or os.environ.get("SIDEWINDER_API_KEY"),
         )
     )
-    result |= {"bench": "serve", "machine": machine_info(), "command": sys.argv}
+    result |= {"bench": "serve", "machine": machine_info(), "command": _without_secret(sys.argv)}
     if args.plot:
         args.plot.write_text(plot(result), encoding="utf-8")
     del result["answers"]
     give_result(args, result, _print)
     return 1 if any(each["failed"] for each in result["passes"]) else 0
+
+
+def _without_secret(command: Sequence[str]) -> list[str]:
+    """Results are published; the key is not."""
+    shown, hides = [], False
+    for word in command:
+        shown.append("..." if hides else re.sub(r"^(--api-key)=.*", r"\1=...", word))
+        hides = word == "--api-key"
+    return shown
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -66,17 +66,28 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answer the requests; returns the exit status."""
     # Imported here: the other commands need no web framework.
-    from sidewinder.llm import LLM
-    from sidewinder.server.batch import answered, read_batch, run_batch
+    from sidewinder.server.batch import answered, read_batch
 
     requests = read_batch(args.input)
     check_file(args.output, "--output")
+    if args.output.exists() and args.output.samefile(args.input):
+        raise ValueError(f"--output {args.output} is the file of requests; name another")
     done = answered(args.output) if args.resume else set()
     if not args.resume and args.output.exists() and args.output.stat().st_size:
         raise ValueError(f"{args.output} is there already; --resume adds to it, or name another")
     left = [request for request in requests if request.custom_id not in done]
     figures = {"requests": len(requests), "answered_before": len(requests) - len(left),
                "refused": 0, "prompt_tokens": 0, "output_tokens": 0}  # fmt: skip
+    seconds = _answer(args, left, figures) if left else 0.0
+    _tell(args, figures, seconds)
+    return 1 if figures["refused"] else 0
+
+
+def _answer(args: argparse.Namespace, left: list[Any], figures: dict[str, Any]) -> float:
+    """Answer the requests that are `left`, and count them; returns the seconds it took."""
+    from sidewinder.llm import LLM
+    from sidewinder.server.batch import run_batch
+
     with (
         model_of(args) as model,
         args.output.open("a", encoding="utf-8") as output,
@@ -91,10 +102,8 @@ def run(args: argparse.Namespace) -> int:
             _count(figures, answer["response"])
             bar.update()
 
-        if left:
-            run_batch(llm, left, write, args.served_model_name or args.model)
-    _tell(args, figures, time.perf_counter() - started_s)
-    return 1 if figures["refused"] else 0
+        run_batch(llm, left, write, args.served_model_name or args.model)
+        return time.perf_counter() - started_s
 
 
 def _count(figures: dict[str, Any], response: dict[str, Any]) -> None:

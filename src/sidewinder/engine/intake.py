@@ -44,6 +44,12 @@ class ConversationState:
     kept: Kept | None
 
 
+def check_state(state: object) -> None:
+    """Raise ValueError unless `state` is a state that a caller keeps."""
+    if not isinstance(state, ConversationState):
+        raise ValueError(f"{state!r} is no kept state; give what snapshot() returned")
+
+
 class Intake:
     """Makes requests.
 
@@ -168,10 +174,12 @@ class Intake:
         return Call(request)
 
     def _continued(self, state: ConversationState, prompt: Prompt) -> tuple[int, ...]:
+        check_state(state)
         if isinstance(prompt, str):
             # No BOS in the middle of a text.
             prompt = self._tokenizer.encode(prompt, special=False) if prompt else []
-        added = check_tokens(prompt, self._vocab_size) if len(prompt) else ()
+        empty = hasattr(prompt, "__len__") and len(prompt) == 0
+        added = () if empty else check_tokens(prompt, self._vocab_size)
         return state.token_ids + added
 
     def _prediction(self, params: SamplingParams) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ MAX_TOP_LOGPROBS = 128
 MAX_BIASES = 1024
 """Most tokens whose logits a request may shift."""
 
+MAX_SEED = 2**64 - 1
+
 MIN_TEMPERATURE = 1e-5
 """Temperatures below this count as 0 (greedy)."""
 
@@ -149,7 +151,7 @@ class SamplingParams:
         _check_number("presence_penalty", self.presence_penalty, -2, 2)
         _check_number("frequency_penalty", self.frequency_penalty, -2, 2)
         if self.seed is not None:
-            _check_integer("seed", self.seed, -(2**63), 2**64 - 1)
+            _check_integer("seed", self.seed, -(2**63), MAX_SEED)
 
     def _check_biases(self) -> None:
         if len(self.logit_bias) > MAX_BIASES:

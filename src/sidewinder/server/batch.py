@@ -18,6 +18,9 @@ from sidewinder.server.run import load_tokenizer, start_service
 URLS = ("/v1/completions", "/v1/chat/completions", "/v1/responses")
 """Endpoints that a batch may ask."""
 
+JSON = {"Content-Type": "application/json"}
+ANSWER_BEGINS = b'{"id": "batch_req_'
+
 AT_ONCE = 512
 """Requests that are in the queue at the same time, whatever the batch size of the engine is."""
 
@@ -35,6 +38,12 @@ class BatchRequest:
     custom_id: str
     url: str
     body: dict[str, Any]
+
+    @property
+    def content(self) -> bytes:
+        """The body as it is sent: what it has that is no number or no Unicode, too, so that its
+        answer says so."""
+        return json.dumps(self.body).encode()
 
 
 def read_batch(path: Path) -> list[BatchRequest]:
@@ -62,23 +71,41 @@ def answered(path: Path) -> set[str]:
     last line that a killed run left unfinished is cut off.
 
     Raises:
-        ValueError: for a line that is no answer.
+        ValueError: for a line that is no answer, nor the beginning of one; the file is as it was.
     """
     if not path.exists():
         return set()
-    written = path.read_bytes()
-    whole = written[: written.rfind(b"\n") + 1]
-    if len(whole) < len(written):
-        os.truncate(path, len(whole))
-    found = set()
-    for number, line in _lines(path):
-        try:
-            found.add(str(json.loads(line)["custom_id"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number} is no answer of a batch; name another output file"
-            ) from error
+    *lines, last = path.read_bytes().split(b"\n")
+    found = {_answered(line, path, number) for number, line in enumerate(lines, 1) if line.strip()}
+    if last.strip() and _begins_answer(last):
+        os.truncate(path, path.stat().st_size - len(last))
+    elif last.strip():
+        found.add(_answered(last, path, len(lines) + 1))
+        with path.open("ab") as file:
+            file.write(b"\n")
     return found
+
+
+def _begins_answer(line: bytes) -> bool:
+    """Whether it is an answer that was not written to its end."""
+    if not line.startswith(ANSWER_BEGINS) and not ANSWER_BEGINS.startswith(line):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
+
+
+def _answered(line: bytes, path: Path, number: int) -> str:
+    try:
+        answer = json.loads(line)
+        custom_id, _ = answer["custom_id"], answer["response"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}, line {number} is no answer of a batch; name another output file"
+        ) from error
+    return str(custom_id)
 
 
 def run_batch(
@@ -117,7 +144,7 @@ async def _run(
 
     async def answer(client: httpx.AsyncClient, request: BatchRequest) -> None:
         async with places:
-            response = await client.post(request.url, json=request.body)
+            response = await client.post(request.url, content=request.content, headers=JSON)
         if service.engine.failure is not None:
             raise RuntimeError(service.engine.failure)
         write(_answer(request, response))
@@ -160,6 +187,8 @@ def _request(line: str, where: str) -> BatchRequest:
     custom_id, url, body = (value.get(key) for key in ("custom_id", "url", "body"))
     if not isinstance(custom_id, str) or not custom_id:
         raise ValueError(f"{where}: custom_id is missing, or no text")
+    if any("\ud800" <= character <= "\udfff" for character in custom_id):
+        raise ValueError(f"{where}: custom_id {custom_id!r} is not valid Unicode")
     if value.get("method") != "POST" or url not in URLS:
         raise ValueError(f"{where}: give method POST and a url of {', '.join(URLS)}")
     if not isinstance(body, dict):
@@ -172,7 +201,7 @@ def _request(line: str, where: str) -> BatchRequest:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, and their numbers."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line

@@ -100,6 +100,9 @@ def api_error(error: Exception) -> ApiError:
     if isinstance(error, RequestValidationError):
         return validation_error(error.errors())
     if isinstance(error, HTTPException):
+        if error.status_code == 400:  # FastAPI's, of JSON that Python does not read
+            message = "the body cannot be read as JSON: no UTF-8, too deep, or a number too long"
+            return ApiError(400, message, code="invalid_json")
         return ApiError(error.status_code, str(error.detail))
     return ApiError(500, "internal error; the server's log has the details")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from sidewinder.chat import Conversation
 from sidewinder.engine.inputs import Prompt
 from sidewinder.sampling import SamplingParams
+from sidewinder.sampling.params import MAX_SEED
 from sidewinder.server.conversation import conversation
 from sidewinder.server.errors import ApiError
 from sidewinder.server.schemas import (
@@ -108,6 +109,9 @@ def _generation(
         raise ApiError(400, "stream_options needs stream: true", "stream_options")
     if body.prompt_logprobs is not None and body.stream:
         raise ApiError(400, "prompt_logprobs cannot be streamed", "prompt_logprobs")
+    last_seed = (params.seed or 0) + (body.n or 1) - 1
+    if last_seed > MAX_SEED:
+        raise ApiError(400, f"seed={params.seed} with n={body.n}: choices count up from it", "seed")
     streaming = body.stream_options or StreamOptions()
     return Generation(
         prompts=prompts,
