@@ -89,7 +89,11 @@ def run(args: argparse.Namespace) -> int:
             api_key=args.api_key or os.environ.get("SIDEWINDER_API_KEY"),
         )
     )
-    result |= {"bench": "serve", "machine": machine_info(), "command": _without_secret(sys.argv)}
+    result |= {
+        "bench": "serve",
+        "machine": machine_info(),
+        "command": _without_key(sys.argv, args.api_key),
+    }
     if args.plot:
         args.plot.write_text(plot(result), encoding="utf-8")
     del result["answers"]
@@ -97,13 +101,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(each["failed"] for each in result["passes"]) else 0
 
 
-def _without_secret(command: Sequence[str]) -> list[str]:
-    """Results are published; the key is not."""
-    shown, hides = [], False
-    for word in command:
-        shown.append("..." if hides else re.sub(r"^(--api-key)=.*", r"\1=...", word))
-        hides = word == "--api-key"
-    return shown
+def _without_key(command: Sequence[str], key: str | None) -> list[str]:
+    """Results are published; the key is not, however its option was written."""
+    if not key:
+        return list(command)
+    return [re.sub(rf"(^|=){re.escape(key)}$", r"\1...", word) for word in command]
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetiti
 
 IGNORED = {
     "bad_words_ids": None,
+    "begin_suppress_tokens": None,
     "constraints": None,
     "dola_layers": None,
     "encoder_no_repeat_ngram_size": 0,
@@ -22,9 +23,9 @@ IGNORED = {
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
     "exponential_decay_length_penalty": None,
+    "force_words_ids": None,
     "forced_bos_token_id": None,
     "forced_eos_token_id": None,
-    "force_words_ids": None,
     "guidance_scale": 1.0,
     "no_repeat_ngram_size": 0,
     "num_beams": 1,
@@ -32,9 +33,8 @@ IGNORED = {
     "sequence_bias": None,
     "stop_strings": None,
     "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "top_h": None,
     "token_healing": False,
+    "top_h": None,
     "typical_p": 1.0,
     "watermarking_config": None,
 }

@@ -109,9 +109,9 @@ def _generation(
         raise ApiError(400, "stream_options needs stream: true", "stream_options")
     if body.prompt_logprobs is not None and body.stream:
         raise ApiError(400, "prompt_logprobs cannot be streamed", "prompt_logprobs")
-    last_seed = (params.seed or 0) + (body.n or 1) - 1
-    if last_seed > MAX_SEED:
-        raise ApiError(400, f"seed={params.seed} with n={body.n}: choices count up from it", "seed")
+    most = MAX_SEED + 1 - (body.n or 1)  # Seeds count up from the first choice's.
+    if params.seed is not None and params.seed > most:
+        raise ApiError(400, f"seed={params.seed} with n={body.n}: use at most {most}", "seed")
     streaming = body.stream_options or StreamOptions()
     return Generation(
         prompts=prompts,

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 import torch
@@ -64,3 +65,20 @@ def test_a_missing_rank_is_given_up_on():
 
     with pytest.raises(threading.BrokenBarrierError):
         run_ranks(2, rank, timeout_s=0.2)
+
+
+def test_one_rank_runs_at_a_time_unless_told_otherwise():
+    running, most = [], []
+
+    def rank(tp, c):
+        for _ in range(5):
+            running.append(tp.rank)
+            time.sleep(0.002)
+            most.append(len(running))
+            running.remove(tp.rank)
+            c.barrier()
+
+    run_ranks(3, rank)
+    assert set(most) == {1}
+    met = threading.Barrier(2, timeout=20)
+    run_ranks(2, lambda *_: met.wait(), in_turns=False)
