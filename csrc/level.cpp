@@ -7,7 +7,7 @@
 #if defined(SW_AVX512_BF16)
 #include "linear_packed_integer.h"
 #elif defined(SW_AVX512) || defined(SW_AVX2)
-#include "linear_packed_int4.h"
+#include "linear_packed_int8.h"
 #endif
 #include "experts.h"
 #include "norm.h"
@@ -22,7 +22,7 @@ namespace sidewinder::SW_LEVEL {
 #if defined(SW_AVX512_BF16)
 constexpr int kPackedBits = 16 | 8 | 4;
 #elif defined(SW_AVX512) || defined(SW_AVX2)
-constexpr int kPackedBits = 4;
+constexpr int kPackedBits = 8 | 4;
 #else
 constexpr int kPackedBits = 0;
 constexpr void (*linear_packed)(const LinearArgs&) = nullptr;

@@ -14,7 +14,6 @@ typedef uint16_t UshortVec __attribute__((vector_size(kVecBytes)));
 
 // Four unsigned weights in each lane: the lower halves of bytes, or the upper ones.
 SW_INLINE IntVec half_of(IntVec bytes, int half) {
-    typedef uint32_t UintVec __attribute__((vector_size(kVecBytes)));
     const UintVec shifted = half == 0 ? (UintVec)bytes : (UintVec)bytes >> 4;
     return (IntVec)(shifted & 0x0f0f0f0fu);
 }
@@ -30,32 +29,15 @@ struct PackedInt4 {
         });
     }
 
-    // Vectors of outputs whose sums stay in registers beside one another.
-    static constexpr int vecs_at_once([[maybe_unused]] int rows) {
-#if defined(SW_MANY_REGISTERS)
-        return kVecsOfPanel;
-#else
-        return rows == 1 ? kVecsOfPanel : rows == 2 ? kVecsOfPanel / 2 : kVecsOfPanel / 4;
-#endif
-    }
-
     template <int M, int Lines>
     static void multiply(const PackedTile& t) {
-        constexpr int kVecs = vecs_at_once(M);
-        for (int64_t u = 0, g = 0; u < t.units; u += t.group_units, ++g) {
-            const int64_t units = smaller(t.group_units, t.units - u);
-            multiply_group<M, kVecs, Lines>(t, 0, u, units, g);
-            for (int v = kVecs; v < kVecsOfPanel; v += kVecs) {
-                multiply_group<M, kVecs, 0>(t, v, u, units, g);
-            }
-        }
+        multiply_groups<PackedInt4, M, Lines>(t);
     }
 
-    // Some vectors of outputs, from the panel's `first` on.
+    // The sums of a group's products.
     template <int M, int V, int Lines>
-    static SW_INLINE void multiply_group(const PackedTile& t, int first, int64_t u, int64_t units,
-                                         int64_t g) {
-        IntVec totals[M][V];
+    static SW_INLINE void sum_exactly(const PackedTile& t, int first, int64_t u, int64_t units,
+                                      IntVec (&totals)[M][V]) {
         multiply_units<M, V, Lines>(t, first, u, smaller(kExactUnits, units), totals);
         for (int64_t j = kExactUnits; j < units; j += kExactUnits) {
             IntVec more[M][V];
@@ -64,22 +46,9 @@ struct PackedInt4 {
                 for (int v = 0; v < V; ++v) totals[m][v] += more[m][v];
             }
         }
-        Vec scales[V];
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) scales[v] = load(t.scales + g * kPanel + (first + v) * kLanes);
-#pragma GCC unroll 4
-        for (int m = 0; m < M; ++m) {
-            const RowGroup& group = t.row_groups[m * t.row_group_stride + g];
-#pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) {
-                const Vec product = __builtin_convertvector(totals[m][v] - group.bias, Vec);
-                float* place = t.sums + m * kPanel + (first + v) * kLanes;
-                store(place, fma(product, scales[v] * splat(group.scale), load(place)));
-            }
-        }
     }
 
-    // The exact sums over kExactUnits units at most.
+    // The same over kExactUnits units at most.
     template <int M, int V, int Lines>
     static SW_INLINE void multiply_units(const PackedTile& t, int first, int64_t u, int64_t units,
                                          IntVec (&totals)[M][V]) {
@@ -110,8 +79,5 @@ struct PackedInt4 {
         }
     }
 };
-
-// bits is 4: these levels pack no other weights.
-inline void linear_packed(const LinearArgs& a) { linear_packed_as<PackedInt4>(a); }
 
 }  // namespace sidewinder::SW_LEVEL

@@ -95,21 +95,14 @@ struct PackedInteger {
                 }
             }
         }
-        Vec scales[kVecsOfPanel];
-#pragma GCC unroll 4
-        for (int v = 0; v < kVecsOfPanel; ++v) scales[v] = load(t.scales + g * kPanel + v * kLanes);
+        if constexpr (kBytes == 2) {
 #pragma GCC unroll 6
-        for (int m = 0; m < M; ++m) {
-            const RowGroup& group = t.row_groups[m * t.row_group_stride + g];
+            for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 4
-            for (int v = 0; v < kVecsOfPanel; ++v) {
-                IntVec exact = sums[0][m][v] - group.bias;
-                if constexpr (kBytes == 2) exact += sums[kBytes - 1][m][v] << 8;
-                const Vec product = __builtin_convertvector(exact, Vec);
-                float* place = t.sums + m * kPanel + v * kLanes;
-                store(place, fma(product, scales[v] * splat(group.scale), load(place)));
+                for (int v = 0; v < kVecsOfPanel; ++v) sums[0][m][v] += sums[kBytes - 1][m][v] << 8;
             }
         }
+        add_group<M, kVecsOfPanel>(t, 0, g, sums[0]);
     }
 };
 
