@@ -29,7 +29,7 @@ SW_INLINE ShortVec bytes_of(IntVec bytes, int odd) {
 }
 
 struct PackedInt8 {
-    static constexpr int kTileRows = 4;
+    static constexpr int kTileRows = 6;
     static constexpr int64_t kUnitInputs = 4, kUnitWords = 2;
 
     static PackedRows arrange(const LinearArgs& a) {
@@ -51,22 +51,26 @@ struct PackedInt8 {
         for (int64_t j = u; j < u + units; ++j) {
             ask<Lines>(t.ahead + j * kUnitBytes);
             const char* unit = t.weights + j * kUnitBytes + first * kVecBytes;
-#pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) {
-                const IntVec bytes = load_raw(unit + v * kVecBytes);
 #pragma GCC unroll 2
-                for (int odd = 0; odd < 2; ++odd) {
-                    const ShortVec weights = bytes_of(bytes, odd);
-#pragma GCC unroll 4
-                    for (int m = 0; m < M; ++m) {
-                        const uint32_t word = t.x[m * t.x_stride + j * kUnitWords + odd];
-                        const IntVec x = IntVec{} + static_cast<int32_t>(word);
-                        sums[m][v] += multiply_pairs(weights, (ShortVec)x);
+            for (int odd = 0; odd < 2; ++odd) {
+                ShortVec weights[V];
+#pragma GCC unroll 8
+                for (int v = 0; v < V; ++v) {
+                    weights[v] = bytes_of(load_raw(unit + v * kVecBytes), odd);
+                }
+#pragma GCC unroll 6
+                for (int m = 0; m < M; ++m) {
+                    const uint32_t word = t.x[m * t.x_stride + j * kUnitWords + odd];
+                    const IntVec x = IntVec{} + static_cast<int32_t>(word);
+#pragma GCC unroll 8
+                    for (int v = 0; v < V; ++v) {
+                        const IntVec sum = sums[m][v] + multiply_pairs(weights[v], (ShortVec)x);
+                        sums[m][v] = (IntVec)in_register((Vec)sum);
                     }
                 }
             }
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 8
             for (int v = 0; v < V; ++v) totals[m][v] = sums[m][v];
