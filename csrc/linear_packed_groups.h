@@ -86,6 +86,14 @@ constexpr int vecs_at_once([[maybe_unused]] int rows) {
 #endif
 }
 
+// Adds to integer sums, of type V, that are kept as Vec from one addition to the next: so the compiler
+// makes products one by one and leaves the sums in registers; else it makes many at once, for which
+// there are not enough.
+template <class V>
+SW_INLINE void add_in_register(Vec& sum, V products) {
+    sum = in_register((Vec)((V)sum + products));
+}
+
 // One group of inputs, and V vectors of outputs.
 template <class Format, int M, int V, int Lines>
 SW_INLINE void multiply_group(const PackedTile& t, int first, int64_t u, int64_t units, int64_t g) {

@@ -19,7 +19,7 @@ SW_INLINE IntVec half_of(IntVec bytes, int half) {
 }
 
 struct PackedInt4 {
-    static constexpr int kTileRows = 4;
+    static constexpr int kTileRows = 6;
     static constexpr int64_t kUnitInputs = 8, kUnitWords = 2;
     static constexpr int64_t kExactUnits = 4;  // whose sums fit into 16 bits
 
@@ -52,27 +52,28 @@ struct PackedInt4 {
     template <int M, int V, int Lines>
     static SW_INLINE void multiply_units(const PackedTile& t, int first, int64_t u, int64_t units,
                                          IntVec (&totals)[M][V]) {
-        UshortVec sums[M][V] = {};
+        Vec sums[M][V] = {};
         for (int64_t j = u; j < u + units; ++j) {
             ask<Lines>(t.ahead + j * kUnitBytes);
             const char* unit = t.weights + j * kUnitBytes + first * kVecBytes;
-#pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) {
-                const IntVec bytes = load_raw(unit + v * kVecBytes);
 #pragma GCC unroll 2
-                for (int half = 0; half < 2; ++half) {
-                    const IntVec weights = half_of(bytes, half);
-#pragma GCC unroll 4
-                    for (int m = 0; m < M; ++m) {
-                        const IntVec x = IntVec{} + static_cast<int32_t>(
-                                                        t.x[m * t.x_stride + j * kUnitWords + half]);
-                        sums[m][v] += (UshortVec)multiply_bytes(weights, x);
+            for (int half = 0; half < 2; ++half) {
+                IntVec weights[V];
+#pragma GCC unroll 8
+                for (int v = 0; v < V; ++v) weights[v] = half_of(load_raw(unit + v * kVecBytes), half);
+#pragma GCC unroll 6
+                for (int m = 0; m < M; ++m) {
+                    const uint32_t word = t.x[m * t.x_stride + j * kUnitWords + half];
+                    const IntVec x = IntVec{} + static_cast<int32_t>(word);
+#pragma GCC unroll 8
+                    for (int v = 0; v < V; ++v) {
+                        add_in_register(sums[m][v], (UshortVec)multiply_bytes(weights[v], x));
                     }
                 }
             }
         }
         const ShortVec ones = ShortVec{} + int16_t{1};
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 8
             for (int v = 0; v < V; ++v) totals[m][v] = multiply_pairs((ShortVec)sums[m][v], ones);

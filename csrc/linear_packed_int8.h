@@ -47,7 +47,7 @@ struct PackedInt8 {
     template <int M, int V, int Lines>
     static SW_INLINE void sum_exactly(const PackedTile& t, int first, int64_t u, int64_t units,
                                       IntVec (&totals)[M][V]) {
-        IntVec sums[M][V] = {};
+        Vec sums[M][V] = {};
         for (int64_t j = u; j < u + units; ++j) {
             ask<Lines>(t.ahead + j * kUnitBytes);
             const char* unit = t.weights + j * kUnitBytes + first * kVecBytes;
@@ -64,8 +64,7 @@ struct PackedInt8 {
                     const IntVec x = IntVec{} + static_cast<int32_t>(word);
 #pragma GCC unroll 8
                     for (int v = 0; v < V; ++v) {
-                        const IntVec sum = sums[m][v] + multiply_pairs(weights[v], (ShortVec)x);
-                        sums[m][v] = (IntVec)in_register((Vec)sum);
+                        add_in_register(sums[m][v], multiply_pairs(weights[v], (ShortVec)x));
                     }
                 }
             }
@@ -73,7 +72,7 @@ struct PackedInt8 {
 #pragma GCC unroll 6
         for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) totals[m][v] = sums[m][v];
+            for (int v = 0; v < V; ++v) totals[m][v] = (IntVec)sums[m][v];
         }
     }
 };
