@@ -17,8 +17,8 @@ ROWS = st.one_of(st.integers(1, 30), st.sampled_from([63, 130, 512, 513]))
 INPUTS = st.one_of(st.integers(1, 70), st.integers(250, 300))
 OUTPUTS = st.one_of(st.integers(1, 70), st.integers(120, 200))
 
-INT4_LEVELS = [level for level in (LEVEL, "avx512", "avx2") if _runs_here(level)]
-"""That read packed weights in int4; the others, all on one level alone."""
+INTEGER_LEVELS = [level for level in (LEVEL, "avx512", "avx2") if _runs_here(level)]
+"""That read packed weights in int8 and int4; those in bfloat16 are read on one level alone."""
 
 here = pytest.mark.skipif(not _runs_here(LEVEL), reason=f"this processor has no {LEVEL}")
 
@@ -40,11 +40,11 @@ def test_bf16_is_the_exact_product(rows, inputs, outputs, biased, seed):
     assert_close("y", expected, result, TOLERANCE[torch.bfloat16])
 
 
-@here
+@pytest.mark.parametrize("level", INTEGER_LEVELS)
 @settings(max_examples=40)
 @given(ROWS, INPUTS, OUTPUTS, st.booleans(), st.sampled_from(GROUP_SIZES), st.integers(0, 99))
 def test_int8_is_the_product_with_the_dequantised_weight(
-    rows, inputs, outputs, biased, group_size, seed
+    level, rows, inputs, outputs, biased, group_size, seed
 ):
     case = make_case([rows], seed)
     x, bias = case.strided(rows, inputs), case.randn(outputs) if biased else None
@@ -54,7 +54,7 @@ def test_int8_is_the_product_with_the_dequantised_weight(
     if bias is not None:
         expected = expected + bias.double()
     packed = pack(weight)
-    with kernels_of(LEVEL):
+    with kernels_of(level):
         result = native_linear.linear(x, packed, bias)
     # x is rounded to 16 bits: each value by 2^-16 of its group's largest at most, and a little.
     rounding = 1.01 * 2**-16 * x.double().abs().amax(1) * wide.abs().sum(1).max()
@@ -70,7 +70,7 @@ def in_eight_bits(x, group_size):
     return (integers.double() * scales).flatten(1)[:, : x.shape[1]]
 
 
-@pytest.mark.parametrize("level", INT4_LEVELS)
+@pytest.mark.parametrize("level", INTEGER_LEVELS)
 @settings(max_examples=40)
 @given(
     ROWS, INPUTS, OUTPUTS, st.booleans(), st.sampled_from(GROUP_SIZES),
@@ -97,8 +97,8 @@ def test_int4_is_the_product_of_rows_in_eight_bits_with_the_dequantised_weight(
 KINDS = {"bf16": lambda w: w, "int8": quantise, "int4": lambda w: quantise(w, bits=4)}
 kinds = pytest.mark.parametrize(
     ("level", "kind"),
-    [*((LEVEL, kind) for kind in KINDS if LEVEL in INT4_LEVELS),
-     *((level, "int4") for level in INT4_LEVELS if level != LEVEL)],
+    [(level, kind) for level in INTEGER_LEVELS for kind in KINDS
+     if kind != "bf16" or level == LEVEL],
 )  # fmt: skip
 
 
@@ -167,27 +167,34 @@ def test_wrong_arguments_are_refused():
         _native.linear_packed(x, rounded.data, rounded.scales, None, y, 32, 8)
 
 
-@pytest.mark.skipif(len(INT4_LEVELS) < 2, reason="this processor has one level with packed int4")
-def test_int4_has_the_same_bits_on_all_levels():
+@pytest.mark.skipif(len(INTEGER_LEVELS) < 2, reason="this processor has one level that packs them")
+@pytest.mark.parametrize("bits", [8, 4])
+def test_integers_have_the_same_bits_on_all_levels(bits):
     case, results = make_case([9], seed=3), []
-    x, weight = case.randn(9, 300), pack(quantise(case.randn(100, 300), bits=4))
-    for level in INT4_LEVELS:
+    x, weight = case.randn(9, 300), pack(quantise(case.randn(100, 300), bits=bits))
+    for level in INTEGER_LEVELS:
         with kernels_of(level):
             results.append(native_linear.linear(x, weight))
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-@pytest.mark.parametrize("level", INT4_LEVELS)
+@pytest.mark.parametrize("level", INTEGER_LEVELS)
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
-def test_sums_of_the_largest_int4_weights_are_exact(level, group_size):
+@pytest.mark.parametrize(("bits", "largest_weight", "largest_x"), [(8, 127, 32639), (4, 7, 127)])
+def test_sums_of_the_largest_integers_are_exact(level, group_size, bits, largest_weight, largest_x):
     """Alike in sign, so that no sum is smaller than it can be."""
-    integers = torch.full((70, 256), 7, dtype=torch.int8)
-    scales = torch.ones(70, 256 // group_size, dtype=torch.bfloat16)
-    weight = pack(QuantisedWeight.of(integers, scales, group_size, 4))
+    groups = 2
+    inputs = groups * group_size
+    integers = torch.full((70, inputs), largest_weight, dtype=torch.int8)
+    scales = torch.ones(70, groups, dtype=torch.bfloat16)
+    weight = pack(QuantisedWeight.of(integers, scales, group_size, bits))
     for sign in (1, -1):
         with kernels_of(level):
-            result = native_linear.linear(torch.full((3, 256), sign * 127.0), weight)
-        assert torch.equal(result, torch.full((3, 70), sign * 127.0 * 7 * 256))
+            result = native_linear.linear(torch.full((3, inputs), sign * float(largest_x)), weight)
+        # A group's exact sum is rounded to float32 once; two of them are twice as much.
+        assert torch.equal(
+            result, torch.full((3, 70), sign * largest_x * largest_weight * inputs).float()
+        )
 
 
 @pytest.mark.parametrize("level", [level for level in ALL_LEVELS if _runs_here(level)])
@@ -197,7 +204,7 @@ def test_other_levels_refuse(level):
     x = torch.ones(2, 4).bfloat16()
     with kernels_of(level):
         for bits, weight in packed.items():
-            takes = level == LEVEL or (bits == 4 and level in INT4_LEVELS)
+            takes = level == LEVEL or (bits != 16 and level in INTEGER_LEVELS)
             assert _native.has_packed(bits) == takes
             if not takes:
                 message = f"{level} has no packed weights of {bits} bits"
