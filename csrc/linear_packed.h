@@ -2,8 +2,8 @@
 //
 // A panel holds 64 outputs: for each unit of inputs, 64 lanes of 32 bits, one lane an output. A unit
 // is two bfloat16 weights, four in int8 or eight in int4: linear_packed_bf16.h and
-// linear_packed_integer.h for dot products, linear_packed_int4.h for levels without. Panels stream
-// through in order, once for all rows of a call (kRowsAtOnce of them at a time).
+// linear_packed_integer.h for dot products, linear_packed_int8.h and linear_packed_int4.h for levels
+// without. Panels stream through in order, once for all rows of a call (kRowsAtOnce at a time).
 //
 // An output is one chain of additions along the inputs, whatever the number of rows, threads or
 // blocks, so a row's result is the same in every batch, to the bit.

@@ -22,6 +22,7 @@ from tables.start import Settings
 
 from sidewinder.bench.alternating import bench_alternating
 from sidewinder.bench.machine import machine_info
+from sidewinder.ops import native
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_REDUCE_SIZES = (8 << 10, 512 << 10)
@@ -87,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
     for number, section in enumerate(sections, 1):
         if needs_llama(section) and not args.llama_python:
             skipped[section.name] = "needs --llama-python (make bench LLAMA_PYTHON=...)"
+            continue
+        if section.level not in (None, native.isa()):
+            skipped[section.name] = f"is for level {section.level}; the best here is {native.isa()}"
             continue
         say(f"{number} of {len(sections)}: {section.name}")
         try:

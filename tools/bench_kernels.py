@@ -1,9 +1,10 @@
 """Time single kernels of a decode step on one core, without Python between them.
 
-    tools/bench_kernels.py measure     (a minute, one quiet core; benchmarks/results/kernels.json)
-    tools/bench_kernels.py report      (the table of docs/kernels.md)
+    tools/bench_kernels.py measure          (minutes on one quiet core; kernels.json)
+    tools/bench_kernels.py measure-panels   (products, packed and not; kernels-panels.json)
+    tools/bench_kernels.py report           (the tables of docs/kernels.md)
 
-Sizes are mamba-790m's. A kernel's calls, each with weights and state of its own, are recorded and
+Results are in benchmarks/results. Sizes are mamba-790m's. A kernel's calls, each with weights and state of its own, are recorded and
 made again after everything was driven out of the caches, as other layers' weights do in a step: so
 times are of memory and arithmetic, not of Python. torch's products are called from Python in turn.
 """
@@ -33,6 +34,7 @@ from sidewinder.state import batch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "kernels.json"
+PANELS = ROOT / "benchmarks" / "results" / "kernels-panels.json"
 PAGE = ROOT / "docs" / "kernels.md"
 
 D_MODEL, D_INNER, D_STATE, D_CONV = 1536, 3072, 16, 4
@@ -95,8 +97,12 @@ def row_of(kernel: str, rows: int, run: Call, junk: Tensor, flops: int, n_bytes:
     return row
 
 
-def linear_rows(junk: Tensor) -> Iterator[Row]:
-    """in_proj `[2 d_inner, d_model]` in every format."""
+IN_ROWS = ", in rows"
+"""Ends the name of a format that is packed otherwise."""
+
+
+def linear_rows(junk: Tensor, in_rows: bool = False) -> Iterator[Row]:
+    """in_proj `[2 d_inner, d_model]` in every format; with `in_rows` also before packing."""
     outputs = 2 * D_INNER
     plain = [torch.randn(outputs, D_MODEL).to(torch.bfloat16) for _ in range(LAYERS)]
     packed_bits = native_linear.packed_bits(torch.device("cpu"))
@@ -104,6 +110,8 @@ def linear_rows(junk: Tensor) -> Iterator[Row]:
     for name, bits in {"bfloat16": 16, **BITS}.items():
         weights = plain if bits == 16 else [quantise(weight, bits=bits) for weight in plain]
         packs = bits in packed_bits
+        if packs and in_rows:
+            formats[f"linear, {name}{IN_ROWS}"] = weights
         formats[f"linear, {name}"] = [pack_weight(each) for each in weights] if packs else weights
     n_bytes = plain[0].nbytes
     for rows in LINEAR_ROWS:
@@ -149,8 +157,8 @@ def step_rows(junk: Tensor) -> Iterator[Row]:
         yield row_of("RMS norm with residual", rows, recorded(adds), junk, 0, norm_bytes)
 
 
-def measure() -> Row:
-    """All of it, JSON-able."""
+def measure(kernels: Callable[[Tensor], Iterator[Row]]) -> Row:
+    """Some kernels, JSON-able."""
     torch.set_num_threads(1)
     native.set_threads(1)
     torch.manual_seed(0)
@@ -158,16 +166,27 @@ def measure() -> Row:
     head |= {"layers": LAYERS, "rounds": ROUNDS}
     junk = torch.ones(EVICTED_BYTES // 4)
     with torch.inference_mode():
-        return head | {"kernels": [*linear_rows(junk), *step_rows(junk)]}
+        return head | {"kernels": [*kernels(junk)]}
+
+
+def all_rows(junk: Tensor) -> Iterator[Row]:
+    """Every kernel of a step."""
+    yield from linear_rows(junk)
+    yield from step_rows(junk)
+
+
+def provenance(result: Row) -> str:
+    """Where and when."""
+    machine = result["machine"]
+    return (
+        f"{machine['cpu']}, one core, level `{result['isa']}`, commit {machine['commit']}, "
+        f"{machine['date'][:16]}; medians of {result['rounds']} rounds.\n\n"
+    )
 
 
 def table(result: Row) -> Iterator[str]:
     """The result as lines of Markdown."""
-    machine = result["machine"]
-    yield (
-        f"{machine['cpu']}, one core, level `{result['isa']}`, commit {machine['commit']}, "
-        f"{machine['date'][:16]}; medians of {result['rounds']} rounds.\n\n"
-    )
+    yield provenance(result)
     yield "| kernel | rows | µs | range | GB/s | GFLOP/s |\n|---|---|---|---|---|---|\n"
     for row in result["kernels"]:
         low, high = row["us_range"]
@@ -178,21 +197,48 @@ def table(result: Row) -> Iterator[str]:
         )
 
 
+def panel_table(result: Row) -> Iterator[str]:
+    """Products in rows and in panels, as lines of Markdown: milliseconds, and rows over panels."""
+    yield provenance(result)
+    times = {(row["kernel"], row["rows"]): row["us"] / 1e3 for row in result["kernels"]}
+    names = list(dict.fromkeys(row["kernel"] for row in result["kernels"]))
+    packed = [name.removesuffix(IN_ROWS) for name in names if name.endswith(IN_ROWS)]
+    alone = [name for name in names if name not in packed and not name.endswith(IN_ROWS)]
+    columns = [f"{name}{IN_ROWS} | in panels | rows over panels" for name in packed]
+    titles = " | ".join(each.removeprefix("linear, ") for each in [*columns, *alone])
+    yield f"| rows of x | {titles} |\n|{'---|' * (1 + 3 * len(packed) + len(alone))}\n"
+    for rows in dict.fromkeys(row["rows"] for row in result["kernels"]):
+        cells = [f"{rows}"]
+        for name in packed:
+            before, after = times[name + IN_ROWS, rows], times[name, rows]
+            cells += [f"{before:.3g}", f"{after:.3g}", f"{before / after:.2f}"]
+        cells += [f"{times[name, rows]:.3g}" for name in alone]
+        yield f"| {' | '.join(cells)} |\n"
+
+
 def report() -> None:
-    """Write the table into the page."""
-    text = "".join(table(json.loads(RESULTS.read_text())))
-    PAGE.write_text(fill(PAGE.read_text(), "single kernels", text.splitlines()))
+    """Write the tables into the page."""
+    page = PAGE.read_text()
+    for name, lines, path in (
+        ("single kernels", table, RESULTS), ("panels", panel_table, PANELS),
+    ):  # fmt: skip
+        page = fill(page, name, "".join(lines(json.loads(path.read_text()))).splitlines())
+    PAGE.write_text(page)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("measure", "report"))
-    if parser.parse_args().what == "report":
+    parser.add_argument("what", choices=("measure", "measure-panels", "report"))
+    what = parser.parse_args().what
+    if what == "report":
         report()
+    elif what == "measure":
+        RESULTS.write_text(json.dumps(measure(all_rows), indent=1) + "\n")
     else:
-        RESULTS.write_text(json.dumps(measure(), indent=1) + "\n")
+        panels = measure(partial(linear_rows, in_rows=True))
+        PANELS.write_text(json.dumps(panels, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Weights in the order in which the processor's products read them (`csrc/linear_packed.h`).
 
 Packing moves the weights once, at load; a call then reads memory in order, and needs no sum across
-lanes. Only native kernels take packed weights: one instruction-set level all of them, two more int4
-(`ops.native_linear.packed_bits`).
+lanes. Only native kernels take packed weights: one instruction-set level all of them, two more
+integers (`ops.native_linear.packed_bits`).
 """
 
 from collections.abc import Collection

@@ -97,9 +97,11 @@ class Section:
         title: the heading.
         about: what is compared, in a sentence or two.
         groups: none for the all-reduce, which has its own program.
+        level: of the kernels; it is skipped where another one is the best. None: any.
     """
 
     name: str
     title: str
     about: str
     groups: tuple[Group, ...] = ()
+    level: str | None = None

@@ -239,7 +239,7 @@ def _against_transformers() -> Section:
     )
 
 
-def _against_llama(shape: str) -> Section:
+def _against_llama(shape: str, level: str | None = None) -> Section:
     bf16, q8, q4 = "llama.cpp bf16", "llama.cpp q8_0", "llama.cpp q4_0"
     int8, int4 = f"int8, {TWO}", f"int4, {TWO}"
     entrants = (
@@ -261,9 +261,10 @@ def _against_llama(shape: str) -> Section:
         return Case(name, *load, tuple(rows), 5, 120 if large else 60, warm_up=not large)
 
     return Section(
-        f"peers-llama-{shape.removeprefix('mamba-')}",
-        f"Beside llama.cpp: {shape}",
-        "Both cores, two threads each, through llama-cpp-python.",
+        f"peers-llama-{shape.removeprefix('mamba-')}" + (f"-{level}" if level else ""),
+        f"Beside llama.cpp: {shape}" + (f" on {level.upper()}" if level else ""),
+        "Both cores, two threads each, through llama-cpp-python"
+        + (f"; a processor whose best level is `{level}`." if level else "."),
         (
             Group(
                 shape,
@@ -275,6 +276,7 @@ def _against_llama(shape: str) -> Section:
                 ),
             ),
         ),
+        level,
     )
 
 
@@ -294,5 +296,7 @@ SECTIONS = (
     _against_transformers(),
     _against_llama("mamba-130m"),
     _against_llama("mamba-790m"),
+    _against_llama("mamba-130m", "avx2"),
+    _against_llama("mamba-790m", "avx2"),
     ALL_REDUCE,
 )

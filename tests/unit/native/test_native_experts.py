@@ -18,7 +18,7 @@ from sidewinder.packing import pack
 from sidewinder.quantise import quantise
 from sidewinder.testing import assert_close
 
-PACKED = {"avx512_bf16": (16, 8, 4), "avx512": (4,), "avx2": (4,)}
+PACKED = {"avx512_bf16": (16, 8, 4), "avx512": (8, 4), "avx2": (8, 4)}
 """By level: bits of the weights that it reads packed."""
 
 

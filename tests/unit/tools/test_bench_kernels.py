@@ -20,16 +20,18 @@ def tiny(monkeypatch, tmp_path):
     for name, value in sizes.items():
         monkeypatch.setattr(bench_kernels, name, value)
     monkeypatch.setattr(bench_kernels, "RESULTS", tmp_path / "kernels.json")
+    monkeypatch.setattr(bench_kernels, "PANELS", tmp_path / "kernels-panels.json")
     monkeypatch.setattr(bench_kernels, "PAGE", tmp_path / "page.md")
     return tmp_path
 
 
 def test_every_kernel_is_timed_and_reported(tiny, monkeypatch):
     begin, end = "<!-- begin single kernels -->\n", "<!-- end single kernels -->\n"
-    (tiny / "page.md").write_text(f"before\n{begin}old\n{end}after\n")
+    panels = "<!-- begin panels -->\nold\n<!-- end panels -->\n"
+    (tiny / "page.md").write_text(f"before\n{begin}old\n{end}between\n{panels}after\n")
     threads = native._native.threads()
     try:
-        for what in ("measure", "report"):
+        for what in ("measure", "measure-panels", "report"):
             monkeypatch.setattr("sys.argv", ["bench_kernels.py", what])
             bench_kernels.main()
     finally:
@@ -51,6 +53,25 @@ def test_every_kernel_is_timed_and_reported(tiny, monkeypatch):
     assert first["gb_per_s"] == pytest.approx(256 * 64 * 2 / first["us"] / 1e3)
     page = (tiny / "page.md").read_text()
     assert page.startswith(f"before\n{begin}")
-    assert page.endswith(f"{end}after\n")
+    assert f"{end}between\n<!-- begin panels -->\n" in page
+    assert page.endswith("<!-- end panels -->\nafter\n")
     assert page.count("| selective scan |") == 2
     assert "old" not in page
+
+
+def test_packed_products_stand_beside_those_in_rows():
+    def row(kernel, us):
+        return {"kernel": f"linear, {kernel}", "rows": 4, "us": us}
+
+    kernels = [
+        row("bfloat16, in rows", 9e3), row("bfloat16", 3e3), row("int8", 2e3),
+        row("int4, in rows", 5e3), row("int4", 2e3), row("bfloat16, torch", 8e3),
+    ]  # fmt: skip
+    machine = {"cpu": "one", "commit": "abc", "date": "2026-11-27T12:00:00"}
+    result = {"machine": machine, "isa": "avx2", "rounds": 7, "kernels": kernels}
+    _, titles, _, line = "".join(bench_kernels.panel_table(result)).split("\n")[1:-1]
+    assert titles.split(" | ")[1:] == [
+        "bfloat16, in rows", "in panels", "rows over panels",
+        "int4, in rows", "in panels", "rows over panels", "int8", "bfloat16, torch |",
+    ]  # fmt: skip
+    assert line == "| 4 | 9 | 3 | 3.00 | 5 | 2 | 2.50 | 2 | 8 |"

@@ -186,3 +186,20 @@ def test_peers_are_compared_tiny(tmp_path):
         "sidewinder, 1 threads over transformers",
     ]
     assert case["rows"][2]["median"] > 0
+
+
+def test_a_section_of_another_level_is_skipped(monkeypatch, tmp_path, capsys):
+    def never(*_):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(bench_all, "measure_section", never)
+    monkeypatch.setattr(bench_all, "two_cores", lambda _: ("0", "1"))
+    monkeypatch.setattr(bench_all.os, "sched_setaffinity", lambda *_: None)
+    monkeypatch.setattr(bench_all.native, "isa", lambda: "avx512")
+    args = argparse.Namespace(
+        sections=["peers-llama-130m-avx2"], results=tmp_path, work=tmp_path,
+        llama_python="python", cores=None, tiny=True,
+    )  # fmt: skip
+    assert bench_all.run(args) == 0
+    written = capsys.readouterr()
+    assert "is for level avx2; the best here is avx512" in written.out + written.err
