@@ -4,9 +4,10 @@
     tools/bench_kernels.py measure-panels   (products, packed and not; kernels-panels.json)
     tools/bench_kernels.py report           (the tables of docs/kernels.md)
 
-Results are in benchmarks/results. Sizes are mamba-790m's. A kernel's calls, each with weights and state of its own, are recorded and
-made again after everything was driven out of the caches, as other layers' weights do in a step: so
-times are of memory and arithmetic, not of Python. torch's products are called from Python in turn.
+Results are in benchmarks/results. Sizes are mamba-790m's. A kernel's calls, each with weights and
+state of its own, are recorded and made again after everything was driven out of the caches, as
+other layers' weights do in a step: so times are of memory and arithmetic, not of Python. torch's
+products are called from Python in turn.
 """
 
 import argparse
