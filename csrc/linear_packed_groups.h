@@ -77,7 +77,7 @@ SW_INLINE void add_group(const PackedTile& t, int first, int64_t g, const IntVec
     }
 }
 
-// Vectors of outputs whose sums stay in registers beside one another, where a tile has up to 4 rows.
+// Vectors of outputs whose sums stay in registers beside one another, where a tile has up to 6 rows.
 constexpr int vecs_at_once([[maybe_unused]] int rows) {
 #if defined(SW_MANY_REGISTERS)
     return kVecsOfPanel;
@@ -92,6 +92,33 @@ constexpr int vecs_at_once([[maybe_unused]] int rows) {
 template <class V>
 SW_INLINE void add_in_register(Vec& sum, V products) {
     sum = in_register((Vec)((V)sum + products));
+}
+
+// Adds the products of some units, for V vectors of outputs from the panel's `first` on. A format says
+// what a part of a unit's bytes is as weights, for one word of x, and what to add of their products.
+template <class Format, int Lines, int M, int V>
+SW_INLINE void add_units(const PackedTile& t, int first, int64_t u, int64_t units, Vec (&sums)[M][V]) {
+    for (int64_t j = u; j < u + units; ++j) {
+        ask<Lines>(t.ahead + j * kUnitBytes);
+        const char* unit = t.weights + j * kUnitBytes + first * kVecBytes;
+#pragma GCC unroll 2
+        for (int part = 0; part < Format::kUnitWords; ++part) {
+            IntVec weights[V];
+#pragma GCC unroll 8
+            for (int v = 0; v < V; ++v) {
+                weights[v] = Format::weights_of(load_raw(unit + v * kVecBytes), part);
+            }
+#pragma GCC unroll 6
+            for (int m = 0; m < M; ++m) {
+                const uint32_t word = t.x[m * t.x_stride + j * Format::kUnitWords + part];
+                const IntVec x = IntVec{} + static_cast<int32_t>(word);
+#pragma GCC unroll 8
+                for (int v = 0; v < V; ++v) {
+                    add_in_register(sums[m][v], Format::products(weights[v], x));
+                }
+            }
+        }
+    }
 }
 
 // One group of inputs, and V vectors of outputs.

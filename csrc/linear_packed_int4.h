@@ -12,12 +12,6 @@ namespace sidewinder::SW_LEVEL {
 // 16 bits each of a vector; unlike int16_t they may wrap around, as they do where x is not finite.
 typedef uint16_t UshortVec __attribute__((vector_size(kVecBytes)));
 
-// Four unsigned weights in each lane: the lower halves of bytes, or the upper ones.
-SW_INLINE IntVec half_of(IntVec bytes, int half) {
-    const UintVec shifted = half == 0 ? (UintVec)bytes : (UintVec)bytes >> 4;
-    return (IntVec)(shifted & 0x0f0f0f0fu);
-}
-
 struct PackedInt4 {
     static constexpr int kTileRows = 6;
     static constexpr int64_t kUnitInputs = 8, kUnitWords = 2;
@@ -27,6 +21,16 @@ struct PackedInt4 {
         return arrange_groups(a, 1, [&](const float* values, uint32_t* words) {
             return round_to_bytes(values, a.group_size, 8, words);
         });
+    }
+
+    // Four unsigned weights in each lane: the lower halves of bytes, or the upper ones.
+    static SW_INLINE IntVec weights_of(IntVec bytes, int half) {
+        const UintVec shifted = half == 0 ? (UintVec)bytes : (UintVec)bytes >> 4;
+        return (IntVec)(shifted & 0x0f0f0f0fu);
+    }
+
+    static SW_INLINE UshortVec products(IntVec weights, IntVec x) {
+        return (UshortVec)multiply_bytes(weights, x);
     }
 
     template <int M, int Lines>
@@ -53,25 +57,7 @@ struct PackedInt4 {
     static SW_INLINE void multiply_units(const PackedTile& t, int first, int64_t u, int64_t units,
                                          IntVec (&totals)[M][V]) {
         Vec sums[M][V] = {};
-        for (int64_t j = u; j < u + units; ++j) {
-            ask<Lines>(t.ahead + j * kUnitBytes);
-            const char* unit = t.weights + j * kUnitBytes + first * kVecBytes;
-#pragma GCC unroll 2
-            for (int half = 0; half < 2; ++half) {
-                IntVec weights[V];
-#pragma GCC unroll 8
-                for (int v = 0; v < V; ++v) weights[v] = half_of(load_raw(unit + v * kVecBytes), half);
-#pragma GCC unroll 6
-                for (int m = 0; m < M; ++m) {
-                    const uint32_t word = t.x[m * t.x_stride + j * kUnitWords + half];
-                    const IntVec x = IntVec{} + static_cast<int32_t>(word);
-#pragma GCC unroll 8
-                    for (int v = 0; v < V; ++v) {
-                        add_in_register(sums[m][v], (UshortVec)multiply_bytes(weights[v], x));
-                    }
-                }
-            }
-        }
+        add_units<PackedInt4, Lines>(t, first, u, units, sums);
         const ShortVec ones = ShortVec{} + int16_t{1};
 #pragma GCC unroll 6
         for (int m = 0; m < M; ++m) {

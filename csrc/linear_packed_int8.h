@@ -2,8 +2,8 @@
 //
 // x is rounded to 16 bits as beside dot products (linear_packed_integer.h), so that results are theirs.
 // A weight plus 128 is 255 at most and a rounded x 32,639: sums of 128 such products, the largest
-// group, fit into 31 bits. A lane's even bytes make one vector of 16-bit weights and its odd ones another, so a
-// unit of x is two words of two values each, 0 with 2 and 1 with 3.
+// group, fit into 31 bits. A lane's even bytes make one vector of 16-bit weights and its odd ones
+// another, so a unit of x is two words of two values each, 0 with 2 and 1 with 3.
 #pragma once
 
 #include "linear_packed_int4.h"
@@ -23,11 +23,6 @@ inline RowGroup round_to_shorts(const float* values, int64_t n, int32_t offset, 
     });
 }
 
-// Two unsigned weights in each lane, of 16 bits each: the even bytes, or the odd ones.
-SW_INLINE ShortVec bytes_of(IntVec bytes, int odd) {
-    return odd == 0 ? (ShortVec)(bytes & 0x00ff00ff) : (ShortVec)((UshortVec)bytes >> 8);
-}
-
 struct PackedInt8 {
     static constexpr int kTileRows = 6;
     static constexpr int64_t kUnitInputs = 4, kUnitWords = 2;
@@ -36,6 +31,15 @@ struct PackedInt8 {
         return arrange_groups(a, 2, [&](const float* values, uint32_t* words) {
             return round_to_shorts(values, a.group_size, 128, words);
         });
+    }
+
+    // Two unsigned weights in each lane, of 16 bits each: the even bytes, or the odd ones.
+    static SW_INLINE IntVec weights_of(IntVec bytes, int odd) {
+        return odd == 0 ? bytes & 0x00ff00ff : (IntVec)((UshortVec)bytes >> 8);
+    }
+
+    static SW_INLINE IntVec products(IntVec weights, IntVec x) {
+        return multiply_pairs((ShortVec)weights, (ShortVec)x);
     }
 
     template <int M, int Lines>
@@ -48,27 +52,7 @@ struct PackedInt8 {
     static SW_INLINE void sum_exactly(const PackedTile& t, int first, int64_t u, int64_t units,
                                       IntVec (&totals)[M][V]) {
         Vec sums[M][V] = {};
-        for (int64_t j = u; j < u + units; ++j) {
-            ask<Lines>(t.ahead + j * kUnitBytes);
-            const char* unit = t.weights + j * kUnitBytes + first * kVecBytes;
-#pragma GCC unroll 2
-            for (int odd = 0; odd < 2; ++odd) {
-                ShortVec weights[V];
-#pragma GCC unroll 8
-                for (int v = 0; v < V; ++v) {
-                    weights[v] = bytes_of(load_raw(unit + v * kVecBytes), odd);
-                }
-#pragma GCC unroll 6
-                for (int m = 0; m < M; ++m) {
-                    const uint32_t word = t.x[m * t.x_stride + j * kUnitWords + odd];
-                    const IntVec x = IntVec{} + static_cast<int32_t>(word);
-#pragma GCC unroll 8
-                    for (int v = 0; v < V; ++v) {
-                        add_in_register(sums[m][v], multiply_pairs(weights[v], (ShortVec)x));
-                    }
-                }
-            }
-        }
+        add_units<PackedInt8, Lines>(t, first, u, units, sums);
 #pragma GCC unroll 6
         for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 8

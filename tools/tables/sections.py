@@ -260,24 +260,17 @@ def _against_llama(shape: str, level: str | None = None) -> Section:
         rows.append(ratio("int4 over llama.cpp q4_0", (int4, key), (q4, key)))
         return Case(name, *load, tuple(rows), 5, 120 if large else 60, warm_up=not large)
 
-    return Section(
-        f"peers-llama-{shape.removeprefix('mamba-')}" + (f"-{level}" if level else ""),
-        f"Beside llama.cpp: {shape}" + (f" on {level.upper()}" if level else ""),
-        "Both cores, two threads each, through llama-cpp-python"
-        + (f"; a processor whose best level is `{level}`." if level else "."),
-        (
-            Group(
-                shape,
-                entrants,
-                (
-                    case("prefill of 512 tokens", (512, 1, 1), PREFILL, 3.0, None),
-                    case("decode, batch 1", (16, 32, 1), DECODE, *one_token),
-                    case("decode, batch 32", (16, 16, 32), DECODE, 3.0, None),
-                ),
-            ),
-        ),
-        level,
+    name, title = f"peers-llama-{shape.removeprefix('mamba-')}", f"Beside llama.cpp: {shape}"
+    about = "Both cores, two threads each, through llama-cpp-python."
+    if level is not None:
+        name, title = f"{name}-{level}", f"{title} on {level.upper()}"
+        about = f"{about[:-1]}; a processor whose best level is `{level}`."
+    cases = (
+        case("prefill of 512 tokens", (512, 1, 1), PREFILL, 3.0, None),
+        case("decode, batch 1", (16, 32, 1), DECODE, *one_token),
+        case("decode, batch 32", (16, 16, 32), DECODE, 3.0, None),
     )
+    return Section(name, title, about, (Group(shape, entrants, cases),), level)
 
 
 ALL_REDUCE = Section(
